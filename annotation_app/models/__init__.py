@@ -1,0 +1,36 @@
+"""The rows; a module per noun. Verbs on them are the only writers of state."""
+
+from annotation_app.models.annotation import Annotation
+from annotation_app.models.batch import Batch
+from annotation_app.models.checkpoint import Checkpoint, PromptSet, Snapshot
+from annotation_app.models.choices import Criterion, RiskCategory, Side, Split, Strength
+from annotation_app.models.comparison import Comparison
+from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Response
+from annotation_app.models.person import Person
+from annotation_app.models.release import Release, Variant
+from annotation_app.models.round import Round
+from annotation_app.models.run import Run, RunInput
+
+__all__ = [
+    "Annotation",
+    "Batch",
+    "Checkpoint",
+    "Comparison",
+    "Criterion",
+    "Dialogue",
+    "DialogueRoot",
+    "Person",
+    "Prompt",
+    "PromptSet",
+    "Release",
+    "Response",
+    "RiskCategory",
+    "Round",
+    "Run",
+    "RunInput",
+    "Side",
+    "Snapshot",
+    "Split",
+    "Strength",
+    "Variant",
+]

@@ -1,0 +1,159 @@
+"""The comparisons of one week under one criterion."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from annotation_app.models.choices import Criterion, one_of
+from annotation_app.models.refusals import WrongState
+
+
+class BatchQuerySet(models.QuerySet["Batch"]):
+    def open(self) -> BatchQuerySet:
+        return self.filter(state=Batch.State.OPEN)
+
+    def due(self, now: datetime) -> BatchQuerySet:
+        return self.open().filter(deadline__lte=now)
+
+    def with_progress(self) -> BatchQuerySet:
+        """Adds ``comparison_count``, ``recorded_count`` and ``leased_count``."""
+        from annotation_app.models.annotation import Annotation
+
+        live = Annotation.objects.filter(comparison__batch=models.OuterRef("pk"))
+
+        def count(state: str) -> models.functions.Coalesce:
+            counted = live.filter(state=state).order_by().values("comparison__batch")
+            total = counted.annotate(n=models.Count("pk")).values("n")
+            return models.functions.Coalesce(models.Subquery(total), 0)
+
+        from annotation_app.models.comparison import Comparison
+
+        comparisons = Comparison.objects.filter(batch=models.OuterRef("pk"), unusable_reason="")
+        grouped = comparisons.order_by().values("batch").annotate(n=models.Count("pk")).values("n")
+        return self.annotate(
+            comparison_count=models.functions.Coalesce(models.Subquery(grouped), 0),
+            recorded_count=count(Annotation.State.RECORDED),
+            leased_count=count(Annotation.State.LEASED),
+        )
+
+
+class Batch(models.Model):
+    """draft → open → closing (no new leases; ends with the last lease) → closed."""
+
+    class State(models.TextChoices):
+        DRAFT = "draft"
+        OPEN = "open"
+        CLOSING = "closing"
+        CLOSED = "closed"
+
+    class Kind(models.TextChoices):
+        PREFERENCE = "preference"
+        EVALUATION = "evaluation"
+
+    name = models.CharField(max_length=120, unique=True)
+    criterion = models.CharField(max_length=20, choices=Criterion.choices)
+    kind = models.CharField(max_length=20, choices=Kind.choices, default=Kind.PREFERENCE)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
+    week = models.PositiveIntegerField(null=True, help_text="1, 2 …; imported batches have none")
+    overlap = models.PositiveSmallIntegerField(default=1, help_text="annotators per comparison")
+    quota = models.PositiveIntegerField(null=True, help_text="closes after this many annotations")
+    deadline = models.DateTimeField(null=True)
+    takes_written_prompts = models.BooleanField(default=True)
+    is_filled = models.BooleanField(default=True, help_text="a draft being sampled is not filled")
+    created_at = models.DateTimeField(auto_now_add=True)
+    opened_at = models.DateTimeField(null=True)
+    closed_at = models.DateTimeField(null=True)
+
+    objects = BatchQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                name="batch_one_open_per_criterion",
+                fields=["criterion", "kind"],
+                condition=Q(state="open"),
+            ),
+            models.CheckConstraint(
+                name="batch_criterion_known",
+                condition=one_of("criterion", ["helpfulness", "safety"]),
+            ),
+            models.CheckConstraint(
+                name="batch_state_known",
+                condition=one_of("state", ["draft", "open", "closing", "closed"]),
+            ),
+            models.CheckConstraint(name="batch_overlap_positive", condition=Q(overlap__gte=1)),
+        ]
+        indexes = [models.Index(fields=["state", "criterion"], name="batch_state_criterion")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def draft_next(cls, criterion: str, *, is_filled: bool = True) -> Batch:
+        """The draft of the week after the newest one of this criterion."""
+        weeks = cls.objects.filter(criterion=criterion, week__isnull=False)
+        week = (weeks.aggregate(models.Max("week"))["week__max"] or 0) + 1
+        return cls.objects.create(
+            name=f"Week {week}, {criterion}",
+            criterion=criterion,
+            week=week,
+            overlap=settings.OVERLAP,
+            is_filled=is_filled,
+        )
+
+    def open(self) -> None:
+        """draft → open, with a deadline in BATCH_DAYS. Raises WrongState."""
+        now = timezone.now()
+        deadline = self.deadline or now + timedelta(days=settings.BATCH_DAYS)
+        if Batch.objects.open().filter(criterion=self.criterion, kind=self.kind).exists():
+            raise WrongState(f"Another {self.criterion} batch is open: close it first.")
+        self._move(Batch.State.DRAFT, Batch.State.OPEN, opened_at=now, deadline=deadline)
+
+    def fill(self) -> None:
+        """A draft's comparisons are all there; beat may open it."""
+        Batch.objects.filter(pk=self.pk, state=Batch.State.DRAFT).update(is_filled=True)
+        self.refresh_from_db()
+
+    def close(self) -> None:
+        """open → closing: no new leases. Raises WrongState."""
+        self._move(Batch.State.OPEN, Batch.State.CLOSING)
+
+    def finish_closing(self) -> bool:
+        """closing → closed once the last lease has ended; False while one is running."""
+        from annotation_app.models.annotation import Annotation
+
+        leased = Annotation.objects.filter(
+            comparison__batch=self,
+            state=Annotation.State.LEASED,
+            lease_expires_at__gt=timezone.now(),
+        )
+        if leased.exists():
+            return False
+        self._move(Batch.State.CLOSING, Batch.State.CLOSED, closed_at=timezone.now())
+        return True
+
+    def is_finished(self) -> bool:
+        """Whether an open batch has reached its quota or its deadline."""
+        if self.deadline and self.deadline <= timezone.now():
+            return True
+        return self.quota is not None and self.recorded() >= self.quota
+
+    def recorded(self) -> int:
+        from annotation_app.models.annotation import Annotation
+
+        return Annotation.objects.filter(
+            comparison__batch=self, state=Annotation.State.RECORDED
+        ).count()
+
+    def _move(self, old: str, new: str, **fields: object) -> None:
+        moved = Batch.objects.filter(pk=self.pk, state=old).update(state=new, **fields)
+        self.refresh_from_db()
+        if moved != 1:
+            raise WrongState(
+                f"{self.name} is {self.state}; only a batch that is {old} can be {new}."
+            )

@@ -1,0 +1,123 @@
+"""The rows for weights, and what a training run read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.db import models
+from django.utils import timezone
+
+from annotation_app.models.choices import Criterion, one_of
+from annotation_app.models.refusals import WrongState
+
+if TYPE_CHECKING:
+    from annotation_app.models.run import Run
+
+
+class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
+    def chat(self) -> CheckpointQuerySet:
+        return self.filter(kind=Checkpoint.Kind.CHAT)
+
+    def rewards(self) -> CheckpointQuerySet:
+        return self.exclude(kind=Checkpoint.Kind.CHAT)
+
+    def promoted(self, criterion: str) -> Checkpoint | None:
+        """The reward model of this criterion that rounds start from now."""
+        of_kind = self.filter(kind=reward_kind(criterion), promoted_at__isnull=False)
+        return of_kind.order_by("-promoted_at").first()
+
+
+def reward_kind(criterion: str) -> str:
+    return f"{criterion}_reward"
+
+
+class Checkpoint(models.Model):
+    """One immutable folder of weights in the storage root."""
+
+    class Kind(models.TextChoices):
+        CHAT = "chat", "Chat model"
+        HELPFULNESS_REWARD = "helpfulness_reward", "Helpfulness reward model"
+        SAFETY_REWARD = "safety_reward", "Safety reward model"
+
+    kind = models.CharField(max_length=20, choices=Kind.choices)
+    name = models.CharField(max_length=120)
+    line = models.CharField(max_length=60, help_text="model family and size")
+    storage_key = models.CharField(max_length=255, unique=True)
+    sha256 = models.CharField(max_length=64)
+    metrics = models.JSONField(default=dict)
+    run: models.OneToOneField[Run | None, Run | None] = models.OneToOneField(
+        "annotation_app.Run", models.PROTECT, null=True, related_name="checkpoint"
+    )
+    promoted_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = CheckpointQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="checkpoint_kind_known",
+                condition=one_of("kind", ["chat", "helpfulness_reward", "safety_reward"]),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def criterion(self) -> str:
+        return "" if self.kind == self.Kind.CHAT else self.kind.removesuffix("_reward")
+
+    def promote(self) -> None:
+        """Rounds that start now use this reward model. Raises WrongState for a chat model."""
+        if self.kind == self.Kind.CHAT:
+            raise WrongState(f"{self.name} is a chat model; only reward models are promoted.")
+        self.promoted_at = timezone.now()
+        self.save(update_fields=["promoted_at"])
+
+    def annotation_ids(self) -> set[int]:
+        """Every annotation behind these weights, through all runs that led to them."""
+        from annotation_app.models.run import RunInput
+
+        found: set[int] = set()
+        seen: set[int] = set()
+        pending = [self.run_id] if self.run_id else []
+        while pending:
+            run_id = pending.pop()
+            if run_id in seen:
+                continue
+            seen.add(run_id)
+            inputs = RunInput.objects.filter(run_id=run_id)
+            for item in inputs.select_related("checkpoint", "snapshot"):
+                if item.snapshot is not None:
+                    found.update(item.snapshot.annotations.values_list("pk", flat=True))
+                if item.checkpoint is not None and item.checkpoint.run_id:
+                    pending.append(item.checkpoint.run_id)
+        return found
+
+
+class Snapshot(models.Model):
+    """The frozen set of annotations that a training run reads; written once, when it is queued."""
+
+    criterion = models.CharField(max_length=20, choices=Criterion.choices)
+    storage_key = models.CharField(max_length=255, unique=True)
+    sha256 = models.CharField(max_length=64)
+    counts = models.JSONField(default=dict)
+    annotations = models.ManyToManyField("annotation_app.Annotation", related_name="snapshots")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"snapshot {self.pk} of {self.criterion}"
+
+
+class PromptSet(models.Model):
+    """A prompts file in the storage root."""
+
+    name = models.CharField(max_length=120, unique=True)
+    storage_key = models.CharField(max_length=255, unique=True)
+    sha256 = models.CharField(max_length=64)
+    counts = models.JSONField(default=dict)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,45 @@
+"""The values that more than one table may hold, as forms show them and constraints enforce them."""
+
+from collections.abc import Iterable
+
+from django.db import models
+from django.db.models import Q
+
+
+class Criterion(models.TextChoices):
+    HELPFULNESS = "helpfulness"
+    SAFETY = "safety"
+
+
+class Strength(models.TextChoices):
+    SIGNIFICANTLY_BETTER = "significantly_better"
+    BETTER = "better"
+    SLIGHTLY_BETTER = "slightly_better"
+    NEGLIGIBLY_BETTER = "negligibly_better", "Negligibly better / unsure"
+
+
+class Side(models.TextChoices):
+    """A response within its comparison."""
+
+    A = "a"
+    B = "b"
+
+    @property
+    def other(self) -> "Side":
+        return Side.B if self is Side.A else Side.A
+
+
+class Split(models.TextChoices):
+    TRAIN = "train"
+    HOLDOUT = "holdout"
+
+
+class RiskCategory(models.TextChoices):
+    ILLICIT_AND_CRIMINAL = "illicit_and_criminal"
+    HATEFUL_AND_HARMFUL = "hateful_and_harmful"
+    UNQUALIFIED_ADVICE = "unqualified_advice"
+
+
+def one_of(field: str, values: Iterable[str]) -> Q:
+    """The condition of a check constraint: the column holds one of these values."""
+    return Q(**{f"{field}__in": list(values)})

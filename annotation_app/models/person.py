@@ -1,0 +1,50 @@
+"""Who may do what."""
+
+from __future__ import annotations
+
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+
+from annotation_app.models.choices import one_of
+
+
+class Person(AbstractUser):
+    """Someone with a role. Imported annotators are people who can never sign in."""
+
+    class Role(models.TextChoices):
+        ANNOTATOR = "annotator"
+        RESEARCHER = "researcher"
+        ADMINISTRATOR = "administrator"
+
+    role = models.CharField(max_length=20, choices=Role.choices, default=Role.ANNOTATOR)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="person_role_known",
+                condition=one_of("role", ["annotator", "researcher", "administrator"]),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.get_full_name() or self.username
+
+    @property
+    def is_researcher(self) -> bool:
+        """Researchers see models and scores; administrators are researchers too."""
+        return self.role in (self.Role.RESEARCHER, self.Role.ADMINISTRATOR)
+
+    @property
+    def is_administrator(self) -> bool:
+        return self.role == self.Role.ADMINISTRATOR
+
+    @classmethod
+    def imported(cls, source: str, name: str) -> Person:
+        """The stand-in for an annotator of an imported file; it has no usable password."""
+        person, created = cls.objects.get_or_create(
+            username=f"{source}:{name}"[:150], defaults={"is_active": False}
+        )
+        if created:
+            person.set_unusable_password()
+            person.save(update_fields=["password"])
+        return person

@@ -1,0 +1,41 @@
+"""What the domain refuses; ``access.RefusalMiddleware`` shows the sentence on a page."""
+
+
+class Refusal(Exception):
+    """A request that the rules do not allow; its text is a sentence for the person who asked."""
+
+    status = 409
+
+
+class WrongState(Refusal):
+    """Someone else has moved the row on."""
+
+
+class BatchClosed(Refusal):
+    """The batch takes no annotations."""
+
+
+class LeaseLost(Refusal):
+    """The comparison is no longer reserved for this annotator."""
+
+
+class NotAssigned(Refusal):
+    """The row belongs to another person."""
+
+    status = 403
+
+
+class SamplerUnavailable(Refusal):
+    """The sampler did not give a usable answer."""
+
+    status = 503
+
+
+class NothingReleased(Refusal):
+    """There is no chat model to sample from."""
+
+    status = 503
+
+
+class CannotStart(Refusal):
+    """Work that lacks an input."""

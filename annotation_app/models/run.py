@@ -1,0 +1,241 @@
+"""One child process of work, its inputs as rows, and who may say that it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from annotation_app.models.checkpoint import Checkpoint, PromptSet, Snapshot
+from annotation_app.models.choices import one_of
+from annotation_app.models.refusals import WrongState
+
+if TYPE_CHECKING:
+    from annotation_app.models.round import Round
+
+
+class RunQuerySet(models.QuerySet["Run"]):
+    def active(self) -> RunQuerySet:
+        return self.filter(state__in=[Run.State.QUEUED, Run.State.RUNNING])
+
+    def stalled(self, now: datetime) -> RunQuerySet:
+        """Running rows without progress for too long."""
+        quiet = now - timedelta(seconds=settings.RUN_HEARTBEAT_TIMEOUT_SECONDS)
+        return self.filter(state=Run.State.RUNNING, heartbeat_at__lt=quiet)
+
+    def waiting(self) -> RunQuerySet:
+        """Queued runs, the oldest first."""
+        return self.filter(state=Run.State.QUEUED).order_by("queued_at")
+
+
+class Run(models.Model):
+    """queued → running → succeeded | failed | cancelled.
+
+    ``attempt`` is the fence: starting raises it by conditional update, and what an older attempt
+    says afterwards is refused.
+    """
+
+    class Kind(models.TextChoices):
+        REWARD_TRAINING = "reward_training", "Reward model training"
+        REJECTION = "rejection", "Rejection sampling"
+        PPO = "ppo", "PPO"
+        EVALUATE = "evaluate", "Evaluation"
+        SAMPLING = "sampling", "Response sampling"
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    kind = models.CharField(max_length=20, choices=Kind.choices)
+    criterion = models.CharField(max_length=20, blank=True, default="")
+    config = models.JSONField(default=dict)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
+    attempt = models.PositiveIntegerField(default=0)
+    round: models.ForeignKey[Round | None, Round | None] = models.ForeignKey(
+        "annotation_app.Round", models.PROTECT, null=True, related_name="runs"
+    )
+    batch = models.ForeignKey("annotation_app.Batch", models.PROTECT, null=True)
+    step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField(default=0)
+    figures = models.JSONField(default=dict, help_text="the last line of metrics.jsonl")
+    log_tail = models.TextField(blank=True, default="")
+    error = models.TextField(blank=True, default="")
+    cancel_requested = models.BooleanField(default=False)
+    queued_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    heartbeat_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    objects = RunQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="run_kind_known",
+                condition=one_of(
+                    "kind", ["reward_training", "rejection", "ppo", "evaluate", "sampling"]
+                ),
+            ),
+            models.CheckConstraint(
+                name="run_state_known",
+                condition=one_of(
+                    "state", ["queued", "running", "succeeded", "failed", "cancelled"]
+                ),
+            ),
+        ]
+        indexes = [models.Index(fields=["state", "queued_at"], name="run_state_queued")]
+
+    def __str__(self) -> str:
+        criterion = f", {self.criterion}" if self.criterion else ""
+        return f"{self.get_kind_display()}{criterion} #{self.pk}"
+
+    @property
+    def storage_key(self) -> str:
+        return f"runs/{self.pk}"
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in (self.State.QUEUED, self.State.RUNNING)
+
+    @classmethod
+    def queue(
+        cls,
+        kind: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Checkpoint | Snapshot | PromptSet],
+        **fields: Any,
+    ) -> Run:
+        """Ask for a piece of work; a gpu worker takes it once this transaction is committed."""
+        with transaction.atomic():
+            run = cls.objects.create(kind=kind, config=dict(config), **fields)
+            for role, item in inputs.items():
+                RunInput.objects.create(run=run, role=role, **{_input_field(item): item})
+            transaction.on_commit(run.send)
+        return run
+
+    def send(self) -> None:
+        """Hand the id to the queue; when the broker is down the periodic task finds the row."""
+        from annotation_app.celery import send
+
+        send("start_run", self.pk)
+
+    def claim(self) -> bool:
+        """queued → running under a new attempt; False when another worker was first."""
+        now = timezone.now()
+        moved = Run.objects.filter(
+            pk=self.pk, state=self.State.QUEUED, attempt=self.attempt
+        ).update(
+            state=self.State.RUNNING,
+            attempt=F("attempt") + 1,
+            started_at=now,
+            heartbeat_at=now,
+            error="",
+        )
+        self.refresh_from_db()
+        return moved == 1
+
+    def requeue(self) -> bool:
+        """running → queued: its worker is gone. The run goes on from its last checkpoint."""
+        moved = self._mine(self.State.RUNNING).update(state=self.State.QUEUED)
+        self.refresh_from_db()
+        if moved:
+            self.send()
+        return moved == 1
+
+    def report(self, *, heartbeat_at: datetime | None = None, **progress: Any) -> bool:
+        """Store progress of this attempt; False when the run is no longer this attempt's."""
+        fields = {**progress, **({"heartbeat_at": heartbeat_at} if heartbeat_at else {})}
+        return self._mine(self.State.RUNNING).update(**fields) == 1
+
+    def succeed(self) -> bool:
+        """running → succeeded, for the attempt that this object was claimed with."""
+        return self._end(self.State.SUCCEEDED)
+
+    def fail(self, error: str) -> bool:
+        """running → failed with the sentence that the page shows."""
+        return self._end(self.State.FAILED, error=error)
+
+    def end_cancelled(self) -> bool:
+        """running → cancelled: the child process is gone."""
+        return self._end(self.State.CANCELLED)
+
+    def cancel(self) -> None:
+        """Stop a run: at once while queued, by its supervisor while running. Raises WrongState."""
+        queued = Run.objects.filter(pk=self.pk, state=self.State.QUEUED)
+        if queued.update(state=self.State.CANCELLED, ended_at=timezone.now()) != 1:
+            running = Run.objects.filter(pk=self.pk, state=self.State.RUNNING)
+            if running.update(cancel_requested=True) != 1:
+                self.refresh_from_db()
+                raise WrongState(f"{self} is already {self.state}.")
+        self.refresh_from_db()
+
+    def retry(self) -> None:
+        """failed | cancelled → queued, to go on from the last checkpoint. Raises WrongState."""
+        ended = Run.objects.filter(pk=self.pk, state__in=[self.State.FAILED, self.State.CANCELLED])
+        moved = ended.update(
+            state=self.State.QUEUED, cancel_requested=False, error="", ended_at=None
+        )
+        self.refresh_from_db()
+        if moved != 1:
+            raise WrongState(f"{self} is {self.state}; only a failed or cancelled run is retried.")
+        transaction.on_commit(self.send)
+
+    def input(self, role: str) -> Checkpoint | Snapshot | PromptSet:
+        """The input row that plays this role. Raises RunInput.DoesNotExist."""
+        return (
+            self.inputs.select_related("checkpoint", "snapshot", "prompt_set").get(role=role).item
+        )
+
+    def _mine(self, state: str) -> RunQuerySet:
+        return Run.objects.filter(pk=self.pk, state=state, attempt=self.attempt)
+
+    def _end(self, state: str, error: str = "") -> bool:
+        moved = self._mine(self.State.RUNNING).update(
+            state=state, error=error, ended_at=timezone.now()
+        )
+        self.refresh_from_db()
+        return moved == 1
+
+
+class RunInput(models.Model):
+    """What a run was given: role → checkpoint, snapshot or prompt set."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="inputs")
+    role = models.CharField(max_length=30)
+    checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, null=True, related_name="used_by")
+    snapshot = models.ForeignKey(Snapshot, models.PROTECT, null=True, related_name="used_by")
+    prompt_set = models.ForeignKey(PromptSet, models.PROTECT, null=True, related_name="used_by")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="run_input_role_once", fields=["run", "role"]),
+            models.CheckConstraint(
+                name="run_input_exactly_one",
+                condition=(
+                    Q(checkpoint__isnull=False, snapshot__isnull=True, prompt_set__isnull=True)
+                    | Q(checkpoint__isnull=True, snapshot__isnull=False, prompt_set__isnull=True)
+                    | Q(checkpoint__isnull=True, snapshot__isnull=True, prompt_set__isnull=False)
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.role} of {self.run_id}"
+
+    @property
+    def item(self) -> Checkpoint | Snapshot | PromptSet:
+        item = self.checkpoint or self.snapshot or self.prompt_set
+        assert item is not None, self.pk
+        return item
+
+
+def _input_field(item: Checkpoint | Snapshot | PromptSet) -> str:
+    return {Checkpoint: "checkpoint", Snapshot: "snapshot", PromptSet: "prompt_set"}[type(item)]

@@ -1,0 +1,239 @@
+"""Every knob of the web side, from the environment; a wrong value stops the start with its name."""
+
+import os
+import secrets
+from importlib.util import find_spec
+from pathlib import Path
+
+import dj_database_url
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def env_bool(name: str, default: bool) -> bool:
+    value = os.environ.get(name, str(default)).lower()
+    if value not in ("true", "false"):
+        raise ImproperlyConfigured(f"{name} is {value!r}, allowed are true, false")
+    return value == "true"
+
+
+def env_int(name: str, default: int, low: int, high: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdigit() or not low <= int(value) <= high:
+        raise ImproperlyConfigured(f"{name} is {value!r}, allowed is a number from {low} to {high}")
+    return int(value)
+
+
+def env_float(name: str, default: float, low: float, high: float) -> float:
+    value = os.environ.get(name, str(default))
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not low <= number <= high:
+        raise ImproperlyConfigured(f"{name} is {value!r}, allowed is a number from {low} to {high}")
+    return number
+
+
+def env_list(name: str, default: str) -> list[str]:
+    return [item.strip() for item in os.environ.get(name, default).split(",") if item.strip()]
+
+
+# --- where the running system writes ---------------------------------------------------------
+
+VAR_DIR = Path(os.environ.get("TANDEM_VAR", BASE_DIR / "var")).resolve()
+STORAGE_ROOT = VAR_DIR / "storage"
+
+
+def generated_secret_key() -> str:
+    """The key in the var folder, made on first use and readable by its owner only."""
+    file = VAR_DIR / "secret_key"
+    if not file.exists():
+        VAR_DIR.mkdir(parents=True, exist_ok=True)
+        temporary = VAR_DIR / f"secret_key.{os.getpid()}"
+        with open(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(secrets.token_urlsafe(64))
+        try:
+            os.link(temporary, file)  # never over a key that another process has just made
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+    return file.read_text().strip()
+
+
+DEBUG = env_bool("DEBUG", False)
+SECRET_KEY = os.environ.get("SECRET_KEY") or generated_secret_key()
+ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
+CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS", "")
+SITE_URL = os.environ.get("SITE_URL", "http://127.0.0.1:8000").rstrip("/")
+BEHIND_TLS_PROXY = env_bool("BEHIND_TLS_PROXY", False)
+
+# --- the parts -------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "annotation_app",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.humanize",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "csp",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "annotation_app.access.RefusalMiddleware",
+]
+ROOT_URLCONF = "annotation_app.urls"
+WSGI_APPLICATION = "annotation_app.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+# --- database --------------------------------------------------------------------------------
+
+DATABASE_URL = os.environ.get("DATABASE_URL", f"sqlite:///{VAR_DIR / 'tandem.sqlite3'}")
+try:
+    DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
+except ValueError as error:
+    raise ImproperlyConfigured(
+        "DATABASE_URL cannot be read, allowed are sqlite:///FILE and postgres://USER:PASSWORD@HOST/NAME"
+    ) from error
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    VAR_DIR.mkdir(parents=True, exist_ok=True)
+    DATABASES["default"]["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+    # A file, since the in-memory test database refuses threads with "table is locked".
+    DATABASES["default"]["TEST"] = {"NAME": str(VAR_DIR / "test.sqlite3")}
+else:
+    DATABASES["default"]["CONN_MAX_AGE"] = 60
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- queue -----------------------------------------------------------------------------------
+
+
+def redis_url() -> str:
+    """REDIS_URL, or the embedded server's address which it writes when it starts."""
+    if url := os.environ.get("REDIS_URL"):
+        return url
+    address = VAR_DIR / "redis" / "url"
+    return address.read_text().strip() if address.exists() else "redis://127.0.0.1:6379/0"
+
+
+REDIS_URL = redis_url()
+GPU_WORKERS = env_int("GPU_WORKERS", 1, 1, 64)
+RUN_HEARTBEAT_TIMEOUT_SECONDS = env_int("RUN_HEARTBEAT_TIMEOUT_SECONDS", 600, 5, 86_400)
+BEAT_SECONDS = env_int("BEAT_SECONDS", 15, 1, 3_600)
+CHILD_LAUNCHER = os.environ.get("CHILD_LAUNCHER", "")  # "torchrun --nproc_per_node 8", "srun …"
+
+# --- people ----------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "annotation_app.Person"
+LOGIN_URL = "sign_in"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "sign_in"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+PASSWORD_RESET_TIMEOUT = env_int("SIGN_IN_LINK_SECONDS", 86_400, 60, 30 * 86_400)
+SESSION_COOKIE_AGE = 14 * 86_400
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BEHIND_TLS_PROXY
+if BEHIND_TLS_PROXY:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_HSTS_SECONDS = 31_536_000
+
+# --- annotation ------------------------------------------------------------------------------
+
+LEASE_SECONDS = env_int("LEASE_SECONDS", 600, 5, 86_400)
+HEARTBEAT_SECONDS = env_int("HEARTBEAT_SECONDS", 30, 1, 3_600)
+OVERLAP = env_int("OVERLAP", 1, 1, 32)
+HOLDOUT_SHARE = env_float("HOLDOUT_SHARE", 0.1, 0.0, 0.9)
+HOLDOUT_CAP_PER_BATCH = env_int("HOLDOUT_CAP_PER_BATCH", 1_000, 1, 1_000_000)
+BATCH_DAYS = env_int("BATCH_DAYS", 7, 1, 365)
+
+# --- models ----------------------------------------------------------------------------------
+
+SAMPLER_URL = os.environ.get("SAMPLER_URL", "http://127.0.0.1:8001").rstrip("/")
+SAMPLER_API_KEY = os.environ.get("SAMPLER_API_KEY", "")
+SAMPLER_TIMEOUT_SECONDS = env_int("SAMPLER_TIMEOUT_SECONDS", 60, 1, 3_600)
+SAMPLER_MAX_TOKENS = env_int("SAMPLER_MAX_TOKENS", 512, 1, 100_000)
+LOW_TEMPERATURE = env_float("LOW_TEMPERATURE", 0.8, 0.0, 5.0)
+HIGH_TEMPERATURE = env_float("HIGH_TEMPERATURE", 1.0, 0.0, 5.0)
+TOP_P = env_float("TOP_P", 1.0, 0.01, 1.0)
+
+# --- pages -----------------------------------------------------------------------------------
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+STATIC_URL = "static/"
+STATIC_ROOT = VAR_DIR / "static"
+PLOTLY_BUNDLE = Path(find_spec("plotly").origin).parent / "package_data"  # type: ignore[union-attr, arg-type]
+STATICFILES_DIRS = [("plotly", PLOTLY_BUNDLE)]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_KEEP_ONLY_HASHED_FILES = False
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+    }
+}
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO").upper()},
+}

@@ -1,0 +1,1 @@
+"""Reward models: preference pairs in, one score per response out. Knows nothing of the web."""

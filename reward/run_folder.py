@@ -1,0 +1,227 @@
+"""The run folder: what one child process of work reads, appends to, and leaves behind.
+
+``config.json`` · inputs and ``manifest.json`` · ``metrics.jsonl`` · ``log.txt`` · ``checkpoint/``
+(to resume from) · ``model/`` · ``result.json``, written last and by rename: its presence means done.
+Standard library only; the web side reads the same folder through this module.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PARENT_VARIABLE = "TANDEM_PARENT_PID"
+ATTEMPT_VARIABLE = "TANDEM_ATTEMPT"
+PARENT_CHECK_SECONDS = 0.5
+
+
+class RunFolderBusy(RuntimeError):
+    """Another live process holds the folder's lock."""
+
+
+class RunFolder:
+    """One writer at a time, held by ``locked()``; any number of readers."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    # --- holding the folder --------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process, and die with the process that supervises it.
+
+        The lock is the operating system's, so a killed holder leaves none behind.
+        Raises RunFolderBusy when another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderBusy(f"{self.path} is held by another running process") from None
+            die_with_parent()
+            yield
+
+    # --- configuration -------------------------------------------------------------------
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Store what this run was asked to do; the same folder never serves two different asks.
+
+        Raises ValueError naming the first field that differs from the stored configuration.
+        """
+        config = json.loads(json.dumps(dict(config), default=str))
+        if self.config_file.exists():
+            stored = json.loads(self.config_file.read_text())
+            for name in sorted(stored.keys() | config.keys()):
+                if stored.get(name) != config.get(name):
+                    raise ValueError(
+                        f"{self.path} was started with {name}={stored.get(name)!r}, not "
+                        f"{config.get(name)!r}: use another --out folder"
+                    )
+        write_json(self.config_file, config)
+
+    # --- figures -------------------------------------------------------------------------
+
+    def log_metrics(self, step: int, total: int, **figures: float | int | str | None) -> None:
+        """Append one line of figures; also the run's heartbeat. ``step`` of ``total`` is progress.
+
+        Raises ValueError for a figure that is not finite.
+        """
+        for name, value in figures.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value} at step {step}, allowed are finite numbers")
+        line = {"step": step, "total": total, "time": round(time.time(), 3), **figures}
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the figures after ``step``: those steps are about to be done again."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        temporary = self.metrics_file.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.metrics_file)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every whole line of figures so far (a line still being written is left out)."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines if line.strip()]
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The last lines of what the process printed."""
+        if not self.log_file.exists():
+            return ""
+        with self.log_file.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 64_000))
+            text = file.read().decode("utf-8", "replace")
+        rewritten = [line.rpartition("\r")[2] for line in text.split("\n")]
+        return "\n".join(rewritten[-lines:]).strip()
+
+    # --- the end -------------------------------------------------------------------------
+
+    def result(self) -> dict[str, Any] | None:
+        """What the run reported when it was done, or None while it is not."""
+        if not self.result_file.exists():
+            return None
+        result: dict[str, Any] = json.loads(self.result_file.read_text())
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Say that the run is done. Carries the attempt, so an older attempt's can be refused."""
+        attempt = int(os.environ.get(ATTEMPT_VARIABLE, "1"))
+        write_json(self.result_file, {"attempt": attempt, **result})
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+    # --- resuming ------------------------------------------------------------------------
+
+    def save_checkpoint(self, write: Callable[[Path], None]) -> None:
+        """Replace ``checkpoint/`` by what ``write`` puts into the folder it is given.
+
+        A process killed at any moment leaves either the old checkpoint or the new one whole.
+        """
+        replace_folder(self.checkpoint, write)
+
+    def resumable_checkpoint(self) -> Path | None:
+        """The last whole checkpoint, or None when there is nothing to resume from."""
+        return whole_folder(self.checkpoint)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that readers see the old file or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Fill a new folder by ``write`` and put it in ``path``'s place; never half of it."""
+    new, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    write(new)
+    for file in new.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(path, old)
+    os.rename(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def whole_folder(path: Path) -> Path | None:
+    """What ``replace_folder`` last completed at ``path``, also after a kill between its renames."""
+    old = path.with_name(path.name + ".old")
+    if not path.exists() and old.exists():
+        os.rename(old, path)
+    return path if path.exists() else None
+
+
+def die_with_parent() -> None:
+    """End this process group when the supervising process named in the environment is gone.
+
+    A supervisor sets TANDEM_PARENT_PID and starts the child in a session of its own; started by
+    hand there is no such variable and nothing is watched. Works behind launchers such as torchrun.
+    """
+    supervisor = os.environ.get(PARENT_VARIABLE)
+    if not supervisor:
+        return
+
+    def watch(pid: int) -> None:
+        while _is_alive(pid):
+            time.sleep(PARENT_CHECK_SECONDS)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, args=(int(supervisor),), daemon=True).start()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

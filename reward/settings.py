@@ -1,0 +1,168 @@
+"""One frozen dataclass per entry point; its fields are the command's flags and its config file.
+
+Standard library only. A field is declared with ``setting(default, "what it is, unit; source")``;
+``parse`` turns command-line flags, optionally on top of ``--config FILE``, into the dataclass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+C = TypeVar("C")
+REQUIRED: Any = dataclasses.MISSING
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with its one-line description (unit and source included)."""
+    if default is REQUIRED:
+        return dataclasses.field(metadata={"help": help})
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def parse(config_class: type[C], program: str, argv: Sequence[str] | None = None) -> C:
+    """Build the configuration of one command from its flags.
+
+    A value that does not fit ends the program with one sentence, as argparse does.
+    """
+    summary = (config_class.__doc__ or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=summary)
+    parser.add_argument("--config", type=Path, help="JSON file with any of the settings below")
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        _add_flag(parser, field, hints[field.name])
+    flags = vars(parser.parse_args(argv))
+    file = flags.pop("config")
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        stored = json.loads(file.read_text()) if file else {}
+        return from_mapping(config_class, {**stored, **given})
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+def from_mapping(config_class: type[C], values: Mapping[str, Any]) -> C:
+    """The configuration that a JSON object holds.
+
+    Raises ValueError naming an unknown field, a missing one, or a value of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - fields.keys())
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0]!r}, allowed are {', '.join(fields)}")
+    missing = [n for n, f in fields.items() if _is_required(f) and n not in values]
+    if missing:
+        raise ValueError(f"setting {missing[0]!r} is missing: --{missing[0].replace('_', '-')}")
+    hints = typing.get_type_hints(config_class)
+    return config_class(**{n: _convert(n, v, hints[n]) for n, v in values.items()})
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The JSON object of a configuration: what ``from_mapping`` reads back."""
+    mapping: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return mapping
+
+
+def to_flags(values: Mapping[str, Any]) -> list[str]:
+    """The same settings as command-line flags; None is left out."""
+    flags: list[str] = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        items = value if isinstance(value, list | tuple) else [value]
+        if not items:
+            continue
+        flags += [f"--{name.replace('_', '-')}", *(_word(item) for item in items)]
+    return flags
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is REQUIRED and field.default_factory is dataclasses.MISSING
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
+    kind, many = _scalar(hint)
+    default = {} if field.default is REQUIRED else field.default
+    shown = "required" if _is_required(field) else f"default {_word(default)}"
+    choices = _choices(kind)
+    extra = {"nargs": "+"} if many else {}
+    parser.add_argument(
+        "--" + field.name.replace("_", "-"),
+        metavar="|".join(map(str, choices)) if choices else field.name.rpartition("_")[2].upper(),
+        help=f"{field.metadata.get('help', '')} ({shown})".replace("%", "%%"),
+        **extra,  # type: ignore[arg-type]
+    )
+
+
+def _scalar(hint: Any) -> tuple[Any, bool]:
+    """(element type, is it a tuple of them) of a field's type, ``| None`` taken off."""
+    if isinstance(hint, types.UnionType):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], True
+    return hint, False
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)
+    return tuple(kind) if isinstance(kind, type) and issubclass(kind, StrEnum) else ()
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    if value is None and isinstance(hint, types.UnionType):
+        return None
+    kind, many = _scalar(hint)
+    if many:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_convert_one(name, item, kind) for item in items)
+    return _convert_one(name, value, kind)
+
+
+def _convert_one(name: str, value: Any, kind: Any) -> Any:
+    choices = _choices(kind)
+    if choices:
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}, allowed are {', '.join(map(str, choices))}")
+        return kind(value) if isinstance(kind, type) else value
+    if typing.get_origin(kind) is dict:
+        return _convert_object(name, value)
+    if kind is bool:
+        if str(value).lower() not in ("true", "false"):
+            raise ValueError(f"{name} is {value!r}, allowed are true, false")
+        return str(value).lower() == "true"
+    allowed = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}[kind]
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Path):
+        raise ValueError(f"{name} is {value!r}, allowed is {allowed}")
+    if kind is int and isinstance(value, float):
+        raise ValueError(f"{name} is {value!r}, allowed is {allowed}")
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}, allowed is {allowed}") from None
+
+
+def _convert_object(name: str, value: Any) -> dict[str, Any]:
+    """A JSON object, given as one or as its text on the command line."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        found = None
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{name} is {value!r}, allowed is a JSON object")
+    return dict(found)
