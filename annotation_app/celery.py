@@ -35,13 +35,13 @@ app.conf.update(
 app.autodiscover_tasks(["annotation_app"])
 
 
-def send(task: str, *ids: int) -> None:
+def send(task: str, *ids: int, expires: float | None = None) -> None:
     """Hand ids to a task by its name.
 
     A broker that is down loses nothing: the rows say what there is to do, and the periodic tasks
     find them.
     """
     try:
-        app.send_task(f"annotation_app.tasks.{task}", ids, retry=False)
+        app.send_task(f"annotation_app.tasks.{task}", ids, retry=False, expires=expires)
     except OperationalError as error:
         log.warning("Redis did not take %s%s (%s); the periodic task will.", task, ids, error)

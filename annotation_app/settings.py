@@ -189,6 +189,12 @@ BATCH_DAYS = env_int("BATCH_DAYS", 7, 1, 365)
 
 # --- models ----------------------------------------------------------------------------------
 
+DEMO = env_bool("TANDEM_DEMO", True)
+RUN_SETTINGS = BASE_DIR / "demo" / "run_settings.json" if DEMO else None
+if os.environ.get("RUN_SETTINGS"):
+    RUN_SETTINGS = Path(os.environ["RUN_SETTINGS"])
+if RUN_SETTINGS is not None and not RUN_SETTINGS.is_file():
+    raise ImproperlyConfigured(f"RUN_SETTINGS is {str(RUN_SETTINGS)!r}, allowed is a JSON file")
 SAMPLER_URL = os.environ.get("SAMPLER_URL", "http://127.0.0.1:8001").rstrip("/")
 SAMPLER_API_KEY = os.environ.get("SAMPLER_API_KEY", "")
 SAMPLER_TIMEOUT_SECONDS = env_int("SAMPLER_TIMEOUT_SECONDS", 60, 1, 3_600)

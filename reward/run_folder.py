@@ -77,6 +77,18 @@ class RunFolder:
             die_with_parent()
             yield
 
+    def is_held(self) -> bool:
+        """Whether a living process works in this folder."""
+        file = self.path / "lock"
+        if not file.exists():
+            return False
+        with file.open("r") as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     # --- configuration -------------------------------------------------------------------
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -123,6 +135,19 @@ class RunFolder:
         lines = self.metrics_file.read_bytes().split(b"\n")[:-1]
         return [json.loads(line) for line in lines if line.strip()]
 
+    def last_metrics(self) -> dict[str, Any] | None:
+        """The newest whole line of figures, read from the end of the file."""
+        if not self.metrics_file.exists():
+            return None
+        with self.metrics_file.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 64_000))
+            lines = [line for line in file.read().split(b"\n")[:-1] if line.strip()]
+        if not lines:
+            return None
+        newest: dict[str, Any] = json.loads(lines[-1])
+        return newest
+
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of what the process printed."""
         if not self.log_file.exists():
@@ -151,7 +176,7 @@ class RunFolder:
 
     # --- resuming ------------------------------------------------------------------------
 
-    def save_checkpoint(self, write: Callable[[Path], None]) -> None:
+    def save_checkpoint(self, write: Callable[[Path], object]) -> None:
         """Replace ``checkpoint/`` by what ``write`` puts into the folder it is given.
 
         A process killed at any moment leaves either the old checkpoint or the new one whole.
@@ -174,7 +199,7 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
+def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Fill a new folder by ``write`` and put it in ``path``'s place; never half of it."""
     new, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
     shutil.rmtree(new, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -234,7 +235,7 @@ class Annotation(models.Model):
                 raise LeaseLost(f"This comparison was {self.state}; the answer was not stored.")
         self.refresh_from_db()
 
-    def _record_late(self, answer: dict[str, object]) -> bool:
+    def _record_late(self, answer: Mapping[str, object]) -> bool:
         """Expired: take the slot back if nobody has it and the batch still collects, or surplus."""
         expired = Annotation.objects.filter(pk=self.pk, state=self.State.EXPIRED)
         collecting = self.comparison.batch.state in (Batch.State.OPEN, Batch.State.CLOSING)

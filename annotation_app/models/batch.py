@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from annotation_app.models.choices import Criterion, one_of
@@ -23,20 +24,19 @@ class BatchQuerySet(models.QuerySet["Batch"]):
     def with_progress(self) -> BatchQuerySet:
         """Adds ``comparison_count``, ``recorded_count`` and ``leased_count``."""
         from annotation_app.models.annotation import Annotation
+        from annotation_app.models.comparison import Comparison
 
         live = Annotation.objects.filter(comparison__batch=models.OuterRef("pk"))
 
-        def count(state: str) -> models.functions.Coalesce:
+        def count(state: str) -> Coalesce:
             counted = live.filter(state=state).order_by().values("comparison__batch")
             total = counted.annotate(n=models.Count("pk")).values("n")
-            return models.functions.Coalesce(models.Subquery(total), 0)
-
-        from annotation_app.models.comparison import Comparison
+            return Coalesce(models.Subquery(total), 0)
 
         comparisons = Comparison.objects.filter(batch=models.OuterRef("pk"), unusable_reason="")
         grouped = comparisons.order_by().values("batch").annotate(n=models.Count("pk")).values("n")
         return self.annotate(
-            comparison_count=models.functions.Coalesce(models.Subquery(grouped), 0),
+            comparison_count=Coalesce(models.Subquery(grouped), 0),
             recorded_count=count(Annotation.State.RECORDED),
             leased_count=count(Annotation.State.LEASED),
         )

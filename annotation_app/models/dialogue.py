@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import models
 
 from annotation_app.models.choices import RiskCategory, Split, one_of
 from reward.preferences import Message, dialogue_root
+
+if TYPE_CHECKING:
+    from annotation_app.models.person import Person
 
 
 class DialogueRoot(models.Model):
@@ -92,7 +96,7 @@ class Prompt(models.Model):
         cls,
         messages: Sequence[Message],
         *,
-        annotator: models.Model | None = None,
+        annotator: Person | None = None,
         source: str = "collected",
         is_safety: bool = False,
         risk_category: str = "",

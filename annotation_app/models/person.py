@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from django.contrib.auth.models import AbstractUser
+from django.contrib.auth.tokens import default_token_generator
 from django.db import models
+from django.urls import reverse
+from django.utils.encoding import force_bytes
+from django.utils.http import urlsafe_base64_encode
 
 from annotation_app.models.choices import one_of
 
@@ -37,6 +41,11 @@ class Person(AbstractUser):
     @property
     def is_administrator(self) -> bool:
         return self.role == self.Role.ADMINISTRATOR
+
+    def one_time_sign_in_path(self) -> str:
+        """A path that signs this person in once; it ends with its use, or after some hours."""
+        uid = urlsafe_base64_encode(force_bytes(self.pk))
+        return reverse("sign_in_link", args=[uid, default_token_generator.make_token(self)])
 
     @classmethod
     def imported(cls, source: str, name: str) -> Person:

@@ -1,0 +1,238 @@
+"""What follows from what: a closed batch asks for training, a finished stage for the next one.
+
+Each step is one transaction, so a process that dies between two steps leaves a row that says what
+is still to do; the periodic tasks take it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+
+from annotation_app import exchange
+from annotation_app.celery import send
+from annotation_app.models import (
+    Batch,
+    Checkpoint,
+    Criterion,
+    Person,
+    PromptSet,
+    Release,
+    Round,
+    Run,
+    Variant,
+)
+from annotation_app.models.refusals import CannotStart, WrongState
+from rlhf_loop.round import STAGES
+
+# --- batches and reward models -------------------------------------------------------------------
+
+
+def close_batch(batch: Batch) -> None:
+    """open → closing; a worker closes it when the last lease has ended. Raises WrongState."""
+    batch.close()
+    transaction.on_commit(lambda: send("turn_batches"))
+
+
+@transaction.atomic
+def finish_batch(batch: Batch) -> Run | None:
+    """closing → closed, and reward training on everything collected so far.
+
+    None while leases run, and when there is nothing to train on.
+    """
+    if not batch.finish_closing():
+        return None
+    try:
+        return queue_reward_training(batch.criterion)
+    except CannotStart:
+        return None
+
+
+def queue_reward_training(criterion: str) -> Run:
+    """Train this criterion's reward model from the newest released chat model.
+
+    Raises CannotStart without a chat model or without pairs, and while such a run is waiting.
+    """
+    if Run.objects.waiting().filter(kind=Run.Kind.REWARD_TRAINING, criterion=criterion).exists():
+        raise CannotStart(f"Training of the {criterion} reward model is queued already.")
+    start = _newest_chat_model()
+    snapshot = exchange.write_snapshot(criterion)
+    return Run.queue(
+        Run.Kind.REWARD_TRAINING,
+        exchange.installed_settings("reward_training"),
+        {"start": start, "snapshot": snapshot},
+        criterion=criterion,
+    )
+
+
+def _newest_chat_model() -> Checkpoint:
+    release = Release.objects.current().select_related("checkpoint").first()
+    if release is None:
+        raise CannotStart("No chat model is released: there is nothing to start from.")
+    return release.checkpoint
+
+
+# --- rounds --------------------------------------------------------------------------------------
+
+
+def why_no_round() -> str:
+    """Why a round cannot start now, or an empty string."""
+    if Round.objects.filter(state__in=[Round.State.QUEUED, Round.State.RUNNING]).exists():
+        return "A round is running."
+    for criterion in Criterion.values:
+        if Checkpoint.objects.promoted(criterion) is None:
+            return f"No {criterion} reward model is promoted."
+    if not PromptSet.objects.exists():
+        return "There is no prompt set."
+    return "" if Release.objects.current().exists() else "No chat model is released."
+
+
+@transaction.atomic
+def start_round(started_by: Person | None) -> Round:
+    """A round from the newest released chat model and the promoted reward models.
+
+    Raises CannotStart naming what is missing.
+    """
+    if reason := why_no_round():
+        raise CannotStart(reason)
+    helpfulness = Checkpoint.objects.promoted(Criterion.HELPFULNESS)
+    safety = Checkpoint.objects.promoted(Criterion.SAFETY)
+    assert helpfulness is not None, reason
+    assert safety is not None, reason
+    round_ = Round.objects.create(
+        name=Round.next_name(),
+        policy=_newest_chat_model(),
+        helpfulness=helpfulness,
+        safety=safety,
+        prompt_set=PromptSet.objects.order_by("-created_at", "-pk")[0],
+        config=exchange.installed_settings("round"),
+        started_by=started_by,
+    )
+    advance(round_)
+    return round_
+
+
+@transaction.atomic
+def advance(round_: Round) -> Run | None:
+    """Queue the stage after the last finished one; None when a stage is still at work."""
+    done = {run.kind: run for run in round_.runs.filter(state=Run.State.SUCCEEDED)}
+    stage = next((s for s in STAGES if s not in done), None)
+    if stage is None or round_.runs.active().exists() or not round_.enter_stage(stage):
+        return None
+    before = [done[s] for s in STAGES[: STAGES.index(stage)]]
+    policy = before[-1].checkpoint if before else round_.policy
+    return Run.queue(
+        stage,
+        round_.config,
+        {
+            "policy": policy,
+            "round_policy": round_.policy,
+            "helpfulness": round_.helpfulness,
+            "safety": round_.safety,
+            "prompts": round_.prompt_set,
+        },
+        round=round_,
+    )
+
+
+def cancel_round(round_: Round) -> None:
+    """Stop the stage at work; the round follows when its process is gone. Raises WrongState."""
+    run = round_.runs.active().first()
+    if run is None:
+        raise WrongState(f"{round_.name} is {round_.state}; no stage of it is running.")
+    run.cancel()
+    if run.state == Run.State.CANCELLED:
+        round_.end_cancelled()
+
+
+@transaction.atomic
+def retry_round(round_: Round) -> None:
+    """Go on where a failed or cancelled round stopped. Raises WrongState."""
+    round_.resume()
+    run = round_.runs.filter(state__in=[Run.State.FAILED, Run.State.CANCELLED]).last()
+    if run is not None:
+        run.retry()
+    else:
+        advance(round_)
+
+
+@transaction.atomic
+def release_round(round_: Round, by: Person | None) -> Release:
+    """Put the round's chat model before annotators, and have the next drafts filled from it.
+
+    The drafts hold one response of the new release and one of the previous. Raises WrongState.
+    """
+    round_.mark_released()
+    assert round_.result is not None, round_.pk
+    release = Release.objects.create(checkpoint=round_.result, released_by=by)
+    for criterion in Criterion.values:
+        queue_filling(Batch.draft_next(criterion, is_filled=False), round_.prompt_set)
+    return release
+
+
+def queue_filling(batch: Batch, prompt_set: PromptSet) -> Run:
+    """Sample fresh response pairs for a draft, from two variants at two temperatures."""
+    first, second = Variant.pair()
+    sampling = exchange.installed_settings("sampling")
+    count = sampling.pop("comparisons", 1_000)
+    asked = exchange.prompts_for_batch(prompt_set, batch.criterion, count)
+    if not asked:
+        raise CannotStart(f"{prompt_set} has no {batch.criterion} prompts to fill {batch} with.")
+    asked_set = exchange.write_prompt_set(f"{batch.name} #{batch.pk}", asked)
+    config = {
+        **sampling,
+        "temperature": [first.temperature, second.temperature],
+        "top_p": first.top_p,
+        "seed": batch.pk,
+        "variants": [first.pk, second.pk],
+    }
+    return Run.queue(
+        Run.Kind.SAMPLING,
+        config,
+        {
+            "prompts": asked_set,
+            "first": first.release.checkpoint,
+            "second": second.release.checkpoint,
+        },
+        batch=batch,
+    )
+
+
+# --- the end of a run ----------------------------------------------------------------------------
+
+
+@transaction.atomic
+def run_succeeded(run: Run, result: Mapping[str, Any]) -> bool:
+    """Store what a finished run made and queue what follows; False for an older attempt."""
+    if not run.succeed():
+        return False
+    if "model" in result:
+        checkpoint = exchange.record_checkpoint(run, result)
+        if run.kind == Run.Kind.PPO and run.round is not None:
+            Round.objects.filter(pk=run.round.pk).update(result=checkpoint)
+    if run.kind == Run.Kind.SAMPLING and run.batch is not None:
+        variants = [Variant.objects.get(pk=pk) for pk in run.config["variants"]]
+        exchange.fill_batch(run.batch, run, (variants[0], variants[1]))
+        run.batch.fill()
+    if run.round is not None:
+        round_ = Round.objects.get(pk=run.round.pk)
+        if run.kind == STAGES[-1]:
+            round_.finish(dict(result))
+        else:
+            transaction.on_commit(lambda: send("advance_rounds"))
+    return True
+
+
+@transaction.atomic
+def run_failed(run: Run, error: str) -> None:
+    """A run ended without a result; its round ends with the same sentence."""
+    if run.fail(error) and run.round is not None:
+        run.round.fail(f"{run}: {error}")
+
+
+@transaction.atomic
+def run_cancelled(run: Run) -> None:
+    if run.end_cancelled() and run.round is not None:
+        run.round.end_cancelled()

@@ -1,0 +1,140 @@
+"""One child process of work, watched: its figures, its log and its end become the Run's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from datetime import UTC, datetime
+
+from django.conf import settings
+
+from annotation_app import exchange, lifecycle
+from annotation_app.models import Run
+from reward.run_folder import ATTEMPT_VARIABLE, PARENT_VARIABLE, RunFolder
+
+POLL_SECONDS = 1.0
+TERMINATE_SECONDS = 10.0
+LOCK_WAIT_SECONDS = 20.0
+
+
+def supervise(run: Run) -> None:
+    """Run the child of a claimed run to its end.
+
+    The worker stays alive whatever the child does; when the worker dies, the child's own watch on
+    its parent ends it.
+    """
+    folder = exchange.run_folder(run)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if not _wait_until_free(folder):
+        run.requeue()
+        return
+    try:
+        words = exchange.command(run)
+    except (ValueError, OSError) as error:
+        lifecycle.run_failed(run, str(error))
+        return
+    with folder.log_file.open("ab") as log:
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=settings.BASE_DIR,
+            env=child_environment(run),
+        )
+    try:
+        cancelled = _watch(run, folder, child)
+    finally:
+        _end_group(child)
+    _report_end(run, folder, child.returncode, cancelled)
+
+
+def child_environment(run: Run) -> dict[str, str]:
+    """The child sees neither the database nor the secret key, and never reaches for a hub."""
+    hidden = {
+        "SECRET_KEY",
+        "DATABASE_URL",
+        "REDIS_URL",
+        "SAMPLER_API_KEY",
+        "DJANGO_SETTINGS_MODULE",
+    }
+    return {
+        **{name: value for name, value in os.environ.items() if name not in hidden},
+        PARENT_VARIABLE: str(os.getpid()),
+        ATTEMPT_VARIABLE: str(run.attempt),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(settings.BASE_DIR),
+    }
+
+
+def _wait_until_free(folder: RunFolder) -> bool:
+    """An earlier attempt's child may take a moment to notice that its worker is gone."""
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while folder.is_held():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _watch(run: Run, folder: RunFolder, child: subprocess.Popen[bytes]) -> bool:
+    """Copy progress into the row until the child ends; True when it was cancelled."""
+    while child.poll() is None:
+        time.sleep(POLL_SECONDS)
+        if not report_progress(run, folder):
+            return False  # a newer attempt owns this run
+        if Run.objects.filter(pk=run.pk, cancel_requested=True).exists():
+            return True
+    report_progress(run, folder)
+    return False
+
+
+def report_progress(run: Run, folder: RunFolder) -> bool:
+    """The child's own progress is the heartbeat: no new figures, no new heartbeat."""
+    last = folder.last_metrics()
+    progress: dict[str, object] = {"log_tail": folder.log_tail()}
+    heartbeat = None
+    if last is not None:
+        progress |= {"step": last["step"], "total_steps": last["total"], "figures": last}
+        heartbeat = datetime.fromtimestamp(folder.metrics_file.stat().st_mtime, UTC)
+        if run.started_at and heartbeat < run.started_at:
+            heartbeat = None
+    return run.report(heartbeat_at=heartbeat, **progress)
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """Stop the child's whole process group: politely, then for certain."""
+    for sign, patience in ((signal.SIGTERM, TERMINATE_SECONDS), (signal.SIGKILL, None)):
+        if child.poll() is not None and sign is signal.SIGTERM:
+            break
+        try:
+            os.killpg(child.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            child.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+    child.wait()
+
+
+def _report_end(run: Run, folder: RunFolder, status: int, cancelled: bool) -> None:
+    if cancelled:
+        lifecycle.run_cancelled(run)
+        return
+    result = folder.result()
+    if status == 0 and result is not None:
+        try:
+            lifecycle.run_succeeded(run, result)
+        except (ValueError, KeyError, OSError) as error:
+            run.refresh_from_db()
+            lifecycle.run_failed(run, f"its result could not be stored: {error!r}")
+        return
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    tail = folder.log_tail(12) or "it printed nothing"
+    lifecycle.run_failed(run, f"The process ended with {how}.\n{tail}")

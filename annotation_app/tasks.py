@@ -1,0 +1,76 @@
+"""Doors to the domain for workers and beat: every task takes ids only and may run twice."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from celery import shared_task
+from django.conf import settings
+from django.utils import timezone
+
+from annotation_app import exchange, lifecycle
+from annotation_app.celery import send
+from annotation_app.models import Annotation, Batch, Criterion, Round, Run
+from annotation_app.supervise import supervise
+
+log = logging.getLogger(__name__)
+
+UNHELD_SECONDS = 20
+
+
+@shared_task
+def start_run(run_id: int) -> None:
+    """Take a queued run and see it through. A second delivery finds it taken and returns."""
+    run = Run.objects.get(pk=run_id)
+    if run.claim():
+        supervise(run)
+
+
+@shared_task
+def expire_leases() -> None:
+    Annotation.objects.expire()
+
+
+@shared_task
+def turn_batches() -> None:
+    """Close what is due or full, finish what is closing, open the drafts that are filled."""
+    for batch in Batch.objects.open().filter(kind=Batch.Kind.PREFERENCE):
+        if batch.is_finished():
+            batch.close()
+    Annotation.objects.expire()
+    for batch in Batch.objects.filter(state=Batch.State.CLOSING):
+        lifecycle.finish_batch(batch)
+    for criterion in Criterion.values:
+        open_next(criterion)
+
+
+def open_next(criterion: str) -> None:
+    """Open the oldest filled draft when no batch of this criterion is open or closing."""
+    batches = Batch.objects.filter(criterion=criterion, kind=Batch.Kind.PREFERENCE)
+    if batches.filter(state__in=[Batch.State.OPEN, Batch.State.CLOSING]).exists():
+        return
+    draft = batches.filter(state=Batch.State.DRAFT, is_filled=True, week__isnull=False)
+    if (next_draft := draft.order_by("week").first()) is not None:
+        next_draft.open()
+
+
+@shared_task
+def rescue_runs() -> None:
+    """Queue again what nobody works on: lost messages, dead workers, children without progress."""
+    now = timezone.now()
+    quiet = now - timedelta(seconds=UNHELD_SECONDS)
+    for run in Run.objects.filter(state=Run.State.RUNNING, heartbeat_at__lt=quiet):
+        stalled = Run.objects.stalled(now).filter(pk=run.pk).exists()
+        if stalled or not exchange.run_folder(run).is_held():
+            log.warning("%s has no living process; it is queued again.", run)
+            run.requeue()
+    for run in Run.objects.waiting().filter(queued_at__lt=now - timedelta(seconds=10)):
+        send("start_run", run.pk, expires=2 * settings.BEAT_SECONDS)
+
+
+@shared_task
+def advance_rounds() -> None:
+    """Queue the next stage of every round whose last one has ended."""
+    for round_ in Round.objects.filter(state__in=[Round.State.QUEUED, Round.State.RUNNING]):
+        lifecycle.advance(round_)
