@@ -14,7 +14,15 @@ app = Celery("tandem")
 app.conf.update(
     broker_url=settings.REDIS_URL,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 10},
+    broker_transport_options={
+        "socket_connect_timeout": 2,
+        "socket_timeout": 10,
+        # A click never waits for a dead Redis: one more try, at once.
+        "max_retries": 1,
+        "interval_start": 0,
+        "interval_step": 0,
+        "interval_max": 0,
+    },
     task_ignore_result=True,
     task_acks_late=False,
     task_routes={"annotation_app.tasks.start_run": {"queue": "gpu"}},

@@ -139,16 +139,14 @@ class Run(models.Model):
             heartbeat_at=now,
             error="",
         )
-        self.refresh_from_db()
-        return moved == 1
+        return self._follow(moved)
 
     def requeue(self) -> bool:
         """running → queued: its worker is gone. The run goes on from its last checkpoint."""
         moved = self._mine(self.State.RUNNING).update(state=self.State.QUEUED)
-        self.refresh_from_db()
         if moved:
             self.send()
-        return moved == 1
+        return self._follow(moved)
 
     def report(self, *, heartbeat_at: datetime | None = None, **progress: Any) -> bool:
         """Store progress of this attempt; False when the run is no longer this attempt's."""
@@ -201,7 +199,12 @@ class Run(models.Model):
         moved = self._mine(self.State.RUNNING).update(
             state=state, error=error, ended_at=timezone.now()
         )
-        self.refresh_from_db()
+        return self._follow(moved)
+
+    def _follow(self, moved: int) -> bool:
+        """Read the row again if this object moved it; otherwise keep the attempt it knows."""
+        if moved:
+            self.refresh_from_db()
         return moved == 1
 
 

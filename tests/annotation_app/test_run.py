@@ -1,0 +1,127 @@
+"""Runs: who may take one, who may say that it is done, and what a dead worker leaves."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from annotation_app import exchange, tasks
+from annotation_app.models import Checkpoint, Run
+from annotation_app.models.refusals import WrongState
+from tests.annotation_app.rows import released_chat_model
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def storage_root(settings, tmp_path):
+    settings.STORAGE_ROOT = tmp_path
+
+
+def queued() -> Run:
+    start = released_chat_model().checkpoint
+    return Run.queue(Run.Kind.REWARD_TRAINING, {}, {"start": start}, criterion="helpfulness")
+
+
+def test_it_works():
+    run = queued()
+    assert run.claim()
+    assert (run.state, run.attempt) == ("running", 1)
+    assert run.report(step=3, total_steps=9)
+    assert run.succeed()
+    assert Run.objects.get().state == "succeeded"
+
+
+def test_a_run_is_taken_once():
+    run = queued()
+    other = Run.objects.get(pk=run.pk)
+    assert run.claim()
+    assert not other.claim()
+
+
+def test_an_older_attempt_may_not_report_nor_end_the_run():
+    run = queued()
+    run.claim()
+    older = Run.objects.get(pk=run.pk)
+    run.requeue()
+    newer = Run.objects.get(pk=run.pk)
+    assert newer.claim()
+    assert newer.attempt == 2
+    assert not older.report(step=99)
+    assert not older.succeed()
+    assert not older.fail("the older one")
+    newer.refresh_from_db()
+    assert (newer.state, newer.step, newer.error) == ("running", 0, "")
+
+
+def test_cancelling_a_queued_run_ends_it_at_once():
+    run = queued()
+    run.cancel()
+    assert run.state == "cancelled"
+    assert not run.claim()
+
+
+def test_cancelling_a_running_run_asks_its_supervisor():
+    run = queued()
+    run.claim()
+    run.cancel()
+    assert (run.state, run.cancel_requested) == ("running", True)
+
+
+def test_cancelling_a_finished_run_is_refused():
+    run = queued()
+    run.claim()
+    run.succeed()
+    with pytest.raises(WrongState, match="already succeeded"):
+        run.cancel()
+
+
+def test_a_run_without_a_living_process_is_queued_again():
+    run = queued()
+    run.claim()
+    Run.objects.update(heartbeat_at=timezone.now() - timedelta(seconds=60))
+    tasks.rescue_runs()
+    run.refresh_from_db()
+    assert run.state == "queued"
+
+
+def test_a_run_whose_process_lives_is_left_alone():
+    run = queued()
+    run.claim()
+    Run.objects.update(heartbeat_at=timezone.now() - timedelta(seconds=60))
+    with exchange.run_folder(run).locked():
+        tasks.rescue_runs()
+    run.refresh_from_db()
+    assert run.state == "running"
+
+
+def test_a_living_process_without_progress_for_too_long_is_replaced(settings):
+    settings.RUN_HEARTBEAT_TIMEOUT_SECONDS = 30
+    run = queued()
+    run.claim()
+    Run.objects.update(heartbeat_at=timezone.now() - timedelta(seconds=60))
+    with exchange.run_folder(run).locked():
+        tasks.rescue_runs()
+    run.refresh_from_db()
+    assert run.state == "queued"
+
+
+def test_a_chat_model_cannot_be_promoted():
+    with pytest.raises(WrongState, match="only reward models"):
+        released_chat_model().checkpoint.promote()
+
+
+def test_the_newest_promotion_counts():
+    rewards = [
+        Checkpoint.objects.create(
+            kind="safety_reward", name=name, line="tiny", storage_key=name, sha256=""
+        )
+        for name in ("first", "second")
+    ]
+    assert Checkpoint.objects.promoted("safety") is None
+    rewards[1].promote()
+    rewards[0].promote()
+    assert Checkpoint.objects.promoted("safety") == rewards[0]
+    assert Checkpoint.objects.promoted("helpfulness") is None
