@@ -200,7 +200,7 @@ def dialogue_root(messages: Sequence[Message]) -> str:
 
 
 class MalformedLine(ValueError):
-    """A line that cannot be read; the sentence names file, line, field, value and what is allowed."""
+    """A line that cannot be read; says file, line, field, value and what is allowed."""
 
     def __init__(self, path: object, line: int, field: str, value: object, allowed: str) -> None:
         shown = repr(value)

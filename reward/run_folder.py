@@ -1,7 +1,7 @@
 """The run folder: what one child process of work reads, appends to, and leaves behind.
 
 ``config.json`` · inputs and ``manifest.json`` · ``metrics.jsonl`` · ``log.txt`` · ``checkpoint/``
-(to resume from) · ``model/`` · ``result.json``, written last and by rename: its presence means done.
+(to resume from) · ``model/`` · ``result.json``, written last, by rename: it is there when done.
 Standard library only; the web side reads the same folder through this module.
 """
 

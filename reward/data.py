@@ -1,0 +1,132 @@
+"""Pairs files → token rows: the chat template, the mixture, the order, and what is refused."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reward.preferences import Criterion, Message, PreferencePair, read_pairs
+
+COLLECTED = "collected"
+
+
+class PairRows(NamedTuple):
+    """A pair with the token rows of its two responses, each row prompt and answer."""
+
+    pair: PreferencePair
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def longest(self) -> int:
+        return max(len(self.chosen), len(self.rejected))
+
+
+def load_pairs(path: Path) -> list[PreferencePair]:
+    """Every pair of a file. Raises MalformedLine, and ValueError for one that cannot be ranked."""
+    pairs = list(read_pairs(path))
+    for pair in pairs:
+        if not pair.chosen.strip() or not pair.rejected.strip():
+            raise ValueError(f"{path}: pair {pair.id!r} has an empty answer")
+        if pair.chosen == pair.rejected:
+            raise ValueError(f"{path}: pair {pair.id!r} has two identical answers")
+    return pairs
+
+
+def refuse_leak(train: Iterable[PreferencePair], holdout: Iterable[PreferencePair]) -> None:
+    """Raises ValueError naming a dialogue root that stands in both files."""
+    shared = {pair.root for pair in train} & {pair.root for pair in holdout}
+    if shared:
+        raise ValueError(
+            f"{len(shared)} dialogue roots stand in the pairs and in the holdout, "
+            f"one is {min(shared)!r}; allowed are none"
+        )
+
+
+def mix(
+    pairs: Sequence[PreferencePair], criterion: Criterion, mixture: str, seed: int
+) -> list[PreferencePair]:
+    """The pairs that this criterion's model is trained on (section 3.2.2), in file order.
+
+    "published": the helpfulness model takes all collected helpfulness pairs and as many of all the
+    rest, drawn evenly; the safety model takes all safety pairs as 90 % and fills 10 % with
+    helpfulness pairs. While nothing of the criterion has been collected, imported pairs of it
+    stand in its place. "own": pairs of the criterion only. "all": every pair.
+    """
+    if mixture == "all":
+        return list(pairs)
+    own = {pair.id for pair in pairs if pair.criterion == criterion}
+    if mixture == "own":
+        return [pair for pair in pairs if pair.id in own]
+    collected = {p.id for p in pairs if p.id in own and p.source == COLLECTED}
+    if criterion is Criterion.HELPFULNESS:
+        own = collected or own
+        wanted = len(own)
+    else:
+        wanted = round(len(own) / 9)
+    rest = [pair.id for pair in pairs if pair.id not in own]
+    drawn = set(random.Random(seed).sample(rest, min(wanted, len(rest))))
+    return [pair for pair in pairs if pair.id in own or pair.id in drawn]
+
+
+def row_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """The tokens of a conversation in the tokenizer's chat template, special tokens included.
+
+    The one way from messages to token rows: in training, scoring and the loop alike.
+    """
+    chat = [message._asdict() for message in messages]
+    tokens: list[int] = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+    return tokens
+
+
+def tokenise(tokenizer: Any, pairs: Iterable[PreferencePair]) -> list[PairRows]:
+    """Both rows of every pair.
+
+    Raises ValueError for a row that ends in the pad token: its score would be read one token early.
+    """
+    rows = []
+    for pair in pairs:
+        chosen, rejected = (
+            row_tokens(tokenizer, [*pair.prompt, Message("assistant", answer)])
+            for answer in (pair.chosen, pair.rejected)
+        )
+        if tokenizer.pad_token_id in (chosen[-1], rejected[-1]):
+            raise ValueError(
+                f"pair {pair.id!r} ends in the pad token {tokenizer.pad_token!r}; "
+                "allowed is any other end token"
+            )
+        rows.append(PairRows(pair, chosen, rejected))
+    return rows
+
+
+def within_length(
+    rows: Sequence[PairRows], max_tokens: int, over_long: str
+) -> tuple[list[PairRows], int]:
+    """The pairs that fit, and how many do not.
+
+    Raises ValueError naming the first over-long pair when ``over_long`` is "error".
+    """
+    kept = [row for row in rows if row.longest <= max_tokens]
+    if over_long == "error" and len(kept) < len(rows):
+        first = next(row for row in rows if row.longest > max_tokens)
+        raise ValueError(
+            f"pair {first.pair.id!r} has {first.longest} tokens, allowed are {max_tokens}"
+        )
+    return kept, len(rows) - len(kept)
+
+
+def epoch_order(count: int, epoch: int, seed: int, shuffle: bool) -> list[int]:
+    """The order of one epoch: the file's, or drawn from seed and epoch alone, so it resumes."""
+    order = list(range(count))
+    if shuffle:
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+def composition(pairs: Iterable[PreferencePair]) -> dict[str, int]:
+    """How many pairs of which criterion and source, for the run's result."""
+    counts = Counter(f"{pair.criterion}, {pair.source or 'unknown source'}" for pair in pairs)
+    return dict(sorted(counts.items()))

@@ -1,0 +1,61 @@
+"""The losses of a reward model, on raw scores (logits). B is the minibatch of pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reward.preferences import PreferenceStrength
+
+_NO_MARGIN: dict[PreferenceStrength | None, float] = {
+    None: 0.0,
+    **dict.fromkeys(PreferenceStrength, 0.0),
+}
+
+# Llama 2, table 27; an unknown strength has no margin.
+MARGINS: dict[str, dict[PreferenceStrength | None, float]] = {
+    "none": _NO_MARGIN,
+    "small": _NO_MARGIN
+    | {
+        PreferenceStrength.SIGNIFICANTLY_BETTER: 1.0,
+        PreferenceStrength.BETTER: 2 / 3,
+        PreferenceStrength.SLIGHTLY_BETTER: 1 / 3,
+    },
+    "large": _NO_MARGIN
+    | {
+        PreferenceStrength.SIGNIFICANTLY_BETTER: 3.0,
+        PreferenceStrength.BETTER: 2.0,
+        PreferenceStrength.SLIGHTLY_BETTER: 1.0,
+    },
+}
+
+
+def ranking_loss(
+    chosen: Tensor, rejected: Tensor, margin: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Mean of ``-log sigmoid(chosen - rejected - margin)`` (Llama 2, equation 2).
+
+    ``chosen``, ``rejected``, ``margin`` and ``weight`` are (B,); with weights it is the weighted
+    mean. Computed by softplus, so that no difference overflows. Returns a scalar ().
+    """
+    loss = F.softplus(margin - (chosen - rejected))  # (B,)
+    if weight is None:
+        return loss.mean()
+    return (loss * weight).sum() / weight.sum()
+
+
+def safety_auxiliary_loss(
+    chosen: Tensor, rejected: Tensor, chosen_safe: Tensor, rejected_safe: Tensor, known: Tensor
+) -> Tensor:
+    """Binary cross entropy of sigmoid(score) against "is safe", mean over the known responses.
+
+    All are (B,); True in ``chosen_safe`` and ``rejected_safe`` means the response is safe, True in
+    ``known`` that the pair's label is known. The paper trains with such a loss and does not print
+    it (appendix A.3.3); this is the plain form. Returns a scalar (), 0 where nothing is known.
+    """
+    scores = torch.cat([chosen, rejected])  # (2B,)
+    safe = torch.cat([chosen_safe, rejected_safe]).to(scores.dtype)
+    mask = torch.cat([known, known]).to(scores.dtype)
+    loss = F.binary_cross_entropy_with_logits(scores, safe, reduction="none")  # (2B,)
+    return (loss * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,100 @@
+"""Score answers with a saved reward model: ``python -m reward.score``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from reward.accuracy import ScoredPair
+from reward.config import ScoreConfig
+from reward.data import PairRows, row_tokens
+from reward.model import load_reward_model, pick_device, score_rows
+from reward.preferences import Message, RecordReader, read_json_lines
+from reward.settings import parse
+
+
+class Scorer:
+    """A reward model ready to score conversations."""
+
+    def __init__(
+        self, folder: Path, device: str = "auto", dtype: str = "float32", rows: int = 64
+    ) -> None:
+        model, self.tokenizer = load_reward_model(folder)
+        self.model = model.to(pick_device(device))
+        self.dtype, self.rows = dtype, rows
+
+    def __call__(self, conversations: Sequence[Sequence[Message]]) -> Tensor:
+        """Raw scores (B,) of B conversations that each end with the answer to be judged."""
+        return self.score_tokens([row_tokens(self.tokenizer, c) for c in conversations])
+
+    def score_tokens(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Raw scores (B,) of B token rows."""
+        return score_tokens(self.model, rows, self.rows, self.dtype)
+
+
+@torch.no_grad()
+def score_tokens(
+    model: object, rows: Sequence[Sequence[int]], at_once: int, dtype: str = "float32"
+) -> Tensor:
+    """Raw scores (B,) on the CPU; rows of like length go through the model together."""
+    scores = torch.empty(len(rows))
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    starts = range(0, len(rows), at_once)
+    for start in tqdm(starts, desc="scoring", unit="minibatch", disable=_quiet(len(starts))):
+        chosen = by_length[start : start + at_once]
+        scores[chosen] = score_rows(model, [rows[i] for i in chosen], dtype).cpu()
+    return scores
+
+
+def _quiet(minibatches: int) -> bool:
+    return minibatches < 4 or not sys.stderr.isatty()
+
+
+def score_pairs(
+    model: object, rows: Sequence[PairRows], at_once: int, dtype: str = "float32"
+) -> list[ScoredPair]:
+    """Both responses of every pair, scored."""
+    flat = [tokens for row in rows for tokens in (row.chosen, row.rejected)]
+    scores = score_tokens(model, flat, at_once, dtype).view(-1, 2).tolist()
+    return [ScoredPair(row.pair, *both) for row, both in zip(rows, scores, strict=True)]
+
+
+def score_file(config: ScoreConfig) -> int:
+    """Add a score to every line of a file; returns how many. Raises MalformedLine."""
+    records, conversations = [], []
+    for number, record in read_json_lines(config.input):
+        reader = RecordReader(record, config.input, number)
+        messages = list(reader.messages("messages"))
+        if messages[-1].role != "assistant":
+            raise reader.refuse("messages", record["messages"], "messages that end with an answer")
+        records.append(record)
+        conversations.append(messages)
+    scorer = Scorer(config.model, config.device, config.dtype, config.rows)
+    scores = scorer(conversations).tolist()
+    temporary = config.output.with_name(config.output.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for record, score in zip(records, scores, strict=True):
+            file.write(json.dumps({**record, "score": score}, ensure_ascii=False) + "\n")
+    os.replace(temporary, config.output)
+    return len(records)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    config = parse(ScoreConfig, "reward.score", argv)
+    try:
+        count = score_file(config)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    print(f"{count} answers scored: {config.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The worked values of the recipe: C1 (margin ranking loss), C4 (auxiliary loss)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from reward.loss import MARGINS, ranking_loss, safety_auxiliary_loss
+from reward.preferences import STRONGEST_FIRST
+
+C1 = [
+    (1.2, -0.3, "none", (0.201413,) * 4, (-0.182426,) * 4),
+    (1.2, -0.3, "small", (0.474077, 0.360885, 0.271098, 0.201413),
+     (-0.377541, -0.302941, -0.237458, -0.182426)),
+    (1.2, -0.3, "large", (1.701413, 0.974077, 0.474077, 0.201413),
+     (-0.817574, -0.622459, -0.377541, -0.182426)),
+    (0.4, 0.4, "small", (1.313262, 1.081037, 0.873639, 0.693147),
+     (-0.731059, -0.660756, -0.582570, -0.5)),
+    (0.4, 0.4, "large", (3.048587, 2.126928, 1.313262, 0.693147),
+     (-0.952574, -0.880797, -0.731059, -0.5)),
+    (-0.5, 0.2, "small", (1.867786, 1.593767, 1.337739, 1.103186),
+     (-0.845535, -0.796841, -0.737562, -0.668188)),
+    (-0.5, 0.2, "large", (3.724423, 2.765044, 1.867786, 1.103186),
+     (-0.975873, -0.937027, -0.845535, -0.668188)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("chosen", "rejected", "margins", "losses", "gradients"), C1)
+def test_c1_loss_and_gradient(chosen, rejected, margins, losses, gradients):
+    for strength, loss, gradient in zip(STRONGEST_FIRST, losses, gradients, strict=True):
+        scores = [torch.tensor([value], requires_grad=True) for value in (chosen, rejected)]
+        margin = torch.tensor([MARGINS[margins][strength]])
+        found = ranking_loss(*scores, margin)
+        found.backward()
+        assert found.item() == pytest.approx(loss, abs=1e-6)
+        assert scores[0].grad.item() == pytest.approx(gradient, abs=1e-6)
+        assert scores[1].grad.item() == pytest.approx(-gradient, abs=1e-6)
+
+
+@pytest.mark.parametrize(("margins", "mean"), [("none", 0.561764), ("small", 0.773687),
+                                               ("large", 1.450707)])  # fmt: skip
+def test_c1_batch_mean(margins, mean):
+    chosen = torch.tensor([2.0, 0.1, 1.0, -0.2])
+    rejected = torch.tensor([0.5, 0.3, 0.7, -0.2])
+    margin = torch.tensor([MARGINS[margins][strength] for strength in STRONGEST_FIRST])
+    assert ranking_loss(chosen, rejected, margin).item() == pytest.approx(mean, abs=1e-6)
+    shifted = ranking_loss(chosen + 5, rejected + 5, margin)
+    assert shifted.item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_c1_extreme_differences_stay_finite():
+    zero = torch.zeros(1)
+    assert ranking_loss(torch.tensor([1000.0]), zero, zero).item() == 0
+    assert ranking_loss(torch.tensor([-1000.0]), zero, zero).item() == 1000
+    assert ranking_loss(torch.tensor([1e4]), torch.tensor([-1e4]), zero).isfinite()
+
+
+def test_unknown_strength_has_no_margin():
+    assert [MARGINS[name][None] for name in ("none", "small", "large")] == [0, 0, 0]
+
+
+def test_weighted_mean():
+    chosen, rejected = torch.tensor([1.2, 0.4]), torch.tensor([-0.3, 0.4])
+    found = ranking_loss(chosen, rejected, torch.zeros(2), torch.tensor([3.0, 1.0]))
+    assert found.item() == pytest.approx((3 * 0.201413 + 0.693147) / 4, abs=1e-6)
+
+
+C4_CHOSEN, C4_REJECTED = torch.tensor([1.5, 0.8, -0.4]), torch.tensor([-1.0, 0.3, -0.9])
+C4_SAFE = torch.tensor([True, True, False]), torch.tensor([False, True, False])
+
+
+def test_c4_auxiliary_loss():
+    known = torch.tensor([True, True, True])
+    found = safety_auxiliary_loss(C4_CHOSEN, C4_REJECTED, *C4_SAFE, known)
+    assert found.item() == pytest.approx(0.382383, abs=1e-6)
+    for i, expected in enumerate((0.257337, 0.462728, 0.427085)):
+        only = torch.arange(3) == i
+        found = safety_auxiliary_loss(C4_CHOSEN, C4_REJECTED, *C4_SAFE, only)
+        assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_c4_total():
+    margin = torch.tensor([MARGINS["small"][STRONGEST_FIRST[i]] for i in (0, 2, 1)])
+    rank = ranking_loss(C4_CHOSEN, C4_REJECTED, margin)
+    assert rank.item() == pytest.approx(0.531548, abs=1e-6)
+    aux = safety_auxiliary_loss(C4_CHOSEN, C4_REJECTED, *C4_SAFE, torch.ones(3, dtype=torch.bool))
+    assert (rank + aux).item() == pytest.approx(0.913931, abs=1e-6)
+
+
+def test_unknown_labels_have_no_auxiliary_loss_nor_gradient():
+    chosen = C4_CHOSEN.clone().requires_grad_()
+    loss = safety_auxiliary_loss(chosen, C4_REJECTED, *C4_SAFE, torch.zeros(3, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert chosen.grad.abs().sum().item() == 0
+
+
+def test_swapped_labels_flip_the_gradient():
+    gradients = []
+    for safe in (True, False):
+        chosen = torch.zeros(1, requires_grad=True)
+        flags = torch.tensor([safe]), torch.tensor([not safe])
+        known = torch.tensor([True])
+        safety_auxiliary_loss(chosen, torch.zeros(1), *flags, known).backward()
+        gradients.append(chosen.grad.item())
+    assert gradients[0] == -gradients[1] != 0
