@@ -1,0 +1,43 @@
+# `make run` brings Tandem up, `make test` checks everything. Both set up what they need.
+
+PYTHON := $(shell for p in python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: setup run test proof lint clean
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+ifeq ($(PYTHON),)
+	@echo "Tandem needs Python 3.11 or 3.12; found $$(python3 --version 2>&1 || echo none)." >&2; exit 1
+endif
+	@test "$$(df -Pk . | awk 'NR==2 {print $$4}')" -ge 4000000 || \
+		{ echo "The disk has less than 4 GB free, which the virtual environment needs." >&2; exit 1; }
+	@rm -f .venv/.ready
+	@test -x $(BIN)/python || $(PYTHON) -m venv --clear .venv
+	@echo "Installing the pinned parts (a few minutes the first time) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch .venv/.ready
+
+run: setup
+	@exec $(BIN)/python -m annotation_app.processes.start
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy annotation_app reward rlhf_loop demo
+	$(BIN)/lint-imports
+	TANDEM_VAR=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run
+
+test: lint
+	$(BIN)/python -m tests.chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.on_postgresql tests/annotation_app
+
+proof: setup
+	$(BIN)/python -m benchmarks.proof
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from rlhf_loop.advantages import masked_mean
+from rlhf_loop.policy import exact_kl
+from rlhf_loop.ppo import policy_loss, value_loss
+
+RATIOS = torch.tensor([0.5, 0.79, 0.9, 1.0, 1.1, 1.3, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("advantage", "expected"),
+    [
+        (1.0, [-0.5, -0.79, -0.9, -1.0, -1.1, -1.2, -1.2]),
+        (-1.0, [0.8, 0.8, 0.9, 1.0, 1.1, 1.3, 2.0]),
+    ],
+)
+def test_the_clipped_loss_is_the_hand_worked_one(advantage, expected):
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    old = torch.tensor([[-1.3]])
+    found = [
+        policy_loss(old + ratio.log(), old, torch.full((1, 1), advantage), mask, 0.2).item()
+        for ratio in RATIOS
+    ]
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_value_loss_is_the_hand_worked_one():
+    rows = (torch.tensor([[value]]) for value in (0.9, 0.5, 1.0))
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    assert value_loss(*rows, mask, 0.2).item() == pytest.approx(0.045)
+
+
+def test_a_clipped_ratio_has_no_gradient_where_the_advantage_agrees():
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    logprobs = torch.tensor([[0.5, 0.5, -0.5, -0.5]], requires_grad=True)  # ratios 1.65 and 0.61
+    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+    policy_loss(logprobs, torch.zeros(1, 4), advantages, mask, 0.2).backward()
+    assert (logprobs.grad != 0).tolist() == [[False, True, True, False]]
+
+
+def test_at_ratio_one_the_gradient_is_that_of_reinforce():
+    logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    advantages = torch.tensor([[0.7, -0.4]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    policy_loss(logprobs, logprobs.detach(), advantages, mask, 0.2).backward()
+    torch.testing.assert_close(logprobs.grad, -advantages / 2)
+
+
+def test_pads_have_no_gradient_and_do_not_count():
+    torch.manual_seed(0)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    rows = torch.randn(4, 2, 3)
+    rows[1:, ~mask] = float("nan")
+    rows[0, ~mask] = 1e4
+    now = rows[0].clone().requires_grad_()
+    loss = policy_loss(now, rows[1], rows[2].nan_to_num(5.0), mask, 0.2)
+    loss = loss + value_loss(now, rows[1].nan_to_num(3.0), rows[2].nan_to_num(5.0), mask, 0.2)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert now.grad[~mask].tolist() == [0.0, 0.0, 0.0]
+    assert bool((now.grad[mask] != 0).any())
+
+
+@pytest.mark.parametrize("loss", [policy_loss, value_loss])
+@pytest.mark.parametrize("cut", [1, 2, 5])
+def test_parts_of_a_minibatch_add_up_to_it(loss, cut):
+    torch.manual_seed(1)
+    mask = torch.arange(7) < torch.tensor([7, 1, 4, 2, 6, 3])[:, None]
+    rows = torch.randn(3, 6, 7)
+    whole = loss(*rows, mask, 0.2)
+    parts = [
+        loss(*rows[:, start : start + cut], mask[start : start + cut], 0.2)
+        * (mask[start : start + cut].sum() / mask.sum())
+        for start in range(0, 6, cut)
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_a_mask_that_is_true_nowhere_gives_zero():
+    assert masked_mean(torch.full((2, 2), float("nan")), torch.zeros(2, 2, dtype=torch.bool)) == 0
+
+
+def test_the_exact_divergence_is_the_hand_worked_one():
+    policy, ref = torch.tensor([[[0.5, 0.3, 0.2]]]).log(), torch.tensor([[[0.4, 0.4, 0.2]]]).log()
+    assert exact_kl(policy, ref).item() == pytest.approx(0.025267, abs=1e-5)
+    assert exact_kl(policy, policy).item() == 0.0
+
+
+def test_ppo_finds_the_better_arm_of_a_bandit():
+    """The losses alone, on three arms: the policy moves to the arm that pays."""
+    torch.manual_seed(0)
+    logits = torch.zeros(3, requires_grad=True)
+    pay = torch.tensor([0.0, 1.0, 0.2])
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(40):
+        arms = torch.multinomial(logits.detach().softmax(-1), 64, replacement=True)
+        old = logits.detach().log_softmax(-1)[arms][:, None]
+        advantages = (pay[arms] - pay[arms].mean())[:, None]
+        now = logits.log_softmax(-1)[arms][:, None]
+        optimizer.zero_grad()
+        policy_loss(now, old, advantages, torch.ones(64, 1, dtype=torch.bool), 0.2).backward()
+        optimizer.step()
+    assert logits.softmax(-1)[1] > 0.9
