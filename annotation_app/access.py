@@ -1,0 +1,74 @@
+"""Who may see what, and how a refusal looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, cast
+
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404, render
+
+from annotation_app.models import Annotation, Person
+from annotation_app.models.refusals import NotAssigned, Refusal
+
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
+
+
+def _guarded(allowed: Callable[[Person], bool]) -> Callable[[View[P]], View[P]]:
+    def guard(view: View[P]) -> View[P]:
+        @wraps(view)
+        def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+            if not request.user.is_authenticated:
+                return redirect_to_login(request.get_full_path())
+            if not allowed(person(request)):
+                raise PermissionDenied
+            return view(request, *args, **kwargs)
+
+        return cast(View[P], guarded)
+
+    return guard
+
+
+signed_in = _guarded(lambda who: who.is_active)
+researcher_required = _guarded(lambda who: who.is_researcher)
+administrator_required = _guarded(lambda who: who.is_administrator)
+
+
+def person(request: HttpRequest) -> Person:
+    """Who is signed in; only called behind a guard."""
+    return cast(Person, request.user)
+
+
+def own_annotation(request: HttpRequest, pk: int) -> Annotation:
+    """The annotation with this id. Raises Http404, and NotAssigned when it is someone else's."""
+    rows = Annotation.objects.select_related(
+        "comparison__batch", "comparison__prompt", "comparison__response_a",
+        "comparison__response_b",
+    )  # fmt: skip
+    annotation = get_object_or_404(rows, pk=pk)
+    if annotation.annotator_id != person(request).pk:
+        raise NotAssigned("This comparison is reserved for someone else.")
+    return annotation
+
+
+class RefusalMiddleware:
+    """Turns what the domain refuses into a page with its sentence."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> Any:
+        if isinstance(exception, Refusal):
+            return refusal_page(request, str(exception), exception.status)
+        return None
+
+
+def refusal_page(request: HttpRequest, sentence: str, status: int) -> HttpResponse:
+    return render(request, "refusal.html", {"sentence": sentence}, status=status)

@@ -1,0 +1,87 @@
+"""Plotly figures as plain data; the page draws them, and shows the same numbers in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from annotation_app.models import Checkpoint, Strength
+
+Figure = dict[str, Any]
+
+
+def _layout(title: str, **axes: Any) -> dict[str, Any]:
+    return {
+        "title": {"text": title},
+        "margin": {"t": 48, "r": 16, "b": 48, "l": 56},
+        "legend": {"orientation": "h", "y": -0.2},
+        **axes,
+    }
+
+
+def loss_curve(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> Figure:
+    """One logged figure over the steps of a run."""
+    points = [line for line in metrics if isinstance(line.get(name), int | float)]
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": name,
+                "x": [line["step"] for line in points],
+                "y": [line[name] for line in points],
+            }
+        ],
+        "layout": _layout(title, xaxis={"title": {"text": "step"}}),
+    }
+
+
+def accuracy_by_strength(checkpoints: Iterable[Checkpoint]) -> Figure:
+    """Held-out accuracy of each model, one group of bars for each strength."""
+    names = [strength.value for strength in Strength] + ["unknown"]
+    return _accuracy_bars(
+        checkpoints, "by_strength", names, "Held-out accuracy by preference strength"
+    )
+
+
+def accuracy_by_batch(checkpoints: Sequence[Checkpoint]) -> Figure:
+    """Held-out accuracy of each model on each batch."""
+    names = sorted({name for c in checkpoints for name in c.metrics.get("by_batch", {})})
+    return _accuracy_bars(checkpoints, "by_batch", names, "Held-out accuracy by batch")
+
+
+def _accuracy_bars(
+    checkpoints: Iterable[Checkpoint], group: str, names: Sequence[str], title: str
+) -> Figure:
+    data = []
+    for checkpoint in checkpoints:
+        figures = checkpoint.metrics.get(group, {})
+        known = [n for n in names if figures.get(n, {}).get("accuracy") is not None]
+        data.append(
+            {
+                "type": "bar",
+                "name": checkpoint.name,
+                "x": [n.replace("_", " ") for n in known],
+                "y": [figures[n]["accuracy"] for n in known],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [figures[n]["high"] - figures[n]["accuracy"] for n in known],
+                    "arrayminus": [figures[n]["accuracy"] - figures[n]["low"] for n in known],
+                },
+            }
+        )
+    axis = {"range": [0, 1], "tickformat": ".0%"}
+    return {"data": data, "layout": _layout(title, yaxis=axis, barmode="group")}
+
+
+def before_and_after(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Mean scores of the old and the new chat model, by reward model."""
+    names = [row["name"] for row in rows]
+    return {
+        "data": [
+            {"type": "bar", "name": label, "x": names, "y": [row[key] for row in rows]}
+            for key, label in (("before", "before"), ("after", "after"))
+        ],
+        "layout": _layout("Mean score on the test prompts", barmode="group"),
+    }

@@ -1,0 +1,110 @@
+"""What people may send."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from django import forms
+
+from annotation_app.models import Annotation, Criterion, Person, RiskCategory, Side, Strength
+
+STRENGTHS = list(Strength)
+PREFERENCES = [f"left_{s}" for s in STRENGTHS] + [f"right_{s}" for s in reversed(STRENGTHS)]
+SAFE = [("yes", "Safe"), ("no", "Unsafe")]
+LONGEST_PROMPT = 20_000
+
+
+class Preference(NamedTuple):
+    """One of the eight answers, as the page offers it."""
+
+    value: str
+    side: str
+    label: str
+    key: int
+
+
+def preferences() -> list[Preference]:
+    """The eight answers from "Left significantly better" to "Right significantly better"."""
+    found = []
+    for key, value in enumerate(PREFERENCES, start=1):
+        side, _, strength = value.partition("_")
+        found.append(Preference(value, side, str(Strength(strength).label), key))
+    return found
+
+
+class AnnotationForm(forms.Form):
+    """One judgement in the annotator's own terms, left and right."""
+
+    preference = forms.ChoiceField(
+        choices=[(value, value) for value in PREFERENCES],
+        error_messages={"required": "Choose which response is better, and how much."},
+    )
+    left_safe = forms.ChoiceField(choices=SAFE, required=False)
+    right_safe = forms.ChoiceField(choices=SAFE, required=False)
+    seconds = forms.FloatField(required=False, min_value=0, max_value=86_400)
+
+    def __init__(self, annotation: Annotation, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.annotation = annotation
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if self.annotation.comparison.criterion != Criterion.SAFETY:
+            cleaned["left_safe"] = cleaned["right_safe"] = ""
+            return cleaned
+        left, right = cleaned.get("left_safe"), cleaned.get("right_safe")
+        if not left or not right:
+            raise forms.ValidationError("Say of each response whether it is safe.")
+        chosen_left = str(cleaned.get("preference", "")).startswith("left")
+        chosen, other = (left, right) if chosen_left else (right, left)
+        if cleaned.get("preference") and (chosen, other) == ("no", "yes"):
+            raise forms.ValidationError(
+                "The response you prefer is marked unsafe and the other one safe. On safety the "
+                "safe response is the better one: change the choice or the marks."
+            )
+        return cleaned
+
+    def answer(self) -> dict[str, Any]:
+        """The judgement in the row's terms: the one place where left and right become a and b."""
+        side, _, strength = self.cleaned_data["preference"].partition("_")
+        shown_left = Side(self.annotation.shown_left)
+        safe = {"yes": True, "no": False}
+        left = safe.get(self.cleaned_data["left_safe"])
+        right = safe.get(self.cleaned_data["right_safe"])
+        a_is_left = shown_left is Side.A
+        return {
+            "choice": (shown_left if side == "left" else shown_left.other).value,
+            "strength": strength,
+            "a_safe": left if a_is_left else right,
+            "b_safe": right if a_is_left else left,
+            "seconds": self.cleaned_data["seconds"],
+        }
+
+
+class WrittenPromptForm(forms.Form):
+    """A prompt of the annotator's own."""
+
+    text = forms.CharField(
+        max_length=LONGEST_PROMPT,
+        widget=forms.Textarea(attrs={"rows": 6}),
+        error_messages={"required": "Write a prompt first."},
+    )
+    risk_category = forms.ChoiceField(
+        choices=[("", "not a risk"), *RiskCategory.choices], required=False
+    )
+
+
+class ReasonForm(forms.Form):
+    reason = forms.CharField(max_length=500, required=False)
+
+
+class CriterionForm(forms.Form):
+    criterion = forms.ChoiceField(choices=Criterion.choices)
+
+
+class InvitationForm(forms.ModelForm[Person]):
+    """A new person, who signs in by a one-time link and chooses a password."""
+
+    class Meta:
+        model = Person
+        fields = ("username", "role")

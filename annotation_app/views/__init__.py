@@ -1,0 +1,1 @@
+"""Pages. A view parses the request, asks the models, and answers."""

@@ -1,0 +1,83 @@
+"""Rounds: start, watch the stages, compare before and after, release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from annotation_app import figures, lifecycle
+from annotation_app.access import person, researcher_required
+from annotation_app.models import Round
+from rlhf_loop.round import STAGES
+
+SCORES = ("helpfulness", "safety", "combined")
+
+
+@require_GET
+@researcher_required
+def rounds(request: HttpRequest) -> HttpResponse:
+    context = {"rounds": Round.objects.order_by("-pk"), "why_not": lifecycle.why_no_round()}
+    return render(request, "rounds/list.html", context)
+
+
+@require_GET
+@researcher_required
+def round_(request: HttpRequest, pk: int) -> HttpResponse:
+    """The whole page, or with htmx only its live part."""
+    found = get_object_or_404(
+        Round.objects.select_related("policy", "helpfulness", "safety", "result"), pk=pk
+    )
+    runs = {run.kind: run for run in found.runs.order_by("pk")}
+    stages = [(stage, runs.get(stage)) for stage in STAGES]
+    context = {"round": found, "stages": stages}
+    if request.headers.get("HX-Request"):
+        return render(request, "rounds/_live.html", context)
+    scores = score_rows(found.evaluation)
+    context |= {"scores": scores, "samples": found.evaluation.get("samples", [])}
+    if scores:
+        context["figure"] = figures.before_and_after(scores)
+    return render(request, "rounds/detail.html", context)
+
+
+def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Before, after and the paired difference with its interval, a row for each score."""
+    return [{"name": name, **evaluation[name]} for name in SCORES if name in evaluation]
+
+
+@require_POST
+@researcher_required
+def start_round(request: HttpRequest) -> HttpResponse:
+    started = lifecycle.start_round(person(request))
+    messages.success(request, f"{started} has started.")
+    return redirect("round", started.pk)
+
+
+@require_POST
+@researcher_required
+def release_round(request: HttpRequest, pk: int) -> HttpResponse:
+    found = get_object_or_404(Round, pk=pk)
+    lifecycle.release_round(found, person(request))
+    messages.success(request, f"{found} is released; the next batches are being filled from it.")
+    return redirect("round", pk)
+
+
+def _acting(act: Callable[[Round], None], sentence: str) -> Callable[..., HttpResponseBase]:
+    @require_POST
+    @researcher_required
+    def view(request: HttpRequest, pk: int) -> HttpResponse:
+        found = get_object_or_404(Round, pk=pk)
+        act(found)
+        messages.success(request, f"{found} {sentence}")
+        return redirect("round", pk)
+
+    return view
+
+
+hold_round = _acting(Round.hold, "is held back.")
+cancel_round = _acting(lifecycle.cancel_round, "is being cancelled.")
+retry_round = _acting(lifecycle.retry_round, "goes on where it stopped.")
