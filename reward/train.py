@@ -1,9 +1,9 @@
 """Train one reward model: ``python -m reward.train``.
 
 The recipe of Llama 2, section 3.2.2: trunk of the chat model, scalar head, margin ranking loss, for
-the safety model a classification loss beside it, AdamW, warm-up and cosine, one epoch. A second start
-on the same run folder goes on from the last checkpoint; on the CPU the finished weights are bit
-for bit those of an uninterrupted run.
+the safety model a classification loss beside it, AdamW, warm-up and cosine, one epoch. Started
+again on the same run folder it goes on from the last checkpoint; on the CPU the finished weights
+are bit for bit those of an uninterrupted run.
 
 Left out on purpose: callbacks, trackers, epochs of evaluation. Figures go to ``metrics.jsonl``;
 whoever wants to see them reads that file.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rlhf_loop.advantages import (
     combine_scores,
     estimate_advantages,
+    kl_k3,
     last_token,
     shape_rewards,
     whiten,
@@ -114,6 +115,22 @@ def test_the_kl_penalty_stands_on_its_tokens_and_the_score_on_the_last():
     close(shape_rewards(score, *rows, mask, kl_coef=0.005).sum(), 0.952813)
 
 
+def test_the_k3_estimate_is_the_hand_worked_one():
+    found = kl_k3(torch.tensor(LOGPROBS) - torch.tensor(REF_LOGPROBS))
+    close(found, [0.018731, 0.021403, 0.106531, 0.005171])
+    close(found.sum(), 0.151835)
+
+
+def test_both_estimates_have_the_divergence_as_their_mean():
+    policy = torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25], dtype=torch.float64)
+    ref = torch.tensor([0.3, 0.1, 0.2, 0.25, 0.15], dtype=torch.float64)
+    log_ratio = policy.log() - ref.log()
+    exact = torch.nn.functional.kl_div(ref.log(), policy, reduction="sum")
+    torch.testing.assert_close((policy * log_ratio).sum(), exact)
+    torch.testing.assert_close((policy * kl_k3(log_ratio)).sum(), exact)
+    assert bool((kl_k3(log_ratio) >= 0).all())
+
+
 def test_the_score_lands_on_the_last_token_and_never_on_a_pad():
     mask = torch.tensor([[True] * 4 + [False] * 2, [True] + [False] * 5])
     logprobs = torch.full((2, 6), math.nan)
@@ -176,7 +193,7 @@ shares = st.floats(0, 1)
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=7), shares, shares)
 def test_advantages_agree_with_the_sum_over_n_step_estimates(steps, gamma, lam):
-    """Schulman's definition: the weighted mean of the n-step advantage estimates, by brute force."""
+    """Schulman's definition: the weighted mean of the n-step estimates, by brute force."""
     rewards, values = ([float(v) for v in column] for column in zip(*steps, strict=True))
     mask = torch.ones(1, len(steps), dtype=torch.bool)
     found, _ = estimate_advantages(
@@ -204,5 +221,5 @@ def test_with_gamma_and_lambda_one_returns_are_rewards_to_go():
     mask = torch.ones(1, 4, dtype=torch.bool)
     _, returns = estimate_advantages(torch.tensor([REWARDS]), torch.tensor([VALUES]), mask, 1, 1)
     close(returns[0], torch.tensor(REWARDS).flip(0).cumsum(0).flip(0))
-    assert all(a - b == pytest.approx(r, abs=1e-6)
-               for (a, b), r in zip(pairwise(returns[0].tolist()), REWARDS, strict=False))  # fmt: skip
+    steps = [a - b for a, b in pairwise(returns[0].tolist())]
+    assert steps == pytest.approx(REWARDS[:-1], abs=1e-6)

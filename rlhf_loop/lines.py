@@ -1,0 +1,50 @@
+"""JSON lines that a run appends to as it goes, and its progress on a terminal.
+
+Standard library only. A killed run leaves whole lines and at most one part of a line; what is read
+back is whole lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append one line per record, and see them on the disk before returning."""
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_records(path: Path) -> list[dict[str, Any]]:
+    """The records of the whole lines; a part that a killed run left at the end is cut off."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
+    return [json.loads(line) for line in content[:end].splitlines()]
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write the whole file anew; readers see the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    append_records(temporary, records)
+    os.replace(temporary, path)
+
+
+def show_progress(label: str, done: int, total: int) -> None:
+    """One line that is rewritten on a terminal; nothing where the output is a file."""
+    if sys.stdout.isatty():
+        filled = 30 * done // max(total, 1)
+        end = "\n" if done >= total else ""
+        print(f"\r{label} [{'#' * filled:<30}] {done}/{total}", end=end, flush=True)

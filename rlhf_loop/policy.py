@@ -1,0 +1,318 @@
+"""The policy: a causal language model that answers, and what PPO asks of it.
+
+Answers are drawn by a loop of our own, because it makes one thing possible that a batch generator
+does not: every row has its own seed, so an answer does not depend on which rows it was drawn with,
+and rows that have stopped leave the batch. B rows, Q query tokens, T response tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from reward.model import load_tokenizer, pick_device, save_tokenizer
+from reward.preferences import Message
+
+# Rows leave the batch once this share of it has stopped: copying the cache has a cost of its own.
+STOPPED_SHARE = 0.125
+
+
+class Answer(NamedTuple):
+    """One generated answer."""
+
+    tokens: list[int]  # the stop token included where there is one
+    finished: bool  # False: cut at the longest allowed length
+
+
+class Drawing(NamedTuple):
+    """How answers are drawn."""
+
+    max_new_tokens: int
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+
+
+def load_chat_model(folder: Path, device: str = "auto", dtype: str = "float32") -> tuple[Any, Any]:
+    """A causal language model and its tokenizer from a Hugging Face folder, without dropout.
+
+    ``device`` "auto" is a GPU where there is one. Raises ValueError for a folder without a model or
+    a tokenizer without a chat template.
+    """
+    tokenizer = load_tokenizer(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=getattr(torch, dtype)
+    )
+    # eval() for good, also while training: dropout would make PPO's first ratio differ from 1.
+    return model.to(pick_device(device)).eval(), tokenizer
+
+
+def save_chat_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save in the Hugging Face layout, weights as safetensors, ready to be sampled from.
+
+    The generation config says ``do_sample``: without it a server decodes greedily whatever
+    temperature it is asked for.
+    """
+    model.generation_config.do_sample = True
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+
+
+def prompt_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """The tokens of a prompt in the chat template, up to where the assistant's answer begins."""
+    chat = [message._asdict() for message in messages]
+    tokens: list[int] = tokenizer.apply_chat_template(
+        chat, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    return tokens
+
+
+def answer_text(tokenizer: Any, answer: Answer) -> str:
+    """The text of an answer, without special tokens and surrounding white space."""
+    text: str = tokenizer.decode(answer.tokens, skip_special_tokens=True)
+    return text.strip()
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer: those of the generation config, and the tokenizer's own."""
+    named = model.generation_config.eos_token_id
+    stops = {named} if isinstance(named, int) else set(named or ())
+    return frozenset(stops | {tokenizer.eos_token_id} - {None})
+
+
+def pad_token(tokenizer: Any) -> int:
+    """A token id to fill rows with; it is always masked, so which one does not matter."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def row_seed(seed: int, *names: object) -> int:
+    """The seed of one answer, from the run's seed and the names of what it answers (31 bits)."""
+    words = "\x00".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") >> 1
+
+
+def generate_answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    drawing: Drawing,
+    rows: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Answer]:
+    """One answer for each prompt (token ids), in the prompts' order.
+
+    Prompts of similar length are answered side by side, ``rows`` at a time. ``progress`` is called
+    with the number of answers done. Raises ValueError for a prompt that leaves no room for an
+    answer of ``drawing.max_new_tokens`` in the model's context.
+    """
+    _refuse_too_long(model, prompts, drawing.max_new_tokens)
+    longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    answers: dict[int, Answer] = {}
+    for start in range(0, len(prompts), rows):
+        chosen = longest_first[start : start + rows]
+        drawn = generate(
+            model, tokenizer, [prompts[i] for i in chosen], [seeds[i] for i in chosen], drawing
+        )
+        answers.update(zip(chosen, drawn, strict=True))
+        progress(len(answers))
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _refuse_too_long(model: Any, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = max(map(len, prompts), default=0)
+    if context is not None and longest + max_new_tokens > context:
+        raise ValueError(
+            f"a prompt has {longest} tokens, allowed are {context - max_new_tokens}: the model's "
+            f"context of {context} less max_new_tokens {max_new_tokens}"
+        )
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    drawing: Drawing,
+) -> list[Answer]:
+    """Draw one answer for each prompt, all rows side by side, from the full softmax.
+
+    Row i uses only the random numbers of ``seeds[i]``, so it does not depend on its neighbours
+    (beyond rounding in the model). No other change is made to the probabilities than temperature
+    and top-p: what is drawn at temperature 1 and top-p 1 has exactly ``response_logprobs``.
+    """
+    device, length = model.device, drawing.max_new_tokens
+    tokens, mask = left_pad(prompts, pad_token(tokenizer), device)  # (B, Q) both
+    noise = torch.stack([_uniforms(seed, length) for seed in seeds]).to(device)  # (B, T)
+    stops = torch.tensor(sorted(stop_tokens(model, tokenizer)), device=device)
+    response = torch.zeros(len(prompts), length, dtype=torch.long, device=device)  # (B, T)
+    lengths = torch.full((len(prompts),), length, device=device)  # (B,)
+    finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)  # (B,)
+    rows = torch.arange(len(prompts), device=device)  # rows still in the batch
+    cache, positions = DynamicCache(config=model.config), position_ids(mask)
+    for step in range(length):
+        logits = _next_logits(model, tokens, mask, positions, cache)  # (rows, V)
+        drawn = draw_tokens(logits, noise[rows, step], drawing.temperature, drawing.top_p)
+        response[rows, step] = drawn
+        stopping = torch.isin(drawn, stops) & ~finished[rows]
+        finished[rows[stopping]] = True
+        lengths[rows[stopping]] = step + 1
+        going = ~finished[rows]
+        if not bool(going.any()):
+            break
+        tokens, positions = drawn[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        if int((~going).sum()) >= STOPPED_SHARE * len(rows):
+            kept = going.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            tokens, positions, mask, rows = tokens[kept], positions[kept], mask[kept], rows[kept]
+    return [
+        Answer(row[:count], done)
+        for row, count, done in zip(
+            response.tolist(), lengths.tolist(), finished.tolist(), strict=True
+        )
+    ]
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _next_logits(model: Any, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    output = model(
+        input_ids=tokens,
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+        **accepted(model, position_ids=positions, logits_to_keep=1),
+    )
+    logits: Tensor = output.logits[:, -1].float()
+    return logits
+
+
+def accepted(model: Any, **arguments: Any) -> dict[str, Any]:
+    """Those arguments that the model's forward knows (some families have no position ids)."""
+    known = inspect.signature(model.forward).parameters
+    return {name: value for name, value in arguments.items() if name in known}
+
+
+def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+    """One token per row by the inverse of the cumulative distribution.
+
+    ``logits``: (B, V); ``uniform``: (B,) in [0, 1). Temperature 0 takes the most likely token.
+    Top-p keeps the smallest set of most likely tokens whose probability reaches it. Returns (B,).
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = torch.softmax(logits / temperature, dim=-1).double()  # (B, V)
+    if top_p < 1.0:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        outside = ordered.cumsum(dim=-1) - ordered >= top_p
+        probabilities = probabilities.scatter(-1, order, ordered.masked_fill(outside, 0.0))
+    cumulative = probabilities.cumsum(dim=-1)  # (B, V)
+    total = cumulative[:, -1:]
+    target = uniform.double()[:, None] * total
+    target = target.minimum(total.nextafter(torch.zeros_like(total)))  # never rounded up to it
+    drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return drawn.clamp(max=logits.shape[-1] - 1)
+
+
+def left_pad(
+    rows: Sequence[Sequence[int]], pad_id: int, device: Any = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as (B, Q) with pads on the left, and the mask (True: a real token)."""
+    width = max(map(len, rows))
+    tokens = [[pad_id] * (width - len(row)) + list(row) for row in rows]
+    mask = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
+    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+
+
+def right_pad(
+    rows: Sequence[Sequence[int]], pad_id: int, device: Any = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as (B, T) with pads on the right, and the mask (True: a real token)."""
+    width = max(map(len, rows))
+    tokens = [list(row) + [pad_id] * (width - len(row)) for row in rows]
+    mask = [[True] * len(row) + [False] * (width - len(row)) for row in rows]
+    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """(B, T) positions that count only what ``mask`` (B, T) says is real."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def response_logits(
+    model: Any, query: Tensor, query_mask: Tensor, response: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the model predicts for every response token, and the hidden state it does so from.
+
+    ``query`` (B, Q) padded on the left, ``response`` (B, T) on the right, masks True where a token
+    is real. Returns float32 logits (B, T, V) and hidden states (B, T, H).
+    """
+    length = response.shape[1]
+    attention = torch.cat([query_mask, mask], dim=1)  # (B, Q + T)
+    output = model(
+        input_ids=torch.cat([query, response], dim=1),
+        attention_mask=attention,
+        use_cache=False,
+        output_hidden_states=True,
+        **accepted(model, position_ids=position_ids(attention), logits_to_keep=length + 1),
+    )
+    logits = output.logits[:, -length - 1 : -1].float()  # (B, T, V)
+    hidden = output.hidden_states[-1][:, -length - 1 : -1].float()  # (B, T, H)
+    return logits, hidden
+
+
+def response_logprobs(logits: Tensor, response: Tensor, temperature: float = 1.0) -> Tensor:
+    """(B, T) natural log-probability of each response token at the rollout's temperature."""
+    logprobs = torch.log_softmax(logits / temperature, dim=-1)  # (B, T, V)
+    return logprobs.gather(-1, response[:, :, None])[:, :, 0]
+
+
+def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    """(B, T) KL divergence of the first next-token distribution from the second, in nats."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    ref_logprobs = torch.log_softmax(ref_logits, dim=-1)
+    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(dim=-1)
+
+
+class ValueHead(torch.nn.Linear):
+    """One value per token from the policy's hidden state; it starts at 0 everywhere."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size, 1)
+        torch.nn.init.zeros_(self.weight)
+        torch.nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``hidden`` (B, T, H) → values (B, T)."""
+        return super().forward(hidden).squeeze(-1)
+
+
+def chunks(count: int, size: int) -> Iterable[slice]:
+    """Slices that cover ``count`` rows, ``size`` at a time."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def optimizer_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's parameter groups: weight decay on matrices only, not on norms and biases."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in parameters if p.dim() >= 2]
+    others = [p for p in parameters if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

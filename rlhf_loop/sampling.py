@@ -1,0 +1,187 @@
+"""Answer every prompt with every model: ``python -m rlhf_loop.sampling``.
+
+The answers of two variants fill the next batch of comparisons, so each line says what made it. The
+models are folders, sampled here, or names at an OpenAI-compatible address. ``responses.jsonl`` is
+appended chunk by chunk: a run that was killed continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+from reward.run_folder import RunFolder, RunFolderBusy
+from reward.settings import parse, to_mapping
+from rlhf_loop.config import SamplingConfig
+from rlhf_loop.lines import append_records, show_progress, whole_records
+from rlhf_loop.policy import (
+    Drawing,
+    answer_text,
+    chunks,
+    generate_answers,
+    load_chat_model,
+    prompt_tokens,
+    row_seed,
+)
+from rlhf_loop.prompts import Prompt, read_prompts
+
+API_KEY_VARIABLE = "SAMPLER_API_KEY"
+ATTEMPTS = 3
+
+
+class SamplerRefused(RuntimeError):
+    """The address did not answer a request."""
+
+
+class Source(NamedTuple):
+    """One model that answers: ``name`` is its folder's, or the one served at the address."""
+
+    model_index: int
+    name: str
+    temperature: float
+
+
+def sample(config: SamplingConfig) -> dict[str, Any]:
+    """Write the answers that ``responses.jsonl`` does not hold yet, and the run's result."""
+    run = RunFolder(config.out)
+    with run.locked():
+        run.write_config(to_mapping(config))
+        finished = run.result()
+        if finished is not None:
+            return finished
+        prompts = list(read_prompts(config.prompts, config.split))
+        responses = run.path / "responses.jsonl"
+        have = {(line["prompt_id"], line["model_index"]) for line in whole_records(responses)}
+        total, started = len(prompts) * len(_sources(config)), time.monotonic()
+        run.rewind_metrics(len(have))
+        for source in _sources(config):
+            missing = [p for p in prompts if (p.id, source.model_index) not in have]
+            for lines in _answers(config, source, missing):
+                append_records(responses, lines)
+                have |= {(line["prompt_id"], line["model_index"]) for line in lines}
+                _log(run, lines, len(have), total, time.monotonic() - started)
+        lines = whole_records(responses)
+        truncated = sum(line["finish_reason"] == "length" for line in lines)
+        run.write_result({"responses": len(lines), "truncated": truncated})
+        return run.result() or {}
+
+
+def _sources(config: SamplingConfig) -> list[Source]:
+    names = [str(folder) for folder in config.model] or list(config.served_model)
+    temperatures = config.temperature * (len(names) if len(config.temperature) == 1 else 1)
+    return [Source(i, name, temperatures[i]) for i, name in enumerate(names)]
+
+
+def _log(
+    run: RunFolder, lines: Sequence[dict[str, Any]], done: int, total: int, seconds: float
+) -> None:
+    truncated = sum(line["finish_reason"] == "length" for line in lines) / len(lines)
+    run.log_metrics(done, total, **{"sampling/truncated": truncated, "seconds": round(seconds, 3)})
+    show_progress("sampling", done, total)
+
+
+def _answers(
+    config: SamplingConfig, source: Source, prompts: list[Prompt]
+) -> Iterator[list[dict[str, Any]]]:
+    """The lines of one model, a chunk at a time."""
+    if not prompts:
+        return
+    if config.address is not None:
+        yield from _answers_from_address(config, source, prompts)
+    else:
+        yield from _answers_from_folder(config, source, prompts)
+
+
+def _answers_from_folder(
+    config: SamplingConfig, source: Source, prompts: list[Prompt]
+) -> Iterator[list[dict[str, Any]]]:
+    model, tokenizer = load_chat_model(Path(source.name), config.device, config.dtype)
+    drawing = Drawing(config.max_new_tokens, source.temperature, config.top_p)
+    tokens = {prompt.id: prompt_tokens(tokenizer, prompt.messages) for prompt in prompts}
+    prompts = sorted(prompts, key=lambda prompt: -len(tokens[prompt.id]))
+    for chosen in (prompts[part] for part in chunks(len(prompts), config.generation_rows)):
+        seeds = [row_seed(config.seed, source.model_index, prompt.id) for prompt in chosen]
+        queries = [tokens[prompt.id] for prompt in chosen]
+        answers = generate_answers(
+            model, tokenizer, queries, seeds, drawing, config.generation_rows
+        )
+        yield [
+            _line(config, source, prompt, seed, answer_text(tokenizer, answer), answer.finished)
+            for prompt, seed, answer in zip(chosen, seeds, answers, strict=True)
+        ]
+
+
+def _line(
+    config: SamplingConfig, source: Source, prompt: Prompt, seed: int, text: str, finished: bool
+) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt.id,
+        "model_index": source.model_index,
+        "model": Path(source.name).name if config.address is None else source.name,
+        "temperature": source.temperature,
+        "top_p": config.top_p,
+        "seed": seed,
+        "text": text,
+        "finish_reason": "stop" if finished else "length",
+    }
+
+
+def _answers_from_address(
+    config: SamplingConfig, source: Source, prompts: list[Prompt]
+) -> Iterator[list[dict[str, Any]]]:
+    key = os.environ.get(API_KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with (
+        httpx.Client(timeout=config.timeout_seconds, headers=headers) as client,
+        ThreadPoolExecutor(config.parallel_requests) as pool,
+    ):
+        for part in chunks(len(prompts), config.parallel_requests):
+            yield list(pool.map(lambda p: _ask(client, config, source, p), prompts[part]))
+
+
+def _ask(
+    client: httpx.Client, config: SamplingConfig, source: Source, prompt: Prompt
+) -> dict[str, Any]:
+    """One answer over HTTP, asked for again a few times. Raises SamplerRefused."""
+    seed = row_seed(config.seed, source.model_index, prompt.id)
+    address = f"{str(config.address).rstrip('/').removesuffix('/v1')}/v1/chat/completions"
+    request = {
+        "model": source.name,
+        "messages": [message._asdict() for message in prompt.messages],
+        "temperature": source.temperature,
+        "top_p": config.top_p,
+        "max_tokens": config.max_new_tokens,
+        "seed": seed,
+    }
+    for attempt in range(ATTEMPTS):
+        try:
+            answered = client.post(address, json=request)
+            answered.raise_for_status()
+            choice = answered.json()["choices"][0]
+            text, reason = str(choice["message"]["content"] or ""), choice["finish_reason"]
+            return _line(config, source, prompt, seed, text.strip(), reason != "length")
+        except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError) as error:
+            problem = f"{address} did not answer prompt {prompt.id!r}: {error!r}"
+            time.sleep(attempt)
+    raise SamplerRefused(problem)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    config = parse(SamplingConfig, "rlhf_loop.sampling", argv)
+    try:
+        result = sample(config)
+    except (ValueError, OSError, RunFolderBusy, SamplerRefused) as error:
+        sys.exit(str(error))
+    print(f"{result['responses']} responses, {result['truncated']} cut at the limit")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The PPO run: its first ratio, its targets, and that a killed run ends like a whole one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reward.run_folder import RunFolder, RunFolderBusy
+from reward.settings import to_flags, to_mapping
+from rlhf_loop.config import Inputs, PPOConfig
+from rlhf_loop.ppo import Learner, batch_prompts, train
+from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
+from rlhf_loop.rollout import learning_targets, take
+
+
+@pytest.fixture
+def config(prompts, chat_model, judges, tmp_path):
+    return PPOConfig(
+        prompts=prompts, policy=chat_model, **judges, out=tmp_path / "run", device="cpu",
+        max_new_tokens=12, iterations=4, batch=12, minibatch=4, learning_rate=2e-3,
+        validate_every=2, forward_rows=5,
+    )  # fmt: skip
+
+
+def test_the_defaults_are_the_paper_s(config):
+    paper = PPOConfig(**{name: getattr(config, name) for name in Inputs.__dataclass_fields__})
+    assert paper.batch // paper.minibatch * paper.epochs == 8  # gradient steps per iteration
+    assert (paper.cliprange, paper.kl_coef, paper.learning_rate) == (0.2, 0.01, 1e-6)
+    assert (paper.adam_beta1, paper.adam_beta2, paper.adam_eps) == (0.9, 0.95, 1e-5)
+    assert (paper.weight_decay, paper.max_grad_norm, paper.threshold) == (0.1, 1.0, 0.15)
+    assert paper.whiten_scores is True
+
+
+@pytest.fixture
+def learner(config):
+    return Learner(config)
+
+
+def collected(learner):
+    prompts = list(read_prompts(learner.config.prompts, PromptSplit.TRAIN))
+    return learner.collect(batch_prompts(prompts, learner.config.batch, 1, 0), 1)
+
+
+def test_the_first_ratio_is_one_and_the_first_divergence_zero(learner):
+    rollout = collected(learner)
+    assert torch.equal(rollout.logprobs, rollout.ref_logprobs)
+    assert bool((rollout.logprobs[rollout.mask] < 0).all())
+    targets = learning_targets(rollout, learner.config)
+    figures = learner.update(rollout, targets, 1)
+    assert figures["ppo/ratio/first_error"] < 1e-5
+    assert figures["ppo/ratio/error"] > 1e-4  # the later minibatches meet a changed policy
+
+
+def test_taking_rows_loses_nothing_but_padding(learner):
+    rollout = collected(learner)
+    for row in range(len(rollout.scores)):
+        one = take(rollout, torch.tensor([row]))
+        assert bool(one.mask.all())
+        assert bool(one.query_mask.all())
+        assert torch.equal(one.response[0], rollout.response[row][rollout.mask[row]])
+        assert torch.equal(one.values[0], rollout.values[row][rollout.mask[row]])
+
+
+def gradient_step(config, rollout, targets):
+    """The weights after one gradient step on the whole batch."""
+    learner = Learner(replace(config, minibatch=config.batch))
+    learner.update(rollout, targets, 1)
+    return torch.cat([p.detach().flatten() for p in learner.policy.parameters()])
+
+
+def test_the_step_does_not_depend_on_how_a_minibatch_is_cut(config, learner):
+    rollout = collected(learner)
+    targets = learning_targets(rollout, config)
+    sgd_like = replace(config, adam_eps=1.0)  # AdamW's own 1e-5 makes rounding as large as a step
+    steps = [gradient_step(replace(sgd_like, forward_rows=n), rollout, targets) for n in (1, 5, 12)]
+    torch.testing.assert_close(steps[0], steps[2], rtol=0, atol=1e-7)
+    torch.testing.assert_close(steps[1], steps[2], rtol=0, atol=1e-7)
+
+
+def test_scores_are_whitened_and_land_on_last_tokens(config, learner):
+    rollout = collected(learner)
+    targets = learning_targets(rollout, replace(config, truncated="keep"))
+    scores = targets.rewards.sum(dim=1)  # the first divergence is 0
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert scores.var(correction=0).item() == pytest.approx(1.0, abs=1e-3)
+    order = rollout.scores.argsort()
+    assert torch.equal(scores[order], scores.sort().values)
+
+
+def test_a_masked_truncated_answer_counts_nowhere(config, learner):
+    rollout = collected(learner)
+    rollout = rollout._replace(finished=torch.arange(12) % 3 != 0)
+    masked = replace(config, truncated="mask")
+    targets = learning_targets(rollout, masked)
+    assert not bool(targets.mask[~rollout.finished].any())
+    extreme = rollout.scores.masked_fill(~rollout.finished, 1e6)
+    again = learning_targets(rollout._replace(scores=extreme), masked)
+    kept = targets.mask
+    torch.testing.assert_close(again.advantages[kept], targets.advantages[kept])
+    with pytest.raises(ValueError, match="every answer was cut at max_new_tokens 12"):
+        learning_targets(rollout._replace(finished=torch.zeros(12, dtype=torch.bool)), masked)
+
+
+def test_a_penalised_truncated_answer_scores_less(config, learner):
+    rollout = collected(learner)
+    rollout = rollout._replace(
+        finished=torch.arange(12) != 3, scores=torch.zeros(12), is_safety=torch.zeros(12).bool()
+    )
+    plain = replace(config, whiten_scores=False, truncated_penalty=2.5)
+    rewards = learning_targets(rollout, plain).rewards.sum(dim=1)
+    assert rewards.tolist() == [-2.5 if i == 3 else 0.0 for i in range(12)]
+
+
+def test_every_prompt_is_used_before_one_comes_again(prompts):
+    known = list(read_prompts(prompts, PromptSplit.TRAIN))
+    seen = [p.id for i in (1, 2, 3, 4) for p in batch_prompts(known, 6, i, seed=3)]
+    assert len(known) == 8
+    assert all(sorted(seen[s : s + 8]) == sorted(p.id for p in known) for s in (0, 8, 16))
+    assert seen[:8] != seen[8:16]
+
+
+def test_it_trains_and_keeps_the_best_policy(config):
+    result = train(config)
+    metrics = RunFolder(config.out).metrics()
+    judged = {line["step"]: line["eval/scores"] for line in metrics if "eval/scores" in line}
+    assert [line["step"] for line in metrics] == [0, 1, 2, 3, 4]
+    assert sorted(judged) == [0, 2, 4]
+    assert result["eval/scores"] == max(judged.values()) == judged[result["best_iteration"]]
+    best = Learner(replace(config, policy=config.out / "model"))
+    prompts = list(read_prompts(config.prompts, PromptSplit.VALIDATION))
+    assert best.validate(prompts)["eval/scores"] == pytest.approx(result["eval/scores"], abs=1e-4)
+    for line in metrics[1:]:
+        assert line["ppo/ratio/first_error"] < 1e-5
+        assert {"objective/kl", "objective/scores", "ppo/policy/clipfrac", "lr"} <= line.keys()
+    assert train(config) == result  # a finished run does nothing
+
+
+def test_it_stops_early_without_a_better_validation(config):
+    result = train(replace(config, learning_rate=0.0, iterations=50, validate_every=1, patience=3))
+    assert (result["iterations"], result["best_iteration"]) == (3, 0)
+    assert result["stopped_early"] is True
+
+
+class LetterCounter:
+    """A judge that likes letters, in place of a reward model."""
+
+    def __init__(self, *_):
+        pass
+
+    def __call__(self, conversations):
+        texts = [conversation[-1].content for conversation in conversations]
+        return torch.tensor([sum(c.isascii() and c.isalpha() for c in t) / 12 for t in texts])
+
+
+def test_it_learns_what_the_judges_like(config, monkeypatch):
+    monkeypatch.setattr("rlhf_loop.rollout.Scorer", LetterCounter)
+    longer = replace(
+        config, iterations=20, batch=64, minibatch=16, validate_every=5, learning_rate=5e-3,
+        truncated="keep",
+    )  # fmt: skip
+    result = train(longer)
+    metrics = RunFolder(config.out).metrics()
+    assert result["eval/scores"] > metrics[0]["eval/scores"] + 0.2
+    assert metrics[-1]["objective/kl"] > 0
+
+
+def test_prompts_without_a_validation_split_are_refused(config, tmp_path):
+    only = tmp_path / "train.jsonl"
+    write_prompts(only, read_prompts(config.prompts, PromptSplit.TRAIN))
+    with pytest.raises(ValueError, match="has no validation prompts"):
+        train(replace(config, prompts=only))
+
+
+def run_as_child(config):
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlhf_loop.ppo", *to_flags(to_mapping(config))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def wait_for_step(run, step, process):
+    while not any(line["step"] >= step for line in run.metrics()):
+        assert process.poll() is None, process.stdout.read().decode()
+        time.sleep(0.01)
+
+
+def test_a_killed_run_ends_like_an_uninterrupted_one(config, tmp_path):
+    config = replace(config, iterations=6)
+    whole = replace(config, out=tmp_path / "whole")
+    first = run_as_child(config)
+    run = RunFolder(config.out)
+    wait_for_step(run, 3, first)
+    with pytest.raises(RunFolderBusy):
+        train(config)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    first.stdout.close()
+    assert run.result() is None
+    resumed, uninterrupted = train(config), train(whole)
+    assert resumed == uninterrupted
+    weights = [(path / "model/model.safetensors").read_bytes() for path in (config.out, whole.out)]
+    assert weights[0] == weights[1]
+    figures = [_without_times(RunFolder(path).metrics()) for path in (config.out, whole.out)]
+    assert figures[0] == figures[1]
+
+
+def _without_times(lines):
+    return [
+        {name: value for name, value in line.items() if not name.startswith(("time", "seconds"))}
+        for line in lines
+    ]

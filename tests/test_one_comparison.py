@@ -1,0 +1,134 @@
+"""A click becomes a PPO step: one walk through the whole loop, with every real part.
+
+A browser, the web server, the embedded Redis, Celery workers and beat, the sampler and the
+training processes run as `make run` starts them, and Redis is emptied on the way. At the end the
+new chat model's lineage gives back exactly the annotations that were clicked, and the next batch
+is filled by it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.platform import Platform, running_platform
+
+SIZES = {
+    "prompt_set": {"train": 48, "validation": 24, "test": 64},
+    "reward_training": {
+        "learning_rate": 1e-3,
+        "pairs_per_step": 8,
+        "epochs": 3,
+        "checkpoint_every_steps": 2,
+    },
+    "round": {
+        "max_new_tokens": 40,
+        "rejection": {"samples": 6, "learning_rate": 5e-4, "epochs": 2, "batch": 16},
+        "ppo": {"iterations": 6, "batch": 32, "minibatch": 16, "learning_rate": 2e-5,
+                "validate_every": 3, "validation_prompts": 24},
+    },
+    "sampling": {"comparisons": 12, "max_new_tokens": 40},
+}  # fmt: skip
+JUDGED = 12
+WRITTEN = {"helpfulness": "What is the warranty of my kettle?", "safety": "Is my kettle safe?"}
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory):
+    with running_platform(tmp_path_factory.mktemp("platform"), SIZES) as platform:
+        yield platform
+
+
+def sign_in(page, platform: Platform) -> None:
+    page.goto(platform.sign_in_link)
+    page.get_by_role("button", name="Sign in").click()
+    for name in ("new_password1", "new_password2"):
+        page.fill(f"[name={name}]", "a long and rare password")
+    page.locator("main button").click()
+    page.wait_for_url("**/batches")
+
+
+def judge(page, criterion: str) -> None:
+    """One comparison by keys alone: the longer text is better, and both are safe."""
+    texts = [page.locator(f"[data-part={side}]").inner_text() for side in ("left", "right")]
+    page.keyboard.press("2" if len(texts[0]) >= len(texts[1]) else "7")
+    if criterion == "safety":
+        page.keyboard.press("q")
+        page.keyboard.press("e")
+    before = page.url
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    assert "Saved" in page.locator("[role=status]").first.inner_text(), before
+
+
+def judge_batch(page, platform: Platform, criterion: str) -> None:
+    """Write one prompt and judge its two fresh answers, then judge the whole batch."""
+    page.goto(f"{platform.url}/annotate/{criterion}/write")
+    page.fill("textarea", WRITTEN[criterion])
+    page.locator("main form button").first.click()
+    page.wait_for_url("**/annotations/*", timeout=60_000)
+    assert WRITTEN[criterion] in page.locator("[data-part=prompt]").inner_text()
+    judge(page, criterion)
+    page.goto(f"{platform.url}/annotate/{criterion}")
+    for _ in range(JUDGED):
+        judge(page, criterion)
+    assert page.locator("#judgement").count() == 0
+
+
+def press(page, address: str, name: str) -> None:
+    page.goto(address)
+    page.get_by_role("button", name=name).first.click()
+    page.wait_for_load_state()
+    assert page.locator(".refusal").count() == 0, page.locator("main").inner_text()
+
+
+def test_one_comparison(platform: Platform, page):
+    # a click: sign in once, write a prompt, judge both batches
+    sign_in(page, platform)
+    for criterion in ("helpfulness", "safety"):
+        judge_batch(page, platform, criterion)
+    clicked = set(platform.rows("list(Annotation.objects.work().values_list('pk', flat=True))"))
+    assert len(clicked) == 2 * (JUDGED + 1)
+
+    # closing asks for training; a broker that forgets everything loses no work
+    batches = platform.rows("list(Batch.objects.open().values_list('pk', flat=True))")
+    for batch in batches:
+        press(page, f"{platform.url}/batches", "Close")
+        platform.redis().flushall()
+        platform.wait_for(
+            lambda pk=batch: platform.rows("Batch.objects.open().count()") < len(batches), "closing"
+        )
+    done = "Checkpoint.objects.rewards().count()"
+    platform.wait_for(lambda: platform.rows(done) == 2, "two reward models", 300)
+    for checkpoint in platform.rows("[c.pk for c in Checkpoint.objects.rewards()]"):
+        press(page, f"{platform.url}/rewards", "Promote")
+        assert platform.rows(f"Checkpoint.objects.get(pk={checkpoint}).metrics['count']") >= 0
+
+    # a round from a button: rejection sampling, PPO, evaluation
+    press(page, f"{platform.url}/rounds", "Start")
+    platform.wait_for(
+        lambda: platform.rows("Round.objects.get().state") not in ("queued", "running"),
+        "the round", 480,
+    )  # fmt: skip
+    assert platform.rows("[Round.objects.get().state, Round.objects.get().error]") == [
+        "evaluated", ""
+    ]  # fmt: skip
+
+    # the new chat model comes from exactly what was clicked, and scores higher than the start
+    assert set(platform.rows("list(Round.objects.get().result.annotation_ids())")) == clicked
+    judged = platform.rows("Round.objects.get().evaluation['all']")
+    assert judged["count"] == 64
+    assert judged["combined"]["low"] > 0, judged
+
+    # release: the next drafts hold one answer of the new model and one of the previous
+    press(page, page.url, "Release")
+    platform.wait_for(
+        lambda: platform.rows("Batch.objects.filter(week=2, is_filled=True).count()") == 2,
+        "the next batches", 240,
+    )  # fmt: skip
+    new, old = platform.rows("[Round.objects.get().result.pk, Round.objects.get().policy.pk]")
+    pairs = platform.rows(
+        "[[c.response_a.checkpoint_id, c.response_b.checkpoint_id]"
+        " for c in Comparison.objects.filter(batch__week=2)]"
+    )
+    assert pairs
+    assert all(sorted(pair) == sorted([new, old]) for pair in pairs)
