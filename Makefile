@@ -1,24 +1,28 @@
 # `make run` brings Tandem up, `make test` checks everything. Both set up what they need.
 
-PYTHON := $(shell for p in python3.12 python3.11 python3; do \
-	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' 2>/dev/null && echo $$p && break; done)
+PYTHON := $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys, venv, ensurepip; \
+	sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+FREE_KB := 4000000
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: setup run test proof lint clean
 setup: .venv/.ready
 
+# Without .ready the environment is half built and is made anew; with it, it is brought up to date.
 .venv/.ready: pyproject.toml constraints.txt
 ifeq ($(PYTHON),)
-	@echo "Tandem needs Python 3.11 or 3.12; found $$(python3 --version 2>&1 || echo none)." >&2; exit 1
+	@echo "Tandem needs Python 3.11 or 3.12 with its venv module; found" \
+		"$$(python3 --version 2>/dev/null || echo no python3)." >&2; exit 1
 endif
-	@test "$$(df -Pk . | awk 'NR==2 {print $$4}')" -ge 4000000 || \
+	@test "$$(df -Pk . | awk 'NR==2 {print $$4}')" -ge $(FREE_KB) || \
 		{ echo "The disk has less than 4 GB free, which the virtual environment needs." >&2; exit 1; }
+	@test -f .venv/.ready || $(PYTHON) -m venv --clear .venv
 	@rm -f .venv/.ready
-	@test -x $(BIN)/python || $(PYTHON) -m venv --clear .venv
 	@echo "Installing the pinned parts (a few minutes the first time) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@{ $(PIP) torch && $(PIP) -e '.[test]'; } || \
+		{ echo "The pinned parts could not be installed; pip says above why." >&2; exit 1; }
 	@touch .venv/.ready
 
 run: setup
@@ -29,12 +33,14 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy annotation_app reward rlhf_loop demo
 	$(BIN)/lint-imports
-	TANDEM_VAR=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run
+	@var=$$(mktemp -d) && trap 'rm -rf "$$var"' EXIT && \
+		TANDEM_VAR="$$var" $(BIN)/python manage.py makemigrations --check --dry-run
 
 test: lint
-	$(BIN)/python -m tests.chromium
+	@$(BIN)/python -m tests.chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.on_postgresql tests/annotation_app
+	@$(BIN)/python -m tests.chromium --summary
 
 proof: setup
 	$(BIN)/python -m benchmarks.proof

@@ -245,7 +245,9 @@ def _divide(
 # --- prompt sets ---------------------------------------------------------------------------------
 
 
-def write_prompt_set(name: str, prompts: Iterable[LoopPrompt]) -> PromptSet:
+def write_prompt_set(
+    name: str, prompts: Iterable[LoopPrompt], *, is_for_rounds: bool = True
+) -> PromptSet:
     """Store prompts for rounds and batches, and enter their roots into the split.
 
     A prompt whose root already fell on the other side of the split is left out and counted.
@@ -270,7 +272,11 @@ def write_prompt_set(name: str, prompts: Iterable[LoopPrompt]) -> PromptSet:
     counts = Counter(str(p.split) for p in kept) + Counter(safety=sum(p.is_safety for p in kept))
     counts["left_out"] = len(prompts) - len(kept)
     return PromptSet.objects.create(
-        name=name, storage_key=key, sha256=storage.file_sha256(file), counts=dict(counts)
+        name=name,
+        storage_key=key,
+        sha256=storage.file_sha256(file),
+        counts=dict(counts),
+        is_for_rounds=is_for_rounds,
     )
 
 

@@ -102,7 +102,7 @@ class CriterionForm(forms.Form):
     criterion = forms.ChoiceField(choices=Criterion.choices)
 
 
-class InvitationForm(forms.ModelForm[Person]):
+class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new person, who signs in by a one-time link and chooses a password."""
 
     class Meta:

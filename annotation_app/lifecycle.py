@@ -84,7 +84,7 @@ def why_no_round() -> str:
     for criterion in Criterion.values:
         if Checkpoint.objects.promoted(criterion) is None:
             return f"No {criterion} reward model is promoted."
-    if not PromptSet.objects.exists():
+    if not PromptSet.objects.filter(is_for_rounds=True).exists():
         return "There is no prompt set."
     return "" if Release.objects.current().exists() else "No chat model is released."
 
@@ -106,7 +106,7 @@ def start_round(started_by: Person | None) -> Round:
         policy=_newest_chat_model(),
         helpfulness=helpfulness,
         safety=safety,
-        prompt_set=PromptSet.objects.order_by("-created_at", "-pk")[0],
+        prompt_set=PromptSet.objects.filter(is_for_rounds=True).latest("created_at"),
         config=exchange.installed_settings("round"),
         started_by=started_by,
     )
@@ -180,7 +180,7 @@ def queue_filling(batch: Batch, prompt_set: PromptSet) -> Run:
     asked = exchange.prompts_for_batch(prompt_set, batch.criterion, count)
     if not asked:
         raise CannotStart(f"{prompt_set} has no {batch.criterion} prompts to fill {batch} with.")
-    asked_set = exchange.write_prompt_set(f"{batch.name} #{batch.pk}", asked)
+    asked_set = exchange.write_prompt_set(f"{batch.name} #{batch.pk}", asked, is_for_rounds=False)
     config = {
         **sampling,
         "temperature": [first.temperature, second.temperature],

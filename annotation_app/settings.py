@@ -68,7 +68,9 @@ DEBUG = env_bool("DEBUG", False)
 SECRET_KEY = os.environ.get("SECRET_KEY") or generated_secret_key()
 ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS", "")
-SITE_URL = os.environ.get("SITE_URL", "http://127.0.0.1:8000").rstrip("/")
+BIND_ADDRESS = os.environ.get("BIND_ADDRESS", "127.0.0.1")  # of web and the local sampler
+PORT = env_int("PORT", 8000, 1, 65_535)
+SITE_URL = (os.environ.get("SITE_URL") or f"http://127.0.0.1:{PORT}").rstrip("/")
 BEHIND_TLS_PROXY = env_bool("BEHIND_TLS_PROXY", False)
 
 # --- the parts -------------------------------------------------------------------------------
@@ -195,7 +197,8 @@ if os.environ.get("RUN_SETTINGS"):
     RUN_SETTINGS = Path(os.environ["RUN_SETTINGS"])
 if RUN_SETTINGS is not None and not RUN_SETTINGS.is_file():
     raise ImproperlyConfigured(f"RUN_SETTINGS is {str(RUN_SETTINGS)!r}, allowed is a JSON file")
-SAMPLER_URL = os.environ.get("SAMPLER_URL", "http://127.0.0.1:8001").rstrip("/")
+SAMPLER_PORT = env_int("SAMPLER_PORT", 8001, 1, 65_535)  # of the local sampler
+SAMPLER_URL = (os.environ.get("SAMPLER_URL") or f"http://127.0.0.1:{SAMPLER_PORT}").rstrip("/")
 SAMPLER_API_KEY = os.environ.get("SAMPLER_API_KEY", "")
 SAMPLER_TIMEOUT_SECONDS = env_int("SAMPLER_TIMEOUT_SECONDS", 60, 1, 3_600)
 SAMPLER_MAX_TOKENS = env_int("SAMPLER_MAX_TOKENS", 512, 1, 100_000)

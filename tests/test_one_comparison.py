@@ -22,13 +22,13 @@ SIZES = {
     },
     "round": {
         "max_new_tokens": 40,
-        "rejection": {"samples": 6, "learning_rate": 5e-4, "epochs": 2, "batch": 16},
-        "ppo": {"iterations": 6, "batch": 32, "minibatch": 16, "learning_rate": 2e-5,
+        "rejection": {"samples": 10, "learning_rate": 1e-3, "epochs": 3, "batch": 16},
+        "ppo": {"iterations": 12, "batch": 32, "minibatch": 16, "learning_rate": 1e-4,
                 "validate_every": 3, "validation_prompts": 24},
     },
     "sampling": {"comparisons": 12, "max_new_tokens": 40},
 }  # fmt: skip
-JUDGED = 12
+FEWEST = 16  # comparisons whose two answers differ
 WRITTEN = {"helpfulness": "What is the warranty of my kettle?", "safety": "Is my kettle safe?"}
 
 
@@ -49,7 +49,7 @@ def sign_in(page, platform: Platform) -> None:
 
 def judge(page, criterion: str) -> None:
     """One comparison by keys alone: the longer text is better, and both are safe."""
-    texts = [page.locator(f"[data-part={side}]").inner_text() for side in ("left", "right")]
+    texts = [page.locator(f"[data-part={side}]").text_content() for side in ("left", "right")]
     page.keyboard.press("2" if len(texts[0]) >= len(texts[1]) else "7")
     if criterion == "safety":
         page.keyboard.press("q")
@@ -66,12 +66,11 @@ def judge_batch(page, platform: Platform, criterion: str) -> None:
     page.fill("textarea", WRITTEN[criterion])
     page.locator("main form button").first.click()
     page.wait_for_url("**/annotations/*", timeout=60_000)
-    assert WRITTEN[criterion] in page.locator("[data-part=prompt]").inner_text()
+    assert WRITTEN[criterion] in page.locator("[data-part=prompt]").text_content()
     judge(page, criterion)
     page.goto(f"{platform.url}/annotate/{criterion}")
-    for _ in range(JUDGED):
+    while page.locator("#judgement").count():
         judge(page, criterion)
-    assert page.locator("#judgement").count() == 0
 
 
 def press(page, address: str, name: str) -> None:
@@ -87,7 +86,8 @@ def test_one_comparison(platform: Platform, page):
     for criterion in ("helpfulness", "safety"):
         judge_batch(page, platform, criterion)
     clicked = set(platform.rows("list(Annotation.objects.work().values_list('pk', flat=True))"))
-    assert len(clicked) == 2 * (JUDGED + 1)
+    asked = platform.rows("Comparison.objects.usable().count()")
+    assert len(clicked) == asked > FEWEST
 
     # closing asks for training; a broker that forgets everything loses no work
     batches = platform.rows("list(Batch.objects.open().values_list('pk', flat=True))")

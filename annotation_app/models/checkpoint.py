@@ -111,8 +111,9 @@ class Snapshot(models.Model):
 
 
 class PromptSet(models.Model):
-    """A prompts file in the storage root."""
+    """A prompts file in the storage root: for rounds, or what one batch was filled from."""
 
+    is_for_rounds = models.BooleanField(default=True)
     name = models.CharField(max_length=120, unique=True)
     storage_key = models.CharField(max_length=255, unique=True)
     sha256 = models.CharField(max_length=64)

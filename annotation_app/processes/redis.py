@@ -49,10 +49,11 @@ def configure() -> str:
         "bind 127.0.0.1",
         f"port {port}",
         f"requirepass {password}",
-        f"dir {FOLDER}",
+        f'dir "{FOLDER}"',
         "appendonly yes",
         'save ""',
         "loglevel warning",
+        f'logfile "{FOLDER / "log"}"',
     ]
     _write_private(FOLDER / "redis.conf", "\n".join(lines) + "\n")
     url = f"redis://:{password}@127.0.0.1:{port}/0"

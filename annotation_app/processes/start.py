@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -17,19 +19,32 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import IO
-from urllib.parse import urlsplit
 
-from annotation_app import settings
+from django.core.exceptions import ImproperlyConfigured
+
+try:
+    from annotation_app import settings
+except ImproperlyConfigured as error:
+    sys.exit(f"{error}.")
+except OSError as error:
+    sys.exit(f"The var folder cannot be written: {error}.")
+
 from annotation_app.processes import redis
 
 FREE_BYTES = 200 * 2**20
-STOP_SECONDS = 20
+START_SECONDS = 120
+STOP_SECONDS = 10
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 COLOURS = (36, 32, 33, 35, 34, 31)
+PREPARATIONS = (
+    ("migrate", "--verbosity", "0"),
+    ("collectstatic", "--no-input", "--verbosity", "0"),
+)
 
 
 class CannotRun(RuntimeError):
@@ -38,17 +53,21 @@ class CannotRun(RuntimeError):
 
 def main() -> None:
     """The command line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         lines = chosen_lines(read_procfile(settings.BASE_DIR / "Procfile"))
-        check(lines)
-        if "redis" in lines:
-            os.environ["REDIS_URL"] = redis.configure()
-        prepare()
+        with only_one():
+            check(lines)
+            if "redis" in lines:
+                os.environ["REDIS_URL"] = redis.configure()
+            prepare()
+            sys.exit(Processes(lines).run())
     except (CannotRun, redis.NoRedis) as error:
         sys.exit(str(error))
     except subprocess.CalledProcessError as error:
-        sys.exit(f"{' '.join(map(str, error.cmd[1:]))} failed; nothing was started.")
-    sys.exit(Processes(lines).run())
+        sys.exit(f"`manage.py {error.cmd[2]}` failed, for the reason above; Tandem has stopped.")
+    except KeyboardInterrupt:
+        print("\nStopped before anything was started.", flush=True)
 
 
 def read_procfile(file: Path) -> dict[str, str]:
@@ -67,44 +86,94 @@ def chosen_lines(lines: dict[str, str]) -> dict[str, str]:
     return {name: command for name, command in lines.items() if name not in left_out}
 
 
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Hold the var folder. The lock ends with this process, however it ends."""
+    try:
+        settings.VAR_DIR.mkdir(parents=True, exist_ok=True)
+        lock = (settings.VAR_DIR / "running.lock").open("a+")
+    except OSError as error:
+        raise CannotRun(f"The var folder cannot be written: {error}.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise CannotRun(
+                f"Tandem is already running on {settings.VAR_DIR} (process {lock.read()})."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
 def check(lines: dict[str, str]) -> None:
-    """Raises CannotRun for a taken port, a full disk, or a platform that is running already."""
-    settings.VAR_DIR.mkdir(parents=True, exist_ok=True)
+    """Raises CannotRun for a full disk or a taken port, NoRedis where there is none."""
     free = shutil.disk_usage(settings.VAR_DIR).free
     if free < FREE_BYTES:
         raise CannotRun(
-            f"{settings.VAR_DIR} has {free // 2**20} MB free, at least "
+            f"The disk of {settings.VAR_DIR} is full: {free // 2**20} MB are free, at least "
             f"{FREE_BYTES // 2**20} MB are needed."
         )
-    os.environ.setdefault("PORT", str(urlsplit(settings.SITE_URL).port or 8000))
-    ports = {"web": ("PORT", int(os.environ["PORT"]))}
-    if "sampler" in lines:
-        ports["sampler"] = ("SAMPLER_URL", urlsplit(settings.SAMPLER_URL).port or 8001)
+    if "redis" in lines:
         redis.server_binary()
-    for name, (variable, port) in ports.items():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+    check_port("web", "PORT", settings.PORT)
+    if "sampler" in lines:
+        check_port("sampler", "SAMPLER_PORT", settings.SAMPLER_PORT)
+
+
+def check_port(name: str, variable: str, port: int) -> None:
+    """Raises CannotRun when the port cannot be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.BIND_ADDRESS, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
                 raise CannotRun(
                     f"Port {port} for the {name} process is taken: stop what uses it "
                     f"or set {variable} to another."
                 ) from None
+            raise CannotRun(
+                f"The {name} process cannot listen on {settings.BIND_ADDRESS} port {port}: "
+                f"{error.strerror}."
+            ) from None
 
 
 def prepare() -> None:
     """Database, static files, demo."""
-    for command in (["migrate", "--verbosity", "0"], ["collectstatic", "--no-input", "-v", "0"]):
+    for command in PREPARATIONS:
         manage(*command)
     if settings.DEMO:
         manage("prepare_demo")
 
 
-def manage(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a management command. Raises CalledProcessError when it fails."""
+def manage(*words: str, stdout: int | None = None) -> str:
+    """Run a management command; returns what it printed to a pipe, if it was given one.
+
+    It has a session of its own, so that a Ctrl-C reaches only this process, which then ends it.
+    Raises CalledProcessError when it fails.
+    """
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), *words]
-    return subprocess.run(command, check=True, text=True, **options)  # type: ignore[call-overload, no-any-return]
+    process = subprocess.Popen(
+        command,
+        cwd=settings.BASE_DIR,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        printed, _ = process.communicate()
+    except KeyboardInterrupt:
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+        raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return printed or ""
 
 
 class Processes:
@@ -118,19 +187,18 @@ class Processes:
 
     def run(self) -> int:
         """Start all, wait for a signal or the first unexpected end, stop all."""
-        for sign in (signal.SIGINT, signal.SIGTERM):
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(sign, self._on_signal)
-        for number, (name, command) in enumerate(self.lines.items()):
-            self._start(name, command, COLOURS[number % len(COLOURS)])
-        self._announce()
-        ended = ""
-        while not self.stopping.wait(0.5):
-            ended = next((n for n, p in self.running.items() if p.poll() is not None), "")
-            if ended:
-                print(f"The {ended} process ended; stopping the others.", flush=True)
-                break
-        self._stop()
-        return 1 if ended else 0
+        try:
+            for number, (name, command) in enumerate(self.lines.items()):
+                self._start(name, command, COLOURS[number % len(COLOURS)])
+            if self._wait_until_answering():
+                self._announce()
+            while not self.stopping.wait(0.5) and not self._ended():
+                pass
+            return self._report_end()
+        finally:
+            self._stop()
 
     def _start(self, name: str, command: str, colour: int) -> None:
         process = subprocess.Popen(
@@ -156,20 +224,40 @@ class Processes:
         if sys.stdout.isatty():
             label = f"\x1b[{colour}m{label}\x1b[0m"
         for line in output:
-            print(label + line, end="", flush=True)
+            with contextlib.suppress(OSError):  # nobody reads here any more
+                print(label + line, end="", flush=True)
+
+    def _ended(self) -> str:
+        """The name of a process that has ended, else nothing."""
+        return next((n for n, p in self.running.items() if p.poll() is not None), "")
+
+    def _wait_until_answering(self) -> bool:
+        """True once the pages and the local models answer, or have had their time."""
+        ports = [settings.PORT]
+        if "sampler" in self.lines:
+            ports.append(settings.SAMPLER_PORT)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and not all(map(_answers, ports)):
+            if self.stopping.wait(0.1) or self._ended():
+                return False
+        return True
 
     def _announce(self) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not self.stopping.is_set():
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", int(os.environ["PORT"]))) == 0:
-                    break
-            time.sleep(0.1)
+        """Say where to go."""
+        link = manage("sign_in_link", stdout=subprocess.PIPE).strip()
         print(f"\nTandem is at {settings.SITE_URL}", flush=True)
-        link = manage("sign_in_link", stdout=subprocess.PIPE).stdout.strip()
         if link:
             print(f"Sign in once as the first administrator: {link}", flush=True)
         print("Ctrl-C stops it.\n", flush=True)
+
+    def _report_end(self) -> int:
+        """The exit status: an end that nobody asked for is an error."""
+        if self.stopping.is_set():
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print("\nStopping …", flush=True)
+            return 0
+        print(f"The {self._ended()} process ended; stopping the others.", flush=True)
+        return 1
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stopping.set()
@@ -183,11 +271,15 @@ class Processes:
                 _signal_group(process, signal.SIGTERM)
             deadline = time.monotonic() + STOP_SECONDS
             for process in group:
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.1, deadline - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    _signal_group(process, signal.SIGKILL)
-                    process.wait()
+                _signal_group(process, signal.SIGKILL)
+                process.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _signal_group(process: subprocess.Popen[str], sign: int) -> None:

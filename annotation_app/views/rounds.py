@@ -16,6 +16,11 @@ from annotation_app.models import Round
 from rlhf_loop.round import STAGES
 
 SCORES = ("helpfulness", "safety", "combined")
+GROUPS = (
+    ("all", "all prompts"),
+    ("helpfulness_prompts", "helpfulness prompts"),
+    ("safety_prompts", "safety prompts"),
+)
 
 
 @require_GET
@@ -45,8 +50,13 @@ def round_(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Before, after and the paired difference with its interval, a row for each score."""
-    return [{"name": name, **evaluation[name]} for name in SCORES if name in evaluation]
+    """Before, after and the paired difference, a row for each score on each group of prompts."""
+    return [
+        {"name": f"{score}, {label}", "count": group["count"], **group[score]}
+        for key, label in GROUPS
+        if (group := evaluation.get(key)) is not None
+        for score in SCORES
+    ]
 
 
 @require_POST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ class Command(BaseCommand):
         if existing is not None:
             return existing
         with transaction.atomic():
-            return exchange.write_prompt_set(name, demo_prompts())
+            return exchange.write_prompt_set(
+                name, demo_prompts(exchange.installed_settings("prompt_set"))
+            )
 
     @transaction.atomic
     def _release_starters(self) -> None:
@@ -62,22 +65,24 @@ class Command(BaseCommand):
         batch.open()
 
 
-def demo_prompts() -> list[Prompt]:
-    """The demo world's prompts as the loop reads them."""
+def demo_prompts(most: Mapping[str, int]) -> list[Prompt]:
+    """The demo world's prompts as the loop reads them, evenly thinned to ``most`` of a split."""
     found = []
     for split in PromptSplit:
-        for prompt in world.prompts(split.value):
-            message = Message("user", prompt.text)
-            found.append(
-                Prompt(
-                    id=prompt.id,
-                    root=dialogue_root([message]),
-                    messages=(message,),
-                    is_safety=prompt.is_safety,
-                    risk_category=(
-                        RiskCategory(prompt.risk_category) if prompt.risk_category else None
-                    ),
-                    split=split,
-                )
-            )
+        prompts = world.prompts(split.value)
+        wanted = min(most.get(split.value, len(prompts)), len(prompts))
+        for number in range(wanted):
+            found.append(_prompt(prompts[number * len(prompts) // wanted], split))
     return found
+
+
+def _prompt(prompt: world.DemoPrompt, split: PromptSplit) -> Prompt:
+    message = Message("user", prompt.text)
+    return Prompt(
+        id=prompt.id,
+        root=dialogue_root([message]),
+        messages=(message,),
+        is_safety=prompt.is_safety,
+        risk_category=RiskCategory(prompt.risk_category) if prompt.risk_category else None,
+        split=split,
+    )

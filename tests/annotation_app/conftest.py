@@ -1,0 +1,50 @@
+"""The cast: Alice researches, Bob annotates, Charlie must never get in, Dora administers."""
+
+import pytest
+
+from annotation_app.models import Person
+
+
+def _person(name: str, role: str) -> Person:
+    return Person.objects.create_user(name, password=f"{name}'s password", role=role)
+
+
+@pytest.fixture
+def alice(db):
+    return _person("alice", "researcher")
+
+
+@pytest.fixture
+def bob(db):
+    return _person("bob", "annotator")
+
+
+@pytest.fixture
+def charlie(db):
+    return _person("charlie", "annotator")
+
+
+@pytest.fixture
+def dora(db):
+    return _person("dora", "administrator")
+
+
+@pytest.fixture
+def as_alice(client, alice):
+    client.force_login(alice)
+    return client
+
+
+@pytest.fixture
+def as_bob(client, bob):
+    client.force_login(bob)
+    return client
+
+
+@pytest.fixture(autouse=True)
+def plain_static_files(settings):
+    """Without collectstatic there is no manifest of hashed names."""
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    }
