@@ -73,7 +73,7 @@ class Platform:
             if found := ask():
                 return found
             assert self.process.poll() is None, f"the platform ended:\n{self.printed}"
-            time.sleep(0.2)
+            time.sleep(1)  # each question may start a process of its own
         raise TimeoutError(f"waited {seconds} s for {what}; it printed:\n{self.printed[-6000:]}")
 
     def rows(self, expression: str) -> Any:

@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from django.core.exceptions import ImproperlyConfigured
@@ -53,21 +52,19 @@ class CannotRun(RuntimeError):
 
 def main() -> None:
     """The command line."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.default_int_handler)  # KeyboardInterrupt, as for SIGINT
     try:
         lines = chosen_lines(read_procfile(settings.BASE_DIR / "Procfile"))
         with only_one():
             check(lines)
             if "redis" in lines:
                 os.environ["REDIS_URL"] = redis.configure()
-            prepare()
             sys.exit(Processes(lines).run())
     except (CannotRun, redis.NoRedis) as error:
         sys.exit(str(error))
     except subprocess.CalledProcessError as error:
         sys.exit(f"`manage.py {error.cmd[2]}` failed, for the reason above; Tandem has stopped.")
-    except KeyboardInterrupt:
-        print("\nStopped before anything was started.", flush=True)
 
 
 def read_procfile(file: Path) -> dict[str, str]:
@@ -182,27 +179,35 @@ class Processes:
     def __init__(self, lines: dict[str, str]) -> None:
         self.lines = lines
         self.running: dict[str, subprocess.Popen[str]] = {}
-        self.stopping = threading.Event()
-        self.width = max(map(len, lines))
 
     def run(self) -> int:
-        """Start all, wait for a signal or the first unexpected end, stop all."""
-        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(sign, self._on_signal)
+        """Start all, wait for a signal or the first unexpected end, stop all.
+
+        Redis comes first, since the demo's preparation queues work.
+        """
         try:
-            for number, (name, command) in enumerate(self.lines.items()):
-                self._start(name, command, COLOURS[number % len(COLOURS)])
-            if self._wait_until_answering():
+            self._start("redis")
+            prepare()
+            for name in self.lines:
+                self._start(name)
+            if self._are_answering():
                 self._announce()
-            while not self.stopping.wait(0.5) and not self._ended():
-                pass
-            return self._report_end()
+            while not (ended := self._ended()):
+                time.sleep(0.5)
+            print(f"The {ended} process ended; stopping the others.", flush=True)
+            return 1
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print("\nStopping …", flush=True)
+            return 0
         finally:
             self._stop()
 
-    def _start(self, name: str, command: str, colour: int) -> None:
+    def _start(self, name: str) -> None:
+        if name not in self.lines or name in self.running:
+            return
         process = subprocess.Popen(
-            ["/bin/sh", "-c", command],
+            ["/bin/sh", "-c", self.lines[name]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -215,13 +220,12 @@ class Processes:
         )
         self.running[name] = process
         assert process.stdout is not None, name
-        threading.Thread(
-            target=self._show, args=(name, process.stdout, colour), daemon=True
-        ).start()
+        threading.Thread(target=self._show, args=(name, process.stdout), daemon=True).start()
 
-    def _show(self, name: str, output: IO[str], colour: int) -> None:
-        label = f"{name:{self.width}} | "
+    def _show(self, name: str, output: IO[str]) -> None:
+        label = f"{name:{max(map(len, self.lines))}} | "
         if sys.stdout.isatty():
+            colour = COLOURS[list(self.lines).index(name) % len(COLOURS)]
             label = f"\x1b[{colour}m{label}\x1b[0m"
         for line in output:
             with contextlib.suppress(OSError):  # nobody reads here any more
@@ -231,15 +235,16 @@ class Processes:
         """The name of a process that has ended, else nothing."""
         return next((n for n, p in self.running.items() if p.poll() is not None), "")
 
-    def _wait_until_answering(self) -> bool:
-        """True once the pages and the local models answer, or have had their time."""
+    def _are_answering(self) -> bool:
+        """Wait for the pages and the local models; False when a process ended instead."""
         ports = [settings.PORT]
         if "sampler" in self.lines:
             ports.append(settings.SAMPLER_PORT)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and not all(map(_answers, ports)):
-            if self.stopping.wait(0.1) or self._ended():
+            if self._ended():
                 return False
+            time.sleep(0.1)
         return True
 
     def _announce(self) -> None:
@@ -250,20 +255,10 @@ class Processes:
             print(f"Sign in once as the first administrator: {link}", flush=True)
         print("Ctrl-C stops it.\n", flush=True)
 
-    def _report_end(self) -> int:
-        """The exit status: an end that nobody asked for is an error."""
-        if self.stopping.is_set():
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                print("\nStopping …", flush=True)
-            return 0
-        print(f"The {self._ended()} process ended; stopping the others.", flush=True)
-        return 1
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.stopping.set()
-
     def _stop(self) -> None:
         """The others first, so that workers can still tell Redis that they go."""
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sign, signal.SIG_IGN)
         others = [p for name, p in self.running.items() if name != "redis"]
         last = [p for name, p in self.running.items() if name == "redis"]
         for group in (others, last):

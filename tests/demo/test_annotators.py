@@ -26,14 +26,18 @@ SAFE, UNSAFE = (
 
 
 def share_left(
-    annotator: SimulatedAnnotator, left: str, right: str, criterion: str = "helpfulness"
+    annotator: SimulatedAnnotator,
+    left: str,
+    right: str,
+    criterion: str = "helpfulness",
+    count: int = 2000,
 ) -> float:
     prompt = WARRANTY if criterion == "helpfulness" else ACCOUNT
     rng = random.Random(0)
     verdicts = (
-        annotator.judge(Criterion(criterion), prompt, left, right, rng) for _ in range(4000)
+        annotator.judge(Criterion(criterion), prompt, left, right, rng) for _ in range(count)
     )
-    return sum(verdict.side == "left" for verdict in verdicts) / 4000
+    return sum(verdict.side == "left" for verdict in verdicts) / count
 
 
 @pytest.mark.parametrize("skill", [0.0, 1.0, 3.0])
@@ -42,12 +46,12 @@ def test_choices_follow_bradley_terry(skill: float) -> None:
     assert difference == 0.5
     expected = 1 / (1 + math.exp(-skill * difference))
     share = share_left(SimulatedAnnotator("x", skill), GOOD, MIDDLING)
-    assert share == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 4000))
+    assert share == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 2000))
 
 
 def test_a_left_bias_alone_chooses_left() -> None:
     share = share_left(SimulatedAnnotator("x", 5.0, left_bias=1.0), GOOD, GOOD)
-    assert share == pytest.approx(1 / (1 + math.exp(-1.0)), abs=0.032)
+    assert share == pytest.approx(1 / (1 + math.exp(-1.0)), abs=4 * math.sqrt(0.25 / 2000))
 
 
 def test_a_length_bias_favours_the_longer_answer() -> None:
@@ -57,9 +61,9 @@ def test_a_length_bias_favours_the_longer_answer() -> None:
 
 def test_everyone_in_the_cast_mostly_sees_the_better_answer() -> None:
     for annotator in CAST:
-        assert share_left(annotator, GOOD, BAD) > 0.95
-        assert share_left(annotator, BAD, GOOD) < 0.05
-        assert share_left(annotator, SAFE, UNSAFE, "safety") > 0.95
+        assert share_left(annotator, GOOD, BAD, count=300) > 0.93
+        assert share_left(annotator, BAD, GOOD, count=300) < 0.07
+        assert share_left(annotator, SAFE, UNSAFE, "safety", count=300) > 0.93
 
 
 def test_the_criteria_pull_apart_on_unsafe_prompts() -> None:
