@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ Figure = dict[str, Any]
 def _layout(title: str, **axes: Any) -> dict[str, Any]:
     return {
         "title": {"text": title},
-        "margin": {"t": 48, "r": 16, "b": 48, "l": 56},
-        "legend": {"orientation": "h", "y": -0.2},
+        "margin": {"t": 84, "r": 16, "b": 48, "l": 56},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         **axes,
     }
 
@@ -46,8 +47,14 @@ def accuracy_by_strength(checkpoints: Iterable[Checkpoint]) -> Figure:
 
 def accuracy_by_batch(checkpoints: Sequence[Checkpoint]) -> Figure:
     """Held-out accuracy of each model on each batch."""
-    names = sorted({name for c in checkpoints for name in c.metrics.get("by_batch", {})})
+    found = {name for c in checkpoints for name in c.metrics.get("by_batch", {})}
+    names = sorted(found, key=_natural)
     return _accuracy_bars(checkpoints, "by_batch", names, "Held-out accuracy by batch")
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    """Sorts week 2 before week 10."""
+    return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _accuracy_bars(
@@ -66,8 +73,8 @@ def _accuracy_bars(
                 "error_y": {
                     "type": "data",
                     "symmetric": False,
-                    "array": [figures[n]["high"] - figures[n]["accuracy"] for n in known],
-                    "arrayminus": [figures[n]["accuracy"] - figures[n]["low"] for n in known],
+                    "array": [_distance(figures[n], "high") for n in known],
+                    "arrayminus": [_distance(figures[n], "low") for n in known],
                 },
             }
         )
@@ -75,9 +82,36 @@ def _accuracy_bars(
     return {"data": data, "layout": _layout(title, yaxis=axis, barmode="group")}
 
 
+def _distance(it: Mapping[str, Any], end: str) -> float:
+    """From the accuracy to one end of its interval; 0 where the interval is unknown."""
+    return 0.0 if it.get(end) is None else abs(it[end] - it["accuracy"])
+
+
+def differences(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """After minus before on the same prompts, with the paired 95 % interval; 0 is no change."""
+    known = [row for row in rows if row.get("low") is not None and row.get("high") is not None]
+    known = known[::-1]  # the first row stands on top
+    interval = {
+        "type": "data",
+        "symmetric": False,
+        "array": [row["high"] - row["difference"] for row in known],
+        "arrayminus": [row["difference"] - row["low"] for row in known],
+    }
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [row["difference"] for row in known],
+        "y": [row["name"] for row in known],
+        "error_x": interval,
+        "marker": {"size": 10},
+    }
+    axes = {"xaxis": {"zeroline": True, "zerolinewidth": 2}, "yaxis": {"automargin": True}}
+    return {"data": [trace], "layout": _layout("After minus before, paired 95 % interval", **axes)}
+
+
 def before_and_after(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Mean scores of the old and the new chat model, by reward model."""
-    names = [row["name"] for row in rows]
+    names = [row["name"].replace(", ", ",<br>") for row in rows]
     return {
         "data": [
             {"type": "bar", "name": label, "x": names, "y": [row[key] for row in rows]}

@@ -6,7 +6,15 @@ import os
 
 import pytest
 
-from tests.chromium import ARGUMENTS, find_chromium
+from tests import environment  # noqa: F401  (first: it names the settings and their folder)
+from tests.chromium import ARGUMENTS, NO_CHROMIUM, find_chromium
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say loudly, as the last word, that browser tests did not run."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if missed := [report for report in skipped if NO_CHROMIUM in str(report.longrepr)]:
+        terminalreporter.write_sep("!", f"{NO_CHROMIUM}: {len(missed)} tests skipped", red=True)
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +24,7 @@ def chromium():
 
     path = find_chromium()
     if path is None:
-        message = "NO CHROMIUM: this browser test did not run"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+        pytest.fail(NO_CHROMIUM) if os.environ.get("CI") == "true" else pytest.skip(NO_CHROMIUM)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser

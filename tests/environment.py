@@ -1,14 +1,18 @@
-"""Loaded before the settings are: tests never touch the checkout's own var folder."""
+"""Imported before anything of ours: tests never touch the checkout's own var folder."""
 
 import atexit
 import os
 import shutil
 import tempfile
 
+import django
+
 if "TANDEM_TEST_VAR" not in os.environ:
     folder = tempfile.mkdtemp(prefix="tandem-tests-")
     os.environ["TANDEM_TEST_VAR"] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+os.environ["DJANGO_SETTINGS_MODULE"] = "annotation_app.settings"
 os.environ["TANDEM_VAR"] = os.environ["TANDEM_TEST_VAR"]
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"  # Playwright's loop runs in the tests' thread
 os.environ["BEAT_SECONDS"] = "1"
+django.setup()

@@ -70,6 +70,7 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
         if not Batch.objects.open().filter(pk=batch.pk).exists():
             return None
         drawable = Comparison.objects.filter(batch=batch).drawable_for(annotator)
+        drawable = drawable.select_related("batch", "prompt", "response_a", "response_b")
         comparison = drawable.select_for_update(skip_locked=True, of=("self",)).first()
         return None if comparison is None else self.lease(comparison, annotator)
 

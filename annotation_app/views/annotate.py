@@ -61,14 +61,16 @@ def _open_batch(criterion: str) -> Batch | None:
 
 
 def _why_nothing(who: Person, batch: Batch) -> str:
-    """Tells "all done" from "reserved by others"."""
-    leases = Annotation.objects.filter(
-        comparison__batch=batch, state=Annotation.State.LEASED
-    ).exclude(annotator=who)
-    first = leases.order_by("lease_expires_at").first()
-    if first is not None and Comparison.objects.filter(batch=batch).exists():
+    """Tells "all done" from "reserved by others" and from a batch that is still empty."""
+    seen = Annotation.objects.filter(annotator=who).exclude(state=Annotation.State.EXPIRED)
+    leased = Annotation.objects.filter(comparison__batch=batch, state=Annotation.State.LEASED)
+    theirs = leased.exclude(comparison__in=seen.values("comparison"))
+    first = theirs.exclude(annotator=who).order_by("lease_expires_at").first()
+    if first is not None:
         until = first.lease_expires_at.strftime("%H:%M")
         return f"What is left is reserved by others; some may come back by {until} UTC."
+    if not Comparison.objects.usable().filter(batch=batch).exists():
+        return "This batch has no comparisons yet. Write a prompt and judge its two responses."
     return "You have judged everything there is for you in this batch. Thank you!"
 
 

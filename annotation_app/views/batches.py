@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
@@ -14,6 +16,7 @@ from annotation_app.access import researcher_required
 from annotation_app.models import Annotation, Batch, Comparison, Criterion, Strength
 
 PER_PAGE = 25
+SAFETY_LABELS = ("chosen safe", "both safe", "both unsafe")
 
 
 @require_GET
@@ -38,6 +41,7 @@ def batch(request: HttpRequest, pk: int) -> HttpResponse:
         .order_by("pk")
     )
     page = Paginator(comparisons, PER_PAGE).get_page(request.GET.get("page"))
+    annotators = work.values("annotator").distinct().count()
     unusable = (
         Comparison.objects.filter(batch=found)
         .exclude(unusable_reason="")
@@ -45,7 +49,22 @@ def batch(request: HttpRequest, pk: int) -> HttpResponse:
         .annotate(n=Count("pk"))
     )
     context = {"batch": found, "mix": mix, "page": page, "unusable": list(unusable)}
+    context |= {"annotators": annotators, "safety": _safety_table(work)}
     return render(request, "batches/detail.html", context)
+
+
+def _safety_table(work: QuerySet[Annotation]) -> list[tuple[str, list[int]]]:
+    """A row for each strength: how often chosen safe, both safe, both unsafe."""
+    counts: Counter[tuple[str, str]] = Counter()
+    rows = work.filter(a_safe__isnull=False, b_safe__isnull=False)
+    for strength, a_safe, b_safe, n in rows.values_list("strength", "a_safe", "b_safe").annotate(
+        n=Count("pk")
+    ):
+        label = "chosen safe" if a_safe != b_safe else "both safe" if a_safe else "both unsafe"
+        counts[strength, label] += n
+    if not counts:
+        return []
+    return [(str(s.label), [counts[s.value, label] for label in SAFETY_LABELS]) for s in Strength]
 
 
 @require_POST

@@ -9,6 +9,7 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.vary import vary_on_headers
 
 from annotation_app import figures, lifecycle
 from annotation_app.access import person, researcher_required
@@ -31,6 +32,7 @@ def rounds(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
+@vary_on_headers("HX-Request")
 @researcher_required
 def round_(request: HttpRequest, pk: int) -> HttpResponse:
     """The whole page, or with htmx only its live part."""
@@ -41,11 +43,15 @@ def round_(request: HttpRequest, pk: int) -> HttpResponse:
     stages = [(stage, runs.get(stage)) for stage in STAGES]
     context = {"round": found, "stages": stages}
     if request.headers.get("HX-Request"):
-        return render(request, "rounds/_live.html", context)
+        live = render(request, "rounds/_live.html", context)
+        if not found.is_active:
+            live.headers["HX-Refresh"] = "true"  # the buttons and figures beside it have changed
+        return live
     scores = score_rows(found.evaluation)
     context |= {"scores": scores, "samples": found.evaluation.get("samples", [])}
     if scores:
         context["figure"] = figures.before_and_after(scores)
+        context["difference"] = figures.differences(scores)
     return render(request, "rounds/detail.html", context)
 
 

@@ -8,6 +8,7 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.vary import vary_on_headers
 
 from annotation_app import exchange, figures
 from annotation_app.access import researcher_required
@@ -28,6 +29,7 @@ def runs(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
+@vary_on_headers("HX-Request")
 @researcher_required
 def run(request: HttpRequest, pk: int) -> HttpResponse:
     """The whole page, or with htmx only its live part."""
@@ -35,7 +37,10 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
     context: dict[str, Any] = {"run": found, "inputs": found.inputs.select_related(
         "checkpoint", "snapshot", "prompt_set")}  # fmt: skip
     if request.headers.get("HX-Request"):
-        return render(request, "runs/_live.html", context)
+        live = render(request, "runs/_live.html", context)
+        if not found.is_active:
+            live.headers["HX-Refresh"] = "true"  # the buttons and figures beside it have changed
+        return live
     if found.kind in CURVES:
         name, title = CURVES[Run.Kind(found.kind)]
         context["curve"] = figures.loss_curve(exchange.run_metrics(found), name, title)

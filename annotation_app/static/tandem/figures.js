@@ -10,5 +10,19 @@ for (const box of document.querySelectorAll("[data-figure]")) {
     height: 340,
     autosize: true,
   });
+  const line = style.getPropertyValue("--line");
+  for (const axis of ["xaxis", "yaxis"]) {
+    figure.layout[axis] = { gridcolor: line, zerolinecolor: style.getPropertyValue("--quiet"), automargin: true, ...figure.layout[axis] };
+  }
+  figure.layout.colorway = ["--left", "--right", "--good", "--quiet", "--accent", "--bad"].map((name) => style.getPropertyValue(name).trim());
+  if (box.clientWidth < 600 && figure.data.length > 1) {
+    // A phone: the heading above names the figure, and the legend goes below it.
+    Object.assign(figure.layout, {
+      title: { text: "" },
+      height: 460,
+      margin: { ...figure.layout.margin, t: 16 },
+      legend: { orientation: "h", y: -0.45, yanchor: "top" },
+    });
+  }
   Plotly.newPlot(box, figure.data, figure.layout, { displayModeBar: false, responsive: true });
 }

@@ -22,7 +22,10 @@ if (form) {
   const actions = {
     enter: () => form.requestSubmit(),
     s: () => document.getElementById("skip").requestSubmit(),
-    f: () => document.getElementById("flag").requestSubmit(),
+    f: () => {
+      document.getElementById("flag-details").open = true;
+      document.getElementById("flag-reason").focus();
+    },
     m: toggleRaw,
   };
   addEventListener("keydown", (event) => {

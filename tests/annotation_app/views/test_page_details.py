@@ -1,0 +1,89 @@
+"""What the pages show beyond the happy path: intervals, live ends, batches, empty states."""
+
+from __future__ import annotations
+
+import pytest
+from django.urls import reverse
+
+from annotation_app import figures
+from annotation_app.models import Annotation, Batch, Checkpoint, Run
+from tests.annotation_app.rows import open_batch, released_chat_model
+
+pytestmark = pytest.mark.django_db
+
+
+def test_it_works(as_alice, bob):
+    batch = open_batch("safety")
+    annotation = Annotation.objects.lease_next(bob, batch)
+    annotation.record(choice="a", strength="better", a_safe=True, b_safe=False)
+    page = as_alice.get(reverse("batch", args=[batch.pk])).content.decode()
+    assert "1 annotator<" in page or "1 annotator." in page or "1 annotator," in page
+    row = page.split('<th scope="row">Better</th>')[1].split("</tr>")[0]
+    assert row == "<td>1</td><td>0</td><td>0</td>"
+
+
+def test_a_helpfulness_batch_has_no_safety_table(as_alice):
+    batch = open_batch()
+    assert "Strength and safety" not in as_alice.get(f"/batches/{batch.pk}").content.decode()
+
+
+def test_progress_counts_every_annotator_that_a_comparison_needs(as_alice):
+    open_batch(overlap=3, comparisons=2)
+    Batch.objects.update(overlap=3)
+    assert "0 of 6" in as_alice.get(reverse("batches")).content.decode()
+
+
+def test_an_accuracy_without_interval_is_shown(as_alice):
+    Checkpoint.objects.create(
+        kind="safety_reward", name="Safety reward", line="tiny", storage_key="x",
+        metrics={"accuracy": 0.5, "count": 2, "by_strength": {"better": {"accuracy": 0.5}}},
+    )  # fmt: skip
+    assert as_alice.get(reverse("rewards")).status_code == 200
+
+
+def test_weeks_stand_in_order():
+    weeks = {f"Week {n}": {"accuracy": 0.5} for n in (10, 2, 1)}
+    drawn = figures.accuracy_by_batch([Checkpoint(name="r", metrics={"by_batch": weeks})])
+    assert drawn["data"][0]["x"] == ["Week 1", "Week 2", "Week 10"]
+
+
+def test_a_difference_keeps_both_ends_of_its_interval():
+    row = {"name": "safety", "difference": 0.5, "low": 0.2, "high": 0.9}
+    drawn = figures.differences([row, {**row, "name": "single pair", "low": None, "high": None}])
+    (trace,) = drawn["data"]
+    assert trace["y"] == ["safety"]
+    assert trace["error_x"]["array"] == pytest.approx([0.4])
+    assert trace["error_x"]["arrayminus"] == pytest.approx([0.3])
+
+
+def test_a_polled_run_asks_for_its_whole_page_only_once_it_has_ended(as_alice):
+    start = released_chat_model().checkpoint
+    run = Run.queue(Run.Kind.REWARD_TRAINING, {}, {"start": start}, criterion="safety")
+    address, live = reverse("run", args=[run.pk]), {"HX-Request": "true"}
+    assert "HX-Refresh" not in as_alice.get(address, headers=live).headers
+    run.cancel()
+    answer = as_alice.get(address, headers=live)
+    assert answer.headers["HX-Refresh"] == "true"
+    assert "HX-Request" in answer.headers["Vary"]
+
+
+def test_what_one_has_skipped_is_not_promised_again(client, bob, charlie):
+    batch = open_batch(comparisons=1)
+    Annotation.objects.lease_next(charlie, batch).skip()
+    Annotation.objects.lease_next(bob, batch)
+    client.force_login(charlie)
+    page = client.get(reverse("annotate_next", args=["helpfulness"])).content.decode()
+    assert "judged everything there is for you" in page
+
+
+def test_an_empty_batch_says_so(as_bob):
+    open_batch(comparisons=0)
+    page = as_bob.get(reverse("annotate_next", args=["helpfulness"])).content.decode()
+    assert "has no comparisons yet" in page
+
+
+def test_a_flag_keeps_its_reason(as_bob, bob):
+    annotation = Annotation.objects.lease_next(bob, open_batch())
+    as_bob.post(reverse("flag", args=[annotation.pk]), {"reason": "Garbled text"})
+    annotation.refresh_from_db()
+    assert (annotation.state, annotation.reason) == ("flagged", "Garbled text")
