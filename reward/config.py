@@ -51,7 +51,9 @@ class TrainConfig:
     adam_epsilon: float = setting(1e-5, "AdamW epsilon; section 2.2")
     weight_decay: float = setting(0.1, "AdamW decay of matrices, not of norms; section 2.2")
     gradient_clip: float = setting(1.0, "global gradient norm is clipped here; section 2.2")
-    max_tokens: int = setting(4096, "longest prompt with answer, tokens; section 2.2")
+    max_tokens: int = setting(
+        4096, "longest prompt with answer, tokens, at most the model's context; section 2.2"
+    )
     over_long: Literal["drop", "error"] = setting(
         "drop", "pairs with a longer row are dropped and counted, or refused; our choice"
     )

@@ -58,18 +58,18 @@ def mix(
     """
     if mixture == "all":
         return list(pairs)
-    own = {pair.id for pair in pairs if pair.criterion == criterion}
+    own = {i for i, pair in enumerate(pairs) if pair.criterion == criterion}
     if mixture == "own":
-        return [pair for pair in pairs if pair.id in own]
-    collected = {p.id for p in pairs if p.id in own and p.source == COLLECTED}
+        return [pairs[i] for i in sorted(own)]
+    collected = {i for i in own if pairs[i].source == COLLECTED}
     if criterion is Criterion.HELPFULNESS:
         own = collected or own
         wanted = len(own)
     else:
         wanted = round(len(own) / 9)
-    rest = [pair.id for pair in pairs if pair.id not in own]
-    drawn = set(random.Random(seed).sample(rest, min(wanted, len(rest))))
-    return [pair for pair in pairs if pair.id in own or pair.id in drawn]
+    rest = [i for i in range(len(pairs)) if i not in own]
+    drawn = random.Random(seed).sample(rest, min(wanted, len(rest)))
+    return [pairs[i] for i in sorted(own.union(drawn))]
 
 
 def row_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:

@@ -90,6 +90,14 @@ def _separate_pad_from_end(model: Any, tokenizer: Any) -> None:
     if len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
+    # An embedding's padding_idx gets no gradient: it must not stay on what was the pad id before.
+    model.get_input_embeddings().padding_idx = tokenizer.pad_token_id
+
+
+def context_tokens(model: Any) -> int | None:
+    """The longest row that the trunk's positions allow, where its configuration names it."""
+    found: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found
 
 
 def score_rows(model: Any, rows: Sequence[Sequence[int]], dtype: str = "float32") -> Tensor:

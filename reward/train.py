@@ -38,7 +38,13 @@ from reward.data import (
     within_length,
 )
 from reward.loss import MARGINS, ranking_loss, safety_auxiliary_loss
-from reward.model import pick_device, save_reward_model, score_rows, start_from_chat_model
+from reward.model import (
+    context_tokens,
+    pick_device,
+    save_reward_model,
+    score_rows,
+    start_from_chat_model,
+)
 from reward.preferences import Criterion
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.score import score_pairs
@@ -66,16 +72,18 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     torch.manual_seed(config.seed)
 
     # 1. data: what is trained on, what is measured on
-    pairs = mix(load_pairs(config.pairs), config.criterion, config.mixture, config.seed)
+    every = load_pairs(config.pairs)
     holdout = load_pairs(config.holdout) if config.holdout else []
-    refuse_leak(pairs, holdout)
+    refuse_leak(every, holdout)
+    pairs = mix(every, config.criterion, config.mixture, config.seed)
 
     # 2. model: the chat model's trunk with a fresh head
     model, tokenizer = start_from_chat_model(config.model, config.seed)
     model.to(pick_device(config.device))
-    rows, too_long = within_length(tokenise(tokenizer, pairs), config.max_tokens, config.over_long)
+    longest = min(config.max_tokens, context_tokens(model) or config.max_tokens)
+    rows, too_long = within_length(tokenise(tokenizer, pairs), longest, config.over_long)
     held_rows, held_too_long = within_length(
-        tokenise(tokenizer, holdout), config.max_tokens, config.over_long
+        tokenise(tokenizer, holdout), longest, config.over_long
     )
     if not rows:
         raise ValueError(f"{config.pairs} leaves no pair to train a {config.criterion} model on")
