@@ -16,6 +16,7 @@ from annotation_app.processes.start import PREPARATIONS, read_procfile
 ROOT = Path(__file__).resolve().parent.parent
 VAR = "/var/lib/tandem"
 OURS = ("prepare", "web", "worker", "gpu", "beat", "sampler")
+SAMPLER_PORT = 8001
 READERS = {"env_bool", "env_int", "env_float", "env_list"}
 VARIABLE = re.compile(r"\$\{([A-Z_]+)(:-|:\?)?([^}]*)\}")
 SECRET = re.compile("SECRET|PASSWORD")
@@ -158,8 +159,22 @@ def test_pages_are_published_on_the_loopback_only(compose):
     published = {name for name, service in compose["services"].items() if "ports" in service}
     assert published == {"web"}
     assert compose["services"]["web"]["ports"] == ["127.0.0.1:${PORT:-8000}:8000"]
-    assert "PORT" not in compose["services"]["web"]["environment"]
+    assert compose["services"]["web"]["environment"]["PORT"] == 8000
     assert "EXPOSE 8000\n" in text("Dockerfile")
+
+
+def test_local_addresses_name_services_and_their_ports(compose):
+    environment = compose["services"]["web"]["environment"]
+    assert environment["SAMPLER_URL"] == f"${{SAMPLER_URL:-http://sampler:{SAMPLER_PORT}}}"
+    assert environment["SAMPLER_PORT"] == SAMPLER_PORT
+    assert environment["DATABASE_URL"].endswith("@postgres:5432/tandem")
+    assert environment["REDIS_URL"].endswith("@redis:6379/0")
+    assert compose["services"]["vllm"]["command"][-1] == str(SAMPLER_PORT)
+
+
+def test_every_setting_reaches_every_process(compose):
+    for name in OURS:
+        assert compose["services"][name]["env_file"] == ".env", name
 
 
 def test_vllm_is_optional(compose):
@@ -189,8 +204,8 @@ def test_the_image_has_the_pinned_parts_and_no_root():
 
 
 def test_the_image_takes_nothing_private_along():
-    left_out = text(".dockerignore").split()
-    assert {".git", ".venv", "var"} <= set(left_out)
+    assert {".git", ".venv", ".env", "var"} <= set(text(".dockerignore").split())
+    assert {".venv/", ".env", "var/"} <= set(text(".gitignore").split())
 
 
 def test_pins_name_no_build_of_one_machine():

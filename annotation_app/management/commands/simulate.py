@@ -160,7 +160,7 @@ def gold_scores(checkpoint: Checkpoint, most: int) -> MeanScores:
         "--model", str(storage.path(checkpoint.storage_key)),
         "--max-new-tokens", str(MAX_NEW_TOKENS), "--out", str(folder / "run"),
     ]  # fmt: skip
-    subprocess.run(command, check=True, cwd=settings.BASE_DIR, stderr=subprocess.PIPE)
+    subprocess.run(command, check=True, cwd=settings.BASE_DIR, capture_output=True)
     answers = _answers(folder / "run" / "responses.jsonl")
     asked = [prompt.messages[-1].content for prompt in prompts]
     return mean_scores(asked, [answers[prompt.id] for prompt in prompts])
