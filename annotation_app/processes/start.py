@@ -52,8 +52,9 @@ class CannotRun(RuntimeError):
 
 def main() -> None:
     """The command line."""
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, signal.default_int_handler)  # KeyboardInterrupt, as for SIGINT
+    # Also SIGINT: a shell starts background jobs with it ignored, and that is inherited.
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.default_int_handler)  # KeyboardInterrupt
     try:
         lines = chosen_lines(read_procfile(settings.BASE_DIR / "Procfile"))
         with only_one():
