@@ -7,7 +7,7 @@ FREE_KB := 4000000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup run test proof lint clean
+.PHONY: setup run test lint clean
 setup: .venv/.ready
 
 # Without .ready the environment is half built and is made anew; with it, it is brought up to date.
@@ -42,8 +42,6 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.on_postgresql tests/annotation_app
 	@$(BIN)/python -m tests.chromium --summary
 
-proof: setup
-	$(BIN)/python -m benchmarks.proof
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
