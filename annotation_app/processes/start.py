@@ -37,6 +37,7 @@ from annotation_app.processes import redis
 FREE_BYTES = 200 * 2**20
 START_SECONDS = 120
 STOP_SECONDS = 10
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 COLOURS = (36, 32, 33, 35, 34, 31)
@@ -53,7 +54,7 @@ class CannotRun(RuntimeError):
 def main() -> None:
     """The command line."""
     # Also SIGINT: a shell starts background jobs with it ignored, and that is inherited.
-    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for sign in STOP_SIGNALS:
         signal.signal(sign, signal.default_int_handler)  # KeyboardInterrupt
     try:
         lines = chosen_lines(read_procfile(settings.BASE_DIR / "Procfile"))
@@ -258,7 +259,7 @@ class Processes:
 
     def _stop(self) -> None:
         """The others first, so that workers can still tell Redis that they go."""
-        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for sign in STOP_SIGNALS:
             signal.signal(sign, signal.SIG_IGN)
         others = [p for name, p in self.running.items() if name != "redis"]
         last = [p for name, p in self.running.items() if name == "redis"]
