@@ -42,6 +42,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
 
 from reward.accuracy import NORMAL_95, ScoredPair, report
 from reward.config import TrainConfig
@@ -357,6 +358,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compare, print the tables, write the JSON file."""
     arguments = parse_arguments(argv)
     torch.set_num_threads(arguments.threads)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     found = []
     with tempfile.TemporaryDirectory(prefix="reward-against-trl-") as temporary:
         work = Path(temporary)
