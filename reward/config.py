@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Literal
 
 from reward.preferences import Criterion
-from reward.settings import REQUIRED, setting
+from reward.settings import (
+    AT_LEAST_1,
+    BELOW_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    REQUIRED,
+    SHARE,
+    Settings,
+    setting,
+)
 
 Device = str
 DType = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Train one reward model on preference pairs, starting from a chat model."""
 
     pairs: Path = setting(REQUIRED, "pairs file to train on, JSON lines")
@@ -29,30 +38,42 @@ class TrainConfig:
         "small", "margin by preference strength; table 27, small is the best average of table 28"
     )
     auxiliary_weight: float = setting(
-        1.0, "weight of the safety auxiliary loss, safety model only; not in the paper, our choice"
+        1.0,
+        "weight of the safety auxiliary loss, safety model only; not in the paper, our choice",
+        NOT_NEGATIVE,
     )
     mixture: Literal["published", "own", "all"] = setting(
         "published", "which pairs are mixed in; section 3.2.2, see reward.data.mix"
     )
-    epochs: int = setting(1, "passes over the pairs; section 3.2.2")
+    epochs: int = setting(1, "passes over the pairs; section 3.2.2", AT_LEAST_1)
     learning_rate: float = setting(
-        1e-5, "highest learning rate; section 3.2.2: 5e-6 for 70B, 1e-5 for smaller"
+        1e-5, "highest learning rate; section 3.2.2: 5e-6 for 70B, 1e-5 for smaller", POSITIVE
     )
     schedule: Literal["cosine", "constant"] = setting("cosine", "after warm-up; section 3.2.2")
     final_learning_rate_share: float = setting(
-        0.1, "where the cosine ends, share of the highest learning rate; section 3.2.2"
+        0.1, "where the cosine ends, share of the highest learning rate; section 3.2.2", SHARE
     )
-    warmup_share: float = setting(0.03, "share of all steps that warm up; section 3.2.2")
-    warmup_least_steps: int = setting(5, "at least so many steps warm up; section 3.2.2")
-    pairs_per_step: int = setting(512, "pairs per optimiser step; section 3.2.2")
-    pairs_per_minibatch: int = setting(16, "pairs put through the model at once; our choice")
-    adam_beta1: float = setting(0.9, "AdamW beta 1; section 2.2")
-    adam_beta2: float = setting(0.95, "AdamW beta 2; section 2.2")
-    adam_epsilon: float = setting(1e-5, "AdamW epsilon; section 2.2")
-    weight_decay: float = setting(0.1, "AdamW decay of matrices, not of norms; section 2.2")
-    gradient_clip: float = setting(1.0, "global gradient norm is clipped here; section 2.2")
+    warmup_share: float = setting(0.03, "share of all steps that warm up; section 3.2.2", SHARE)
+    warmup_least_steps: int = setting(
+        5, "at least so many steps warm up; section 3.2.2", NOT_NEGATIVE
+    )
+    pairs_per_step: int = setting(512, "pairs per optimiser step; section 3.2.2", AT_LEAST_1)
+    pairs_per_minibatch: int = setting(
+        16, "pairs put through the model at once; our choice", AT_LEAST_1
+    )
+    adam_beta1: float = setting(0.9, "AdamW beta 1; section 2.2", BELOW_1)
+    adam_beta2: float = setting(0.95, "AdamW beta 2; section 2.2", BELOW_1)
+    adam_epsilon: float = setting(1e-5, "AdamW epsilon; section 2.2", POSITIVE)
+    weight_decay: float = setting(
+        0.1, "AdamW decay of matrices, not of norms; section 2.2", NOT_NEGATIVE
+    )
+    gradient_clip: float = setting(
+        1.0, "global gradient norm is clipped here; section 2.2", POSITIVE
+    )
     max_tokens: int = setting(
-        4096, "longest prompt with answer, tokens, at most the model's context; section 2.2"
+        4096,
+        "longest prompt with answer, tokens, at most the model's context; section 2.2",
+        AT_LEAST_1,
     )
     over_long: Literal["drop", "error"] = setting(
         "drop", "pairs with a longer row are dropped and counted, or refused; our choice"
@@ -61,40 +82,33 @@ class TrainConfig:
     seed: int = setting(0, "seed of the head, the mixture and the order; our choice")
     device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1 …")
     dtype: DType = setting("float32", "type the trunk computes in; head and loss are float32")
-    checkpoint_every_steps: int = setting(50, "optimiser steps between resumable checkpoints")
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "pairs_per_step", "pairs_per_minibatch", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, allowed is 1 or more")
-        if self.checkpoint_every_steps < 1:
-            raise ValueError(
-                f"checkpoint_every_steps is {self.checkpoint_every_steps}, allowed is 1 or more"
-            )
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}, allowed is above 0")
+    checkpoint_every_steps: int = setting(
+        50, "optimiser steps between resumable checkpoints", AT_LEAST_1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings):
     """Measure a reward model's accuracy on pairs."""
 
     model: Path = setting(REQUIRED, "folder of the reward model")
     pairs: Path = setting(REQUIRED, "pairs file to measure on")
     out: Path = setting(REQUIRED, "JSON file to write the figures to")
-    max_tokens: int = setting(4096, "pairs with a longer row are left out and counted, tokens")
-    rows: int = setting(64, "rows put through the model at once; our choice")
+    max_tokens: int = setting(
+        4096, "pairs with a longer row are left out and counted, tokens", AT_LEAST_1
+    )
+    rows: int = setting(64, "rows put through the model at once; our choice", AT_LEAST_1)
     device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
     dtype: DType = setting("float32", "type the trunk computes in")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
+class ScoreConfig(Settings):
     """Score answers: each input line {messages: […]} gains a score."""
 
     model: Path = setting(REQUIRED, "folder of the reward model")
     input: Path = setting(REQUIRED, "JSON lines with messages that end with an assistant's")
     output: Path = setting(REQUIRED, "JSON lines file to write")
-    rows: int = setting(64, "rows put through the model at once; our choice")
+    rows: int = setting(64, "rows put through the model at once; our choice", AT_LEAST_1)
     device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
     dtype: DType = setting("float32", "type the trunk computes in")

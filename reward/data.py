@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
+
 from reward.preferences import Criterion, Message, PreferencePair, read_pairs
 
 COLLECTED = "collected"
@@ -75,11 +77,32 @@ def mix(
 def row_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The tokens of a conversation in the tokenizer's chat template, special tokens included.
 
-    The one way from messages to token rows: in training, scoring and the loop alike.
+    The one way from messages to token rows: in training, scoring and the loop alike. Where the
+    template writes more after the end token (ChatML: a newline) the row, and so the score, ends
+    there too. Raises ValueError where the template refuses the conversation.
     """
     chat = [message._asdict() for message in messages]
-    tokens: list[int] = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+    try:
+        tokens: list[int] = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise ValueError(f"the chat template refuses the roles {roles}: {error}") from None
     return tokens
+
+
+def last_token(tokenizer: Any) -> int:
+    """The token that ends every row of the chat template, whatever the answer.
+
+    Raises ValueError for a template that writes nothing after an answer: a score would be read
+    before the answer is known to be over.
+    """
+    endings = {
+        row_tokens(tokenizer, [Message("user", "?"), Message("assistant", answer)])[-1]
+        for answer in ("yes", "no!")
+    }
+    if len(endings) > 1:
+        raise ValueError("the chat template writes no end token after an answer, and one is needed")
+    return endings.pop()
 
 
 def tokenise(tokenizer: Any, pairs: Iterable[PreferencePair]) -> list[PairRows]:

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from reward.data import last_token
+
 PAD_TOKEN = "<|pad|>"
 
 
@@ -54,12 +56,13 @@ def load_reward_model(folder: Path) -> tuple[Any, Any]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer. Raises ValueError when it has no chat template."""
+    """The folder's tokenizer. Raises ValueError when it has no chat template that ends answers."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no model: it has no config.json")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer of {folder} has no chat template, and one is needed")
+    last_token(tokenizer)
     return tokenizer
 
 
@@ -77,13 +80,12 @@ def _load(folder: Path) -> Any:
 def _separate_pad_from_end(model: Any, tokenizer: Any) -> None:
     """Give the model a pad id that never ends a row.
 
-    transformers pools at the rightmost token that is not the pad id, so a pad id that is also the
+    transformers pools at the rightmost token that is not the pad id, so a pad id that is also an
     end token would move every score one token to the left.
     """
-    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
-    if pad is None or pad == end:
-        unknown = tokenizer.unk_token_id
-        if unknown is not None and unknown != end:
+    ends = {tokenizer.eos_token_id, last_token(tokenizer)}
+    if tokenizer.pad_token_id in {None, *ends}:
+        if tokenizer.unk_token_id not in {None, *ends}:
             tokenizer.pad_token = tokenizer.unk_token
         else:
             tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})

@@ -11,18 +11,22 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 PARENT_VARIABLE = "TANDEM_PARENT_PID"
 ATTEMPT_VARIABLE = "TANDEM_ATTEMPT"
 PARENT_CHECK_SECONDS = 0.5
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # as terminals are told
 
 
 class RunFolderBusy(RuntimeError):
@@ -34,6 +38,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._began = (0, time.monotonic())
 
     @property
     def config_file(self) -> Path:
@@ -120,9 +125,21 @@ class RunFolder:
         line = {"step": step, "total": total, "time": round(time.time(), 3), **figures}
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if sys.stdout.isatty():
+            self._show_progress(step, total)
+
+    def _show_progress(self, step: int, total: int) -> None:
+        """One line that is rewritten on a terminal, with the time that this pace leaves."""
+        first, since = self._began
+        pace = (time.monotonic() - since) / max(step - first, 1)
+        left = timedelta(seconds=round(pace * (total - step)))
+        bar = "#" * (30 * step // max(total, 1))
+        end = "\n" if step >= total else ""
+        print(f"\r{self.path.name} [{bar:<30}] {step}/{total}, {left} left", end=end, flush=True)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the figures after ``step``: those steps are about to be done again."""
+        self._began = (step, time.monotonic())
         kept = [line for line in self.metrics() if line["step"] <= step]
         temporary = self.metrics_file.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -156,7 +173,7 @@ class RunFolder:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - 64_000))
             text = file.read().decode("utf-8", "replace")
-        rewritten = [line.rpartition("\r")[2] for line in text.split("\n")]
+        rewritten = [line.rpartition("\r")[2] for line in COLOUR.sub("", text).split("\n")]
         return "\n".join(rewritten[-lines:]).strip()
 
     # --- the end -------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def score_tokens(
     scores = torch.empty(len(rows))
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     starts = range(0, len(rows), at_once)
-    for start in tqdm(starts, desc="scoring", unit="minibatch", disable=_quiet(len(starts))):
+    for start in tqdm(starts, desc="scoring", ncols=80, disable=_quiet(len(starts))):
         chosen = by_length[start : start + at_once]
         scores[chosen] = score_rows(model, [rows[i] for i in chosen], dtype).cpu()
     return scores

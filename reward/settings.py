@@ -9,24 +9,55 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 C = TypeVar("C")
 REQUIRED: Any = dataclasses.MISSING
 
 
-def setting(default: Any, help: str) -> Any:
+class Allowed(NamedTuple):
+    """The numbers that a setting may have, in words and as a test."""
+
+    words: str
+    fits: Callable[[float], bool]
+
+
+AT_LEAST_1 = Allowed("1 or more", lambda value: 1 <= value < math.inf)
+NOT_NEGATIVE = Allowed("0 or more", lambda value: 0 <= value < math.inf)
+POSITIVE = Allowed("above 0", lambda value: 0 < value < math.inf)
+SHARE = Allowed("between 0 and 1", lambda value: 0 <= value <= 1)
+POSITIVE_SHARE = Allowed("above 0 and up to 1", lambda value: 0 < value <= 1)
+BELOW_1 = Allowed("0 or more and below 1", lambda value: 0 <= value < 1)
+INSIDE_0_1 = Allowed("above 0 and below 1", lambda value: 0 < value < 1)
+
+
+def setting(default: Any, help: str, allowed: Allowed | None = None) -> Any:
     """A dataclass field with its one-line description (unit and source included)."""
+    metadata = {"help": help, "allowed": allowed}
     if default is REQUIRED:
-        return dataclasses.field(metadata={"help": help})
+        return dataclasses.field(metadata=metadata)
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=default.copy, metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The base of every entry point's settings: numbers out of their range are refused."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            allowed: Allowed | None = field.metadata.get("allowed")
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if allowed and number is not None and not allowed.fits(number):
+                    raise ValueError(f"{field.name} is {number}, allowed is {allowed.words}")
 
 
 def parse(config_class: type[C], program: str, argv: Sequence[str] | None = None) -> C:

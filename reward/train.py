@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from reward.accuracy import report
 from reward.config import TrainConfig
@@ -93,14 +92,11 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     steps = list(step_pairs(rows, config))
     done = _resume(folder, model, optimiser)
     folder.rewind_metrics(done)
-    progress = tqdm(total=len(steps), initial=done, unit="step", disable=not sys.stderr.isatty())
     for step, minibatch_rows in enumerate(steps[done:], start=done + 1):
         figures = optimiser_step(model, optimiser, minibatch_rows, config, step, len(steps))
         folder.log_metrics(step, len(steps), **figures)
-        progress.update()
         if step % config.checkpoint_every_steps == 0 and step < len(steps):
             folder.save_checkpoint(partial(_save_state, model, optimiser, step))
-    progress.close()
 
     # 4. measure and leave
     at_once = 2 * config.pairs_per_minibatch

@@ -11,12 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reward.settings import REQUIRED, from_mapping, setting
+from reward.settings import (
+    AT_LEAST_1,
+    BELOW_1,
+    INSIDE_0_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_SHARE,
+    REQUIRED,
+    SHARE,
+    Settings,
+    from_mapping,
+    setting,
+)
 from rlhf_loop.prompts import PromptSplit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class Inputs(Settings):
     """What every stage of a round reads, and the folder that it writes."""
 
     prompts: Path = setting(REQUIRED, "prompts file, JSON lines with a split each")
@@ -25,19 +37,14 @@ class Inputs:
     safety: Path = setting(REQUIRED, "folder of the safety reward model")
     out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
     seed: int = setting(0, "seed of sampling and of every order; our choice")
-    max_new_tokens: int = setting(512, "longest answer, tokens; our choice")
+    max_new_tokens: int = setting(512, "longest answer, tokens; our choice", AT_LEAST_1)
     threshold: float = setting(
-        0.15, "safety probability under which the safety score decides; section 3.2.3"
+        0.15, "safety probability under which the safety score decides; section 3.2.3", INSIDE_0_1
     )
-
-    def __post_init__(self) -> None:
-        _at_least_one(self, "max_new_tokens")
-        if not 0.0 < self.threshold < 1.0:
-            raise ValueError(f"threshold is {self.threshold!r}, allowed is between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compute:
+class Compute(Settings):
     """How much is put through a model at once, and where; no effect on what is computed."""
 
     device: str = setting("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
@@ -45,25 +52,35 @@ class Compute:
         "float32",
         "type of weights that only answer or only score, never of trained ones; our choice",
     )
-    generation_rows: int = setting(256, "answers generated side by side, rows; our choice")
-    forward_rows: int = setting(64, "rows put through a model at once otherwise; our choice")
+    generation_rows: int = setting(
+        256, "answers generated side by side, rows; our choice", AT_LEAST_1
+    )
+    forward_rows: int = setting(
+        64, "rows put through a model at once otherwise; our choice", AT_LEAST_1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuning:
+class FineTuning(Settings):
     """Supervised fine-tuning on answers (section 3.1)."""
 
-    epochs: int = setting(2, "passes over the data; section 3.1")
-    batch: int = setting(64, "answers per optimiser step; section 3.1")
-    learning_rate: float = setting(2e-5, "highest learning rate, cosine to 0; section 3.1")
-    warmup_steps: int = setting(0, "steps of linear warm-up; our choice")
-    weight_decay: float = setting(0.1, "AdamW weight decay; section 3.1")
-    max_grad_norm: float = setting(1.0, "global gradient norm is clipped here; section 3.2.3")
-    max_length: int = setting(4096, "longest prompt with answer, tokens; section 3.1")
+    epochs: int = setting(2, "passes over the data; section 3.1", AT_LEAST_1)
+    batch: int = setting(64, "answers per optimiser step; section 3.1", AT_LEAST_1)
+    learning_rate: float = setting(
+        2e-5, "highest learning rate, cosine to 0; section 3.1", NOT_NEGATIVE
+    )
+    warmup_steps: int = setting(0, "steps of linear warm-up; our choice", NOT_NEGATIVE)
+    weight_decay: float = setting(0.1, "AdamW weight decay; section 3.1", NOT_NEGATIVE)
+    max_grad_norm: float = setting(
+        1.0, "global gradient norm is clipped here; section 3.2.3", POSITIVE
+    )
+    max_length: int = setting(4096, "longest prompt with answer, tokens; section 3.1", AT_LEAST_1)
     packing: bool = setting(
         False, "several answers in one row, attention kept within each; on in section 3.1"
     )
-    checkpoint_every: int = setting(100, "optimiser steps between resumable checkpoints")
+    checkpoint_every: int = setting(
+        100, "optimiser steps between resumable checkpoints", AT_LEAST_1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +91,6 @@ class SFTConfig(FineTuning, Compute):
     model: Path = setting(REQUIRED, "folder of the chat model to start from")
     out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
     seed: int = setting(0, "seed of the order of the data; our choice")
-
-    def __post_init__(self) -> None:
-        _at_least_one(self, *_FINE_TUNING_COUNTS, "forward_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +105,23 @@ class SamplingConfig(Compute):
     )
     served_model: tuple[str, ...] = setting((), "model names to ask for at the address")
     temperature: tuple[float, ...] = setting(
-        (1.0,), "sampling temperature, one for all models or one each; 0 is greedy"
+        (1.0,), "sampling temperature, one for all models or one each; 0 is greedy", NOT_NEGATIVE
     )
-    top_p: float = setting(1.0, "nucleus: smallest set of tokens with this probability")
-    max_new_tokens: int = setting(512, "longest answer, tokens; our choice")
+    top_p: float = setting(
+        1.0, "nucleus: smallest set of tokens with this probability", POSITIVE_SHARE
+    )
+    max_new_tokens: int = setting(512, "longest answer, tokens; our choice", AT_LEAST_1)
     seed: int = setting(0, "seed; every answer's own seed derives from it; our choice")
     split: PromptSplit | None = setting(None, "only prompts of this split; all when not given")
-    timeout_seconds: float = setting(120.0, "longest wait for one answer from the address, s")
-    parallel_requests: int = setting(8, "answers asked for at the same time at the address")
+    timeout_seconds: float = setting(
+        120.0, "longest wait for one answer from the address, s", POSITIVE
+    )
+    parallel_requests: int = setting(
+        8, "answers asked for at the same time at the address", AT_LEAST_1
+    )
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "max_new_tokens", "generation_rows", "parallel_requests")
+        super().__post_init__()
         if self.address is None and (not self.model or self.served_model):
             raise ValueError("give --model folders, or --address with --served-model names")
         if self.address is not None and (self.model or not self.served_model):
@@ -111,17 +131,22 @@ class SamplingConfig(Compute):
                 f"temperature has {len(self.temperature)} values, allowed are 1 or one for each "
                 f"of the {len(self.model or self.served_model)} models"
             )
-        _proper_sampling(*self.temperature, top_p=self.top_p)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RejectionConfig(FineTuning, Compute, Inputs):
     """Rejection sampling: K answers per prompt, the best by both scores is fine-tuned on."""
 
-    samples: int = setting(10, "K, answers per train prompt; the paper gives none, our choice")
-    temperature: float = setting(1.0, "sampling temperature; 1.2 to 1.3 later, section 3.2.3")
-    top_p: float = setting(1.0, "nucleus of the samples; our choice")
-    chunk_prompts: int = setting(256, "prompts sampled, scored and stored together; resume unit")
+    samples: int = setting(
+        10, "K, answers per train prompt; the paper gives none, our choice", AT_LEAST_1
+    )
+    temperature: float = setting(
+        1.0, "sampling temperature; 1.2 to 1.3 later, section 3.2.3", NOT_NEGATIVE
+    )
+    top_p: float = setting(1.0, "nucleus of the samples; our choice", POSITIVE_SHARE)
+    chunk_prompts: int = setting(
+        256, "prompts sampled, scored and stored together; resume unit", AT_LEAST_1
+    )
     earlier: tuple[Path, ...] = setting(
         (), "selected.jsonl of earlier rounds, whose best answers compete too; section 3.2.3"
     )
@@ -129,60 +154,66 @@ class RejectionConfig(FineTuning, Compute, Inputs):
         None, "folder of the model that is fine-tuned, the policy when not given; section 3.2.3"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least_one(self, *_FINE_TUNING_COUNTS, "samples", "chunk_prompts")
-        _at_least_one(self, "generation_rows", "forward_rows")
-        _proper_sampling(self.temperature, top_p=self.top_p)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(Compute, Inputs):
     """PPO against the combined score with a KL penalty to the policy it started from."""
 
-    iterations: int = setting(200, "iterations at most; 200 to 400 in section 3.2.3")
-    batch: int = setting(512, "answers per iteration; section 3.2.3")
-    minibatch: int = setting(64, "answers per gradient step; section 3.2.3")
-    epochs: int = setting(1, "passes over each batch; section 3.2.3 implies 1")
-    learning_rate: float = setting(1e-6, "constant learning rate; section 3.2.3")
-    adam_beta1: float = setting(0.9, "AdamW beta 1; section 3.2.3")
-    adam_beta2: float = setting(0.95, "AdamW beta 2; section 3.2.3")
-    adam_eps: float = setting(1e-5, "AdamW epsilon; section 3.2.3")
-    weight_decay: float = setting(0.1, "AdamW weight decay; section 3.2.3")
-    max_grad_norm: float = setting(1.0, "global gradient norm is clipped here; section 3.2.3")
-    cliprange: float = setting(0.2, "PPO clip of the probability ratio; section 3.2.3")
-    kl_coef: float = setting(0.01, "beta; 0.01 for 7B and 13B, 0.005 above, section 3.2.3")
-    gamma: float = setting(1.0, "discount per token; lm-human-preferences")
-    lam: float = setting(0.95, "lambda of generalised advantages; lm-human-preferences")
-    vf_coef: float = setting(0.1, "weight of the value loss; lm-human-preferences")
-    cliprange_value: float = setting(0.2, "clip of the value change; lm-human-preferences")
+    iterations: int = setting(200, "iterations at most; 200 to 400 in section 3.2.3", AT_LEAST_1)
+    batch: int = setting(512, "answers per iteration; section 3.2.3", AT_LEAST_1)
+    minibatch: int = setting(64, "answers per gradient step; section 3.2.3", AT_LEAST_1)
+    epochs: int = setting(1, "passes over each batch; section 3.2.3 implies 1", AT_LEAST_1)
+    learning_rate: float = setting(1e-6, "constant learning rate; section 3.2.3", NOT_NEGATIVE)
+    adam_beta1: float = setting(0.9, "AdamW beta 1; section 3.2.3", BELOW_1)
+    adam_beta2: float = setting(0.95, "AdamW beta 2; section 3.2.3", BELOW_1)
+    adam_eps: float = setting(1e-5, "AdamW epsilon; section 3.2.3", POSITIVE)
+    weight_decay: float = setting(0.1, "AdamW weight decay; section 3.2.3", NOT_NEGATIVE)
+    max_grad_norm: float = setting(
+        1.0, "global gradient norm is clipped here; section 3.2.3", POSITIVE
+    )
+    cliprange: float = setting(0.2, "PPO clip of the probability ratio; section 3.2.3", POSITIVE)
+    kl_coef: float = setting(
+        0.01, "beta; 0.01 for 7B and 13B, 0.005 above, section 3.2.3", NOT_NEGATIVE
+    )
+    gamma: float = setting(1.0, "discount per token; lm-human-preferences", SHARE)
+    lam: float = setting(0.95, "lambda of generalised advantages; lm-human-preferences", SHARE)
+    vf_coef: float = setting(0.1, "weight of the value loss; lm-human-preferences", NOT_NEGATIVE)
+    cliprange_value: float = setting(
+        0.2, "clip of the value change; lm-human-preferences", POSITIVE
+    )
     whiten_scores: bool = setting(True, "whiten combined scores over the batch; section 3.2.3")
     whiten_rewards: bool = setting(
         False, "also whiten token rewards, mean kept; on in lm-human-preferences, off by choice"
     )
     whiten_advantages: bool = setting(True, "whiten advantages; lm-human-preferences")
-    temperature: float = setting(1.0, "temperature of rollouts and of log-probs; our choice")
+    temperature: float = setting(
+        1.0, "temperature of rollouts and of log-probs; our choice", POSITIVE
+    )
     truncated: Literal["penalise", "mask", "keep"] = setting(
         "penalise", "answers cut at the limit: lower score, no gradient, or as any other"
     )
     truncated_penalty: float = setting(
-        1.0, "taken off a truncated answer's combined logit when penalised; our choice"
+        1.0,
+        "taken off a truncated answer's combined logit when penalised; our choice",
+        NOT_NEGATIVE,
     )
-    validate_every: int = setting(10, "iterations between validations; our choice")
-    validation_prompts: int = setting(512, "validation prompts used at most; our choice")
-    patience: int = setting(5, "validations without a better one before it stops; our choice")
-    checkpoint_every: int = setting(1, "iterations between resumable checkpoints; our choice")
+    validate_every: int = setting(10, "iterations between validations; our choice", AT_LEAST_1)
+    validation_prompts: int = setting(
+        512, "validation prompts used at most; our choice", AT_LEAST_1
+    )
+    patience: int = setting(
+        5, "validations without a better one before it stops; our choice", AT_LEAST_1
+    )
+    checkpoint_every: int = setting(
+        1, "iterations between resumable checkpoints; our choice", AT_LEAST_1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "iterations", "batch", "minibatch", "epochs", "validate_every")
-        _at_least_one(self, "patience", "checkpoint_every", "generation_rows", "forward_rows")
         if self.batch % self.minibatch:
             raise ValueError(
                 f"minibatch is {self.minibatch}, allowed are divisors of batch {self.batch}"
             )
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}, allowed is above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,14 +222,13 @@ class EvaluateConfig(Compute, Inputs):
 
     against: Path = setting(REQUIRED, "folder of the old chat model")
     split: PromptSplit = setting(PromptSplit.TEST, "prompts that are used")
-    temperature: float = setting(1.0, "sampling temperature; 1 keeps the KL estimate unbiased")
-    top_p: float = setting(1.0, "nucleus; 1 keeps the KL estimate unbiased")
-    shown: int = setting(12, "sample texts that are copied into result.json; our choice")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least_one(self, "generation_rows", "forward_rows")
-        _proper_sampling(self.temperature, top_p=self.top_p)
+    temperature: float = setting(
+        1.0, "sampling temperature; 1 keeps the KL estimate unbiased", NOT_NEGATIVE
+    )
+    top_p: float = setting(1.0, "nucleus; 1 keeps the KL estimate unbiased", POSITIVE_SHARE)
+    shown: int = setting(
+        12, "sample texts that are copied into result.json; our choice", NOT_NEGATIVE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,20 +249,3 @@ class RoundConfig(Inputs):
     def shared(self) -> dict[str, Any]:
         """The settings that are the same in every stage."""
         return {name: getattr(self, name) for name in Inputs.__dataclass_fields__}
-
-
-_FINE_TUNING_COUNTS = ("epochs", "batch", "max_length", "checkpoint_every")
-
-
-def _at_least_one(config: object, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}, allowed is 1 or more")
-
-
-def _proper_sampling(*temperatures: float, top_p: float) -> None:
-    for temperature in temperatures:
-        if temperature < 0:
-            raise ValueError(f"temperature is {temperature}, allowed is 0 or more")
-    if not 0.0 < top_p <= 1.0:
-        raise ValueError(f"top_p is {top_p}, allowed is above 0 and up to 1")

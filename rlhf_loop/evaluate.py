@@ -20,7 +20,7 @@ import torch
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import parse, to_mapping
 from rlhf_loop.config import EvaluateConfig
-from rlhf_loop.lines import show_progress, write_records
+from rlhf_loop.lines import write_records
 from rlhf_loop.policy import (
     Answer,
     Drawing,
@@ -75,7 +75,6 @@ def evaluate(config: EvaluateConfig) -> Record:
         ]
         write_records(run.path / "responses.jsonl", records)
         run.log_metrics(3, 3, **_flat(result))
-        show_progress("evaluation", 3, 3)
         run.write_result({**result, "samples": records[: config.shown]})
         return run.result() or {}
 

@@ -1,4 +1,4 @@
-"""JSON lines that a run appends to as it goes, and its progress on a terminal.
+"""JSON lines that a run appends to as it goes.
 
 Standard library only. A killed run leaves whole lines and at most one part of a line; what is read
 back is whole lines.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,3 @@ def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     temporary.unlink(missing_ok=True)
     append_records(temporary, records)
     os.replace(temporary, path)
-
-
-def show_progress(label: str, done: int, total: int) -> None:
-    """One line that is rewritten on a terminal; nothing where the output is a file."""
-    if sys.stdout.isatty():
-        filled = 30 * done // max(total, 1)
-        end = "\n" if done >= total else ""
-        print(f"\r{label} [{'#' * filled:<30}] {done}/{total}", end=end, flush=True)

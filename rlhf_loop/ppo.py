@@ -29,7 +29,6 @@ from reward.settings import parse, to_mapping
 from rlhf_loop.advantages import masked_mean
 from rlhf_loop.config import PPOConfig
 from rlhf_loop.figures import STEP_FIGURES, rollout_figures, step_figures
-from rlhf_loop.lines import show_progress
 from rlhf_loop.policy import (
     Drawing,
     ValueHead,
@@ -244,7 +243,6 @@ def train(config: PPOConfig) -> dict[str, Any]:
                 run.log_metrics(standing.iteration, config.iterations, **figures)
             if standing.iteration % config.checkpoint_every == 0:
                 _save(run, learner, standing)
-            show_progress("ppo", standing.iteration, config.iterations)
         return _finish(run, learner, standing)
 
 

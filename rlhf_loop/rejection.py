@@ -19,7 +19,7 @@ from reward.preferences import Message, read_json_lines
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.settings import parse, to_mapping
 from rlhf_loop.config import RejectionConfig
-from rlhf_loop.lines import append_records, show_progress, whole_records, write_records
+from rlhf_loop.lines import append_records, whole_records, write_records
 from rlhf_loop.policy import (
     Drawing,
     chunks,
@@ -107,7 +107,6 @@ def _sample(
         ]
         append_records(run.path / "candidates.jsonl", records)
         run.log_metrics(number, total, **_chunk_figures(records))
-        show_progress("rejection sampling", number, total)
 
 
 def _whole_chunks(config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt]) -> int:

@@ -20,7 +20,7 @@ import httpx
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import parse, to_mapping
 from rlhf_loop.config import SamplingConfig
-from rlhf_loop.lines import append_records, show_progress, whole_records
+from rlhf_loop.lines import append_records, whole_records
 from rlhf_loop.policy import (
     Drawing,
     answer_text,
@@ -84,7 +84,6 @@ def _log(
 ) -> None:
     truncated = sum(line["finish_reason"] == "length" for line in lines) / len(lines)
     run.log_metrics(done, total, **{"sampling/truncated": truncated, "seconds": round(seconds, 3)})
-    show_progress("sampling", done, total)
 
 
 def _answers(

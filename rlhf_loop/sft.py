@@ -19,7 +19,6 @@ from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.settings import parse, to_mapping
 from rlhf_loop.config import FineTuning, SFTConfig
-from rlhf_loop.lines import show_progress
 from rlhf_loop.policy import (
     accepted,
     chunks,
@@ -173,7 +172,6 @@ def fine_tune(
             group["lr"] = rate
         figures = {**_step(model, optimizer, batch, config, pad_token(tokenizer)), "lr": rate}
         run.log_metrics(first_step + step + 1, first_step + steps, **figures)
-        show_progress("fine-tuning", step + 1, steps)
         if (step + 1) % config.checkpoint_every == 0:
             _save(run, model, optimizer, step + 1)
     return figures

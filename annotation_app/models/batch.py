@@ -22,11 +22,13 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         return self.open().filter(deadline__lte=now)
 
     def with_progress(self) -> BatchQuerySet:
-        """Adds ``comparison_count``, ``recorded_count`` and ``leased_count``."""
+        """Adds ``comparison_count``, ``recorded_count``, ``leased_count``: of usable ones."""
         from annotation_app.models.annotation import Annotation
         from annotation_app.models.comparison import Comparison
 
-        live = Annotation.objects.filter(comparison__batch=models.OuterRef("pk"))
+        live = Annotation.objects.filter(
+            comparison__batch=models.OuterRef("pk"), comparison__unusable_reason=""
+        )
 
         def count(state: str) -> Coalesce:
             counted = live.filter(state=state).order_by().values("comparison__batch")

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django import template
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from annotation_app.markdown import render_markdown
 
 register = template.Library()
 register.filter("markdown", render_markdown)
+
+
+@register.simple_tag(takes_context=True)
+def section(context: Mapping[str, Any], name: str, label: str) -> SafeString:
+    """A link of the main navigation; marked on the page itself and on those under it."""
+    address, path = reverse(name), context["request"].path
+    current = "page" if path == address else "true" if path.startswith(f"{address}/") else ""
+    marked = format_html(' aria-current="{}"', current) if current else ""
+    return format_html('<a href="{}"{}>{}</a>', address, marked, label)
 
 
 @register.filter

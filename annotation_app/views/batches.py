@@ -6,7 +6,7 @@ from collections import Counter
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db.models import Count, QuerySet
+from django.db.models import Count, F, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
@@ -22,7 +22,7 @@ SAFETY_LABELS = ("chosen safe", "both safe", "both unsafe")
 @require_GET
 @researcher_required
 def batches(request: HttpRequest) -> HttpResponse:
-    rows = Batch.objects.with_progress().order_by("-created_at", "-pk")
+    rows = Batch.objects.with_progress().order_by(F("closed_at").desc(nulls_first=True), "-pk")
     return render(request, "batches/list.html", {"batches": rows, "criteria": Criterion})
 
 

@@ -94,6 +94,39 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     assert (folder.resumable_checkpoint() / "weights").read_text() == "good"
 
 
+def test_killed_while_it_writes_a_checkpoint(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint(lambda new: (new / "weights").write_text("good"))
+    writing = (
+        "import sys, time; from reward.run_folder import RunFolder\n"
+        "def slow(new):\n"
+        "    (new / 'weights').write_text('half'); print('writing', flush=True); time.sleep(60)\n"
+        "RunFolder(sys.argv[1]).save_checkpoint(slow)\n"
+    )
+    command = [sys.executable, "-c", writing, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "writing\n"
+        child.kill()
+    assert (folder.resumable_checkpoint() / "weights").read_text() == "good"
+    folder.save_checkpoint(lambda new: (new / "weights").write_text("next"))
+    assert (folder.resumable_checkpoint() / "weights").read_text() == "next"
+
+
+def test_progress_on_a_terminal(tmp_path):
+    """A pseudo-terminal of no size, as some supervisors give."""
+    ours, theirs = os.openpty()
+    steps = (
+        "import sys; from reward.run_folder import RunFolder; run = RunFolder(sys.argv[1])\n"
+        "run.rewind_metrics(0)\n"
+        "for step in (1, 2): run.log_metrics(step, 2)\n"
+    )
+    subprocess.run([sys.executable, "-c", steps, str(tmp_path)], stdout=theirs, check=True)
+    shown = os.read(ours, 1000).decode()
+    assert "] 1/2, 0:00:0" in shown
+    assert "\r" in shown
+    assert shown.endswith("] 2/2, 0:00:00 left\r\n")
+
+
 def test_the_result_carries_its_attempt(tmp_path, monkeypatch):
     monkeypatch.setenv("TANDEM_ATTEMPT", "3")
     folder = RunFolder(tmp_path)
@@ -105,5 +138,5 @@ def test_the_result_carries_its_attempt(tmp_path, monkeypatch):
 
 def test_log_tail_shows_the_last_state_of_a_progress_bar(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.log_file.write_text("starting\n 10 %\r 50 %\r100 %\ndone\n")
+    folder.log_file.write_text("\x1b[1mstarting\x1b[0m\n 10 %\r 50 %\r100 %\ndone\n")
     assert folder.log_tail() == "starting\n100 %\ndone"
