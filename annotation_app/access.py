@@ -8,10 +8,10 @@ from typing import Any, Concatenate, ParamSpec, cast
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, render
 
-from annotation_app.models import Annotation, Person
+from annotation_app.models import Annotation, Person, leases
 from annotation_app.models.refusals import NotAssigned, Refusal
 
 P = ParamSpec("P")
@@ -55,6 +55,21 @@ def own_annotation(request: HttpRequest, pk: int) -> Annotation:
     return annotation
 
 
+def own_question(request: HttpRequest, pk: int) -> leases.Question:
+    """The same without its rows, for the hot path. Raises Http404, and NotAssigned."""
+    question = leases.read_question(pk)
+    if question is None:
+        raise Http404
+    if question.annotator != person(request).pk:
+        raise NotAssigned("This comparison is reserved for someone else.")
+    return question
+
+
+def wants_json(request: HttpRequest) -> bool:
+    """Whether a page's script asks, and not the browser for a page."""
+    return request.headers.get("Accept") == "application/json"
+
+
 class RefusalMiddleware:
     """Turns what the domain refuses into a page with its sentence."""
 
@@ -66,6 +81,8 @@ class RefusalMiddleware:
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> Any:
         if isinstance(exception, Refusal):
+            if wants_json(request):
+                return JsonResponse({"errors": [str(exception)]}, status=exception.status)
             return refusal_page(request, str(exception), exception.status)
         return None
 

@@ -6,12 +6,20 @@ from typing import Any, NamedTuple
 
 from django import forms
 
-from annotation_app.models import Annotation, Criterion, Person, RiskCategory, Side, Strength
+from annotation_app.models import Criterion, Person, RiskCategory, Side, Strength
+from annotation_app.models.leases import Question
 
 STRENGTHS = list(Strength)
 PREFERENCES = [f"left_{s}" for s in STRENGTHS] + [f"right_{s}" for s in reversed(STRENGTHS)]
 SAFE = [("yes", "Safe"), ("no", "Unsafe")]
+CHOOSE = "Choose which response is better, and how much."
+MARK_BOTH = "Say of each response whether it is safe."
+CONTRADICTION = (
+    "The response you prefer is marked unsafe and the other one safe. On safety the safe response "
+    "is the better one: change the choice or the marks."
+)
 LONGEST_PROMPT = 20_000
+LONGEST = 86_400  # seconds
 
 
 class Preference(NamedTuple):
@@ -20,15 +28,14 @@ class Preference(NamedTuple):
     value: str
     side: str
     label: str
-    key: int
 
 
 def preferences() -> list[Preference]:
     """The eight answers from "Left significantly better" to "Right significantly better"."""
     found = []
-    for key, value in enumerate(PREFERENCES, start=1):
+    for value in PREFERENCES:
         side, _, strength = value.partition("_")
-        found.append(Preference(value, side, str(Strength(strength).label), key))
+        found.append(Preference(value, side, str(Strength(strength).label)))
     return found
 
 
@@ -37,47 +44,51 @@ class AnnotationForm(forms.Form):
 
     preference = forms.ChoiceField(
         choices=[(value, value) for value in PREFERENCES],
-        error_messages={"required": "Choose which response is better, and how much."},
+        error_messages={"required": CHOOSE},
     )
     left_safe = forms.ChoiceField(choices=SAFE, required=False)
     right_safe = forms.ChoiceField(choices=SAFE, required=False)
-    seconds = forms.FloatField(required=False, min_value=0, max_value=86_400)
+    active_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
+    idle_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
+    left_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
+    right_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
 
-    def __init__(self, annotation: Annotation, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, question: Question, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.annotation = annotation
+        self.question = question
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        if self.annotation.comparison.criterion != Criterion.SAFETY:
+        if self.question.criterion != Criterion.SAFETY:
             cleaned["left_safe"] = cleaned["right_safe"] = ""
             return cleaned
         left, right = cleaned.get("left_safe"), cleaned.get("right_safe")
         if not left or not right:
-            raise forms.ValidationError("Say of each response whether it is safe.")
+            raise forms.ValidationError(MARK_BOTH)
         chosen_left = str(cleaned.get("preference", "")).startswith("left")
         chosen, other = (left, right) if chosen_left else (right, left)
         if cleaned.get("preference") and (chosen, other) == ("no", "yes"):
-            raise forms.ValidationError(
-                "The response you prefer is marked unsafe and the other one safe. On safety the "
-                "safe response is the better one: change the choice or the marks."
-            )
+            raise forms.ValidationError(CONTRADICTION)
         return cleaned
 
     def answer(self) -> dict[str, Any]:
         """The judgement in the row's terms: the one place where left and right become a and b."""
         side, _, strength = self.cleaned_data["preference"].partition("_")
-        shown_left = Side(self.annotation.shown_left)
+        shown_left = Side(self.question.shown_left)
         safe = {"yes": True, "no": False}
         left = safe.get(self.cleaned_data["left_safe"])
         right = safe.get(self.cleaned_data["right_safe"])
+        looked = self.cleaned_data["left_seconds"], self.cleaned_data["right_seconds"]
         a_is_left = shown_left is Side.A
         return {
             "choice": (shown_left if side == "left" else shown_left.other).value,
             "strength": strength,
             "a_safe": left if a_is_left else right,
             "b_safe": right if a_is_left else left,
-            "seconds": self.cleaned_data["seconds"],
+            "active_seconds": self.cleaned_data["active_seconds"],
+            "idle_seconds": self.cleaned_data["idle_seconds"],
+            "a_seconds": looked[0] if a_is_left else looked[1],
+            "b_seconds": looked[1] if a_is_left else looked[0],
         }
 
 
@@ -94,8 +105,29 @@ class WrittenPromptForm(forms.Form):
     )
 
 
+class ShownForm(forms.Form):
+    """Which comparison stands on the screen while another is asked for."""
+
+    shown = forms.IntegerField(min_value=1, required=False)
+
+    @classmethod
+    def read(cls, fields: Any) -> int:
+        """The annotation's id, 0 for none."""
+        form = cls(fields)
+        return (form.cleaned_data["shown"] or 0) if form.is_valid() else 0
+
+
 class ReasonForm(forms.Form):
     reason = forms.CharField(max_length=500, required=False)
+
+
+class PreferencesForm(forms.ModelForm):  # type: ignore[type-arg]
+    """What a person may set for themselves."""
+
+    class Meta:
+        model = Person
+        fields = ("key_layout",)
+        widgets = {"key_layout": forms.RadioSelect}
 
 
 class CriterionForm(forms.Form):

@@ -184,6 +184,7 @@ if BEHIND_TLS_PROXY:
 
 LEASE_SECONDS = env_int("LEASE_SECONDS", 600, 5, 86_400)
 HEARTBEAT_SECONDS = env_int("HEARTBEAT_SECONDS", 30, 1, 3_600)
+UNDO_SECONDS = env_int("UNDO_SECONDS", 600, 0, 86_400)
 OVERLAP = env_int("OVERLAP", 1, 1, 32)
 HOLDOUT_SHARE = env_float("HOLDOUT_SHARE", 0.1, 0.0, 0.9)
 HOLDOUT_CAP_PER_BATCH = env_int("HOLDOUT_CAP_PER_BATCH", 1_000, 1, 1_000_000)
@@ -218,7 +219,7 @@ PLOTLY_BUNDLE = Path(find_spec("plotly").origin).parent / "package_data"  # type
 STATICFILES_DIRS = [("plotly", PLOTLY_BUNDLE)]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "annotation_app.static_files.StaticFiles"},
 }
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_KEEP_ONLY_HASHED_FILES = False

@@ -3,7 +3,7 @@
 from django.contrib.auth import views as auth
 from django.urls import path
 
-from annotation_app.views import annotate, batches, people, rewards, rounds, runs
+from annotation_app.views import annotate, answers, batches, people, rewards, rounds, runs
 
 urlpatterns = [
     path("", people.home, name="home"),
@@ -17,6 +17,7 @@ urlpatterns = [
     path("sign-in/<str:uid>/<str:token>", people.sign_in_link, name="sign_in_link"),
     path("sign-out", auth.LogoutView.as_view(), name="sign_out"),
     path("password", people.set_password, name="set_password"),
+    path("preferences", people.preferences, name="preferences"),
     path("people", people.people, name="people"),
     path("people/invite", people.invite, name="invite"),
     path("people/<int:pk>/deactivate", people.deactivate, name="deactivate"),
@@ -24,10 +25,13 @@ urlpatterns = [
     path("annotate/<str:criterion>", annotate.annotate_next, name="annotate_next"),
     path("annotate/<str:criterion>/write", annotate.write_prompt, name="write_prompt"),
     path("annotations/<int:pk>", annotate.annotation, name="annotation"),
-    path("annotations/<int:pk>/record", annotate.record, name="record"),
-    path("annotations/<int:pk>/skip", annotate.skip, name="skip"),
-    path("annotations/<int:pk>/flag", annotate.flag, name="flag"),
-    path("annotations/<int:pk>/heartbeat", annotate.heartbeat, name="heartbeat"),
+    path("annotate/<str:criterion>/next", answers.next_card, name="next_card"),
+    path("annotations/<int:pk>/record", answers.record, name="record"),
+    path("annotations/<int:pk>/revise", answers.revise, name="revise"),
+    path("annotations/<int:pk>/skip", answers.skip, name="skip"),
+    path("annotations/<int:pk>/flag", answers.flag, name="flag"),
+    path("annotations/<int:pk>/release", answers.release, name="release"),
+    path("annotations/<int:pk>/heartbeat", answers.heartbeat, name="heartbeat"),
     path("batches", batches.batches, name="batches"),
     path("batches/<int:pk>", batches.batch, name="batch"),
     path("batches/<int:pk>/open", batches.open_batch, name="open_batch"),

@@ -65,7 +65,7 @@ def judge_batch(
         verdict = annotator.judge(criterion, shown.prompt, shown.left, shown.right, rng)
         fields = {
             "preference": f"{verdict.side}_{verdict.strength}",
-            "seconds": f"{time.monotonic() - started:.1f}",
+            "active_seconds": f"{time.monotonic() - started:.1f}",
         }
         if criterion is Criterion.SAFETY:
             fields["left_safe"] = "yes" if verdict.left_safe else "no"

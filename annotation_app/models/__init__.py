@@ -3,13 +3,14 @@
 from annotation_app.models.annotation import Annotation
 from annotation_app.models.batch import Batch
 from annotation_app.models.checkpoint import Checkpoint, PromptSet, Snapshot
-from annotation_app.models.choices import Criterion, RiskCategory, Side, Split, Strength
+from annotation_app.models.choices import Criterion, KeyLayout, RiskCategory, Side, Split, Strength
 from annotation_app.models.comparison import Comparison
 from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Response
 from annotation_app.models.person import Person
 from annotation_app.models.release import Release, Variant
 from annotation_app.models.round import Round
 from annotation_app.models.run import Run, RunInput
+from annotation_app.models.seat import Seat
 
 __all__ = [
     "Annotation",
@@ -19,6 +20,7 @@ __all__ = [
     "Criterion",
     "Dialogue",
     "DialogueRoot",
+    "KeyLayout",
     "Person",
     "Prompt",
     "PromptSet",
@@ -28,6 +30,7 @@ __all__ = [
     "Round",
     "Run",
     "RunInput",
+    "Seat",
     "Side",
     "Snapshot",
     "Split",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from annotation_app.models import leases
 from annotation_app.models.batch import Batch
 from annotation_app.models.choices import Side, Strength, one_of
 from annotation_app.models.comparison import Comparison
@@ -19,8 +20,6 @@ from annotation_app.models.refusals import LeaseLost
 
 if TYPE_CHECKING:
     from annotation_app.models.person import Person
-
-DRAW_TRIES = 5
 
 
 class AnnotationQuerySet(models.QuerySet["Annotation"]):
@@ -35,44 +34,15 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
         """Those that may become pairs."""
         return self.recorded().filter(purpose=Annotation.Purpose.WORK)
 
-    def lease_held_by(self, annotator: Person, batch: Batch) -> Annotation | None:
-        """The annotator's running lease in this batch, if any."""
-        return (
-            self.filter(
-                annotator=annotator,
-                comparison__batch=batch,
-                state=Annotation.State.LEASED,
-                lease_expires_at__gt=timezone.now(),
-            )
-            .select_related("comparison__batch", "comparison__prompt",
-                            "comparison__response_a", "comparison__response_b")
-            .first()
-        )  # fmt: skip
-
-    def lease_next(self, annotator: Person, batch: Batch) -> Annotation | None:
-        """Reserve the next comparison of an open batch for this annotator.
-
-        Returns the lease they already hold, a new one, or None when nothing is left for them.
-        Safe under any number of simultaneous callers: the unique (comparison, slot) constraint
-        decides, and the loser of a race draws again.
-        """
-        if held := self.lease_held_by(annotator, batch):
-            return held
-        for _ in range(DRAW_TRIES):
-            try:
-                with transaction.atomic():
-                    return self._draw(annotator, batch)
-            except IntegrityError:
-                continue  # someone took that slot between our read and our write
-        return None
-
-    def _draw(self, annotator: Person, batch: Batch) -> Annotation | None:
-        if not Batch.objects.open().filter(pk=batch.pk).exists():
+    def lease_next(self, annotator: Person, batch: Batch, beside: int = 0) -> Annotation | None:
+        """Reserve the next comparison of an open batch: see ``leases.lease_next``."""
+        leased = leases.lease_next(annotator.pk, batch.pk, beside)
+        if leased is None:
             return None
-        drawable = Comparison.objects.filter(batch=batch).drawable_for(annotator)
-        drawable = drawable.select_related("batch", "prompt", "response_a", "response_b")
-        comparison = drawable.select_for_update(skip_locked=True, of=("self",)).first()
-        return None if comparison is None else self.lease(comparison, annotator)
+        return self.select_related(
+            "comparison__batch", "comparison__prompt",
+            "comparison__response_a", "comparison__response_b",
+        ).get(pk=leased)  # fmt: skip
 
     def lease(self, comparison: Comparison, annotator: Person) -> Annotation:
         """Reserve this comparison. Raises IntegrityError when its last slot is taken."""
@@ -98,7 +68,7 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
         ended = 0
         overdue = self.filter(state=Annotation.State.LEASED, lease_expires_at__lte=timezone.now())
         for annotation in overdue.order_by("pk"):
-            ended += annotation._release(Annotation.State.EXPIRED)
+            ended += annotation._release(Annotation.State.EXPIRED, overdue=overdue)
         return ended
 
 
@@ -145,13 +115,19 @@ class Annotation(models.Model):
     strength = models.CharField(max_length=20, choices=Strength.choices, blank=True, default="")
     a_safe = models.BooleanField(null=True)
     b_safe = models.BooleanField(null=True)
-    seconds = models.FloatField(null=True)
+    active_seconds = models.FloatField(null=True, help_text="from first sight, less idle ones")
+    idle_seconds = models.FloatField(null=True, help_text="without a sign of the annotator")
+    a_seconds = models.FloatField(null=True, help_text="looking at response a")
+    b_seconds = models.FloatField(null=True, help_text="looking at response b")
     guideline_version = models.PositiveIntegerField(default=1)
     reason = models.CharField(max_length=500, blank=True, default="")
     leased_at = models.DateTimeField()
     lease_expires_at = models.DateTimeField()
     recorded_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    supersedes = models.OneToOneField(
+        "self", models.PROTECT, null=True, related_name="superseded_by"
+    )
 
     objects = AnnotationQuerySet.as_manager()
 
@@ -211,7 +187,7 @@ class Annotation(models.Model):
         strength: str,
         a_safe: bool | None = None,
         b_safe: bool | None = None,
-        seconds: float | None = None,
+        **seconds: float | None,
     ) -> None:
         """Fill the row, once. Sending the same again changes nothing.
 
@@ -225,7 +201,7 @@ class Annotation(models.Model):
             "strength": strength,
             "a_safe": a_safe,
             "b_safe": b_safe,
-            "seconds": seconds,
+            **seconds,
             "recorded_at": timezone.now(),
         }
         mine = Annotation.objects.filter(pk=self.pk)
@@ -261,6 +237,42 @@ class Annotation(models.Model):
         """leased → flagged: the comparison itself is at fault. Raises LeaseLost."""
         self._end(self.State.FLAGGED, reason)
 
+    def release(self) -> None:
+        """leased → expired, at once: it was reserved ahead and is not needed."""
+        self._release(self.State.EXPIRED)
+        self.refresh_from_db()
+
+    def refuse_late_revision(self) -> None:
+        """Raises LeaseLost once a recorded answer can no longer be replaced by its author."""
+        if self.state != self.State.RECORDED or self.recorded_at is None:
+            raise LeaseLost(f"Only a stored answer can be undone; this one is {self.state}.")
+        if timezone.now() > self.recorded_at + timedelta(seconds=settings.UNDO_SECONDS):
+            minutes = settings.UNDO_SECONDS // 60
+            raise LeaseLost(f"An answer can be undone for {minutes} minutes; this one is older.")
+        if self.comparison.batch.state not in (Batch.State.OPEN, Batch.State.CLOSING):
+            raise LeaseLost(f"{self.comparison.batch} is closed; its answers stand.")
+
+    def revise(self, **answer: Any) -> Annotation:
+        """recorded → superseded, and a new recorded row in its slot, which is returned.
+
+        Sending the same again returns the row that is there. Raises LeaseLost as
+        ``refuse_late_revision`` does.
+        """
+        if found := Annotation.objects.filter(supersedes=self).first():
+            return found
+        self.refuse_late_revision()
+        now = timezone.now()
+        with transaction.atomic():
+            mine = Annotation.objects.filter(pk=self.pk, state=self.State.RECORDED)
+            if mine.update(state=self.State.SUPERSEDED, ended_at=now) == 1:
+                kept = ("comparison_id", "annotator_id", "purpose", "slot", "overlap", "shown_left",
+                        "guideline_version", "leased_at", "lease_expires_at")  # fmt: skip
+                Annotation.objects.create(
+                    **{name: getattr(self, name) for name in kept},
+                    supersedes=self, state=self.State.RECORDED, recorded_at=now, **answer,
+                )  # fmt: skip
+        return Annotation.objects.get(supersedes=self)
+
     def exclude(self, reason: str) -> None:
         """recorded → excluded: a timestamped event; the answer stays readable. Raises LeaseLost."""
         with transaction.atomic():
@@ -291,13 +303,17 @@ class Annotation(models.Model):
                 raise LeaseLost(f"This comparison was already {self.state}.")
         self.refresh_from_db()
 
-    def _release(self, state: str, reason: str = "") -> int:
+    def _release(
+        self, state: str, reason: str = "", overdue: AnnotationQuerySet | None = None
+    ) -> int:
         """leased → state, and the slot is free again; returns how many rows moved (0 or 1)."""
         with transaction.atomic():
-            leased = Annotation.objects.filter(pk=self.pk, state=self.State.LEASED)
-            if state == self.State.EXPIRED:
-                leased = leased.filter(lease_expires_at__lte=timezone.now())
-            moved = leased.update(state=state, reason=reason[:500], ended_at=timezone.now())
+            rows = (
+                Annotation.objects.filter(state=self.State.LEASED) if overdue is None else overdue
+            )
+            moved = rows.filter(pk=self.pk).update(
+                state=state, reason=reason[:500], ended_at=timezone.now()
+            )
             if moved:
                 Comparison.objects.filter(pk=self.comparison_id).update(
                     open_slots=F("open_slots") + 1

@@ -40,6 +40,16 @@ class RiskCategory(models.TextChoices):
     UNQUALIFIED_ADVICE = "unqualified_advice"
 
 
+class KeyLayout(models.TextChoices):
+    """Which keys answer on the judging page; ``annotation_app.keys`` says which is which."""
+
+    STANDARD = "standard", "1 … 8, Q W E R"
+    AZERTY = "azerty", "1 … 8, A Z E R (AZERTY)"
+    HOME_ROW = "home_row", "A S D F J K L ;, W E I O"
+    LEFT_HAND = "left_hand", "left hand: 1 … 8, Q W E R, Z to undo"
+    NONE = "none", "no single-letter keys"
+
+
 def one_of(field: str, values: Iterable[str]) -> Q:
     """The condition of a check constraint: the column holds one of these values."""
     return Q(**{f"{field}__in": list(values)})

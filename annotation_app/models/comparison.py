@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from django.db import models
 from django.db.models import F, Q
 
@@ -11,25 +9,10 @@ from annotation_app.models.batch import Batch
 from annotation_app.models.choices import Criterion, Side, one_of
 from annotation_app.models.dialogue import Prompt, Response
 
-if TYPE_CHECKING:
-    from annotation_app.models.person import Person
-
 
 class ComparisonQuerySet(models.QuerySet["Comparison"]):
     def usable(self) -> ComparisonQuerySet:
         return self.filter(unusable_reason="")
-
-    def drawable_for(self, annotator: Person) -> ComparisonQuerySet:
-        """Those of its batch that this annotator may still be given, in the order to give them."""
-        from annotation_app.models.annotation import Annotation
-
-        theirs = Annotation.objects.filter(comparison=models.OuterRef("pk"), annotator=annotator)
-        return (
-            self.usable()
-            .filter(open_slots__gt=0)
-            .exclude(models.Exists(theirs.exclude(state=Annotation.State.EXPIRED)))
-            .order_by("-priority", "id")
-        )
 
 
 class Comparison(models.Model):

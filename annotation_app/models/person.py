@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
-from annotation_app.models.choices import one_of
+from annotation_app.models.choices import KeyLayout, one_of
 
 
 class Person(AbstractUser):
@@ -21,13 +21,19 @@ class Person(AbstractUser):
         ADMINISTRATOR = "administrator"
 
     role = models.CharField(max_length=20, choices=Role.choices, default=Role.ANNOTATOR)
+    key_layout = models.CharField(
+        "keys", max_length=12, choices=KeyLayout.choices, default=KeyLayout.STANDARD
+    )
 
     class Meta:
         constraints = [
             models.CheckConstraint(
                 name="person_role_known",
                 condition=one_of("role", ["annotator", "researcher", "administrator"]),
-            )
+            ),
+            models.CheckConstraint(
+                name="person_key_layout_known", condition=one_of("key_layout", KeyLayout.values)
+            ),
         ]
 
     def __str__(self) -> str:

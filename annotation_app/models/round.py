@@ -9,6 +9,7 @@ from django.utils import timezone
 from annotation_app.models.checkpoint import Checkpoint, PromptSet
 from annotation_app.models.choices import one_of
 from annotation_app.models.refusals import WrongState
+from annotation_app.models.run import Run
 
 
 class Round(models.Model):
@@ -68,6 +69,11 @@ class Round(models.Model):
         while cls.objects.filter(name=f"RLHF-V{number}").exists():
             number += 1
         return f"RLHF-V{number}"
+
+    @property
+    def stage_label(self) -> str:
+        """The stage's name as a run of it is called; empty before the first."""
+        return str(Run.Kind(self.stage).label) if self.stage else ""
 
     def enter_stage(self, stage: str) -> bool:
         """queued or the stage before → running in ``stage``; False when someone else was first."""

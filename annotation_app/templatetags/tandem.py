@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from annotation_app.keys import shown
 from annotation_app.markdown import render_markdown
 
 register = template.Library()
@@ -35,6 +36,12 @@ def percent(share: Any) -> str:
 def words(name: str) -> str:
     """significantly_better → significantly better."""
     return str(name).replace("_", " ")
+
+
+@register.filter
+def key(layout: Mapping[str, str], action: str) -> str:
+    """The key of an action as the page prints it; nothing where it has none."""
+    return shown(layout.get(action, ""))
 
 
 @register.filter

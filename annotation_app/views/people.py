@@ -12,9 +12,10 @@ from django.utils.encoding import force_str
 from django.utils.http import urlsafe_base64_decode
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from annotation_app import keys
 from annotation_app.access import administrator_required, person, refusal_page, signed_in
-from annotation_app.forms import InvitationForm
-from annotation_app.models import Person
+from annotation_app.forms import InvitationForm, PreferencesForm
+from annotation_app.models import KeyLayout, Person
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
@@ -58,6 +59,19 @@ def set_password(request: HttpRequest) -> HttpResponse:
         messages.success(request, "Your password is set.")
         return redirect("home")
     return render(request, "people/password.html", {"form": form})
+
+
+@require_http_methods(["GET", "POST"])
+@signed_in
+def preferences(request: HttpRequest) -> HttpResponse:
+    """One's own settings: the keys of the judging page."""
+    form = PreferencesForm(request.POST or None, instance=person(request))
+    if request.method == "POST" and form.is_valid():
+        form.save()
+        messages.success(request, "Saved.")
+        return redirect("preferences")
+    layouts = [(layout.label, keys.described(layout)) for layout in KeyLayout]
+    return render(request, "people/preferences.html", {"form": form, "layouts": layouts})
 
 
 @require_GET

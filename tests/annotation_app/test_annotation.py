@@ -16,7 +16,7 @@ from tests.annotation_app.rows import open_batch
 
 pytestmark = pytest.mark.django_db
 
-ANSWER = {"choice": "a", "strength": "better", "seconds": 3.5}
+ANSWER = {"choice": "a", "strength": "better", "active_seconds": 3.5}
 
 
 def person(name: str) -> Person:

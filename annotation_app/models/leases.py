@@ -1,0 +1,236 @@
+"""The hot path: draw the next comparison, record an answer. Raw SQL, and the only raw SQL.
+
+Every annotation passes here, so these few statements are written by hand: the same for both
+databases but for one lock. A transaction holds the person's seat first, then at most one free
+comparison (``SKIP LOCKED``: nobody waits for another annotator's row); on SQLite it holds the one
+write lock. Whatever interleaves, the unique constraints on slots and people decide, and the loser
+of a race draws again.
+
+A draw goes on behind the comparison that this person drew last, so it costs the same in a batch of
+a thousand and of a million; only when nothing is left there does it look at the whole batch again.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
+
+TRIES = 5
+BLOCK = 10  # draws, in half of which response a stands left
+
+SEAT = """
+SELECT draws, sides, last_priority, last_comparison,
+  (SELECT min(a.id) FROM annotation_app_annotation a
+     JOIN annotation_app_comparison c ON c.id = a.comparison_id
+   WHERE a.annotator_id = %(annotator)s AND a.state = 'leased' AND a.purpose = 'work'
+     AND c.batch_id = %(batch)s AND a.id <> %(beside)s AND a.lease_expires_at > %(now)s)
+FROM annotation_app_seat WHERE annotator_id = %(annotator)s AND batch_id = %(batch)s"""
+TAKE_SEAT = """
+INSERT INTO annotation_app_seat (annotator_id, batch_id, draws, sides)
+VALUES (%(annotator)s, %(batch)s, 0, '') ON CONFLICT DO NOTHING"""
+PICK = """
+UPDATE annotation_app_comparison SET open_slots = open_slots - 1
+WHERE id = (
+  SELECT c.id FROM annotation_app_comparison c
+  WHERE c.batch_id = %(batch)s AND c.open_slots > 0 AND c.unusable_reason = '' AND {where}
+    AND EXISTS (SELECT 1 FROM annotation_app_batch b WHERE b.id = %(batch)s AND b.state = 'open')
+    AND NOT EXISTS (
+      SELECT 1 FROM annotation_app_annotation a
+      WHERE a.comparison_id = c.id AND a.annotator_id = %(annotator)s AND a.state <> 'expired')
+  ORDER BY c.priority DESC, c.id LIMIT 1 {lock})
+RETURNING id, priority, overlap"""
+WHERES = (
+    "c.priority = %(last_priority)s AND c.id > %(last_comparison)s",
+    "c.priority < %(last_priority)s",
+    "1 = 1",
+)
+LEASE = """
+INSERT INTO annotation_app_annotation
+  (comparison_id, annotator_id, purpose, state, slot, overlap, shown_left, choice, strength,
+   guideline_version, reason, leased_at, lease_expires_at)
+VALUES (%(comparison)s, %(annotator)s, 'work', 'leased',
+  (WITH RECURSIVE slots(n) AS (
+     SELECT 0 UNION ALL SELECT n + 1 FROM slots WHERE n + 1 < %(overlap)s)
+   SELECT min(n) FROM slots WHERE n NOT IN (
+     SELECT slot FROM annotation_app_annotation
+     WHERE comparison_id = %(comparison)s AND state IN ('leased', 'recorded'))),
+  %(overlap)s, %(shown_left)s, '', '', 1, '', %(now)s, %(expires)s)
+RETURNING id"""
+MOVE_SEAT = """
+UPDATE annotation_app_seat SET draws = %(draws)s, sides = %(sides)s,
+  last_priority = %(last_priority)s, last_comparison = %(last_comparison)s
+WHERE annotator_id = %(annotator)s AND batch_id = %(batch)s"""
+RECORD = """
+UPDATE annotation_app_annotation SET state = 'recorded', choice = %(choice)s,
+  strength = %(strength)s, a_safe = %(a_safe)s, b_safe = %(b_safe)s,
+  active_seconds = %(active_seconds)s, idle_seconds = %(idle_seconds)s,
+  a_seconds = %(a_seconds)s, b_seconds = %(b_seconds)s, recorded_at = %(now)s
+WHERE id = %(annotation)s AND annotator_id = %(annotator)s AND state = 'leased'"""
+
+
+QUESTION = """
+SELECT a.id, a.annotator_id, a.state, a.purpose, a.shown_left, c.criterion, c.batch_id,
+  b.state{texts}
+FROM annotation_app_annotation a
+JOIN annotation_app_comparison c ON c.id = a.comparison_id
+JOIN annotation_app_batch b ON b.id = c.batch_id{joins}
+WHERE a.id = %s"""
+TEXTS = ", p.messages, l.text, r.text"
+JOINS = """
+JOIN annotation_app_prompt p ON p.id = c.prompt_id
+JOIN annotation_app_response l ON l.id =
+  CASE a.shown_left WHEN 'a' THEN c.response_a_id ELSE c.response_b_id END
+JOIN annotation_app_response r ON r.id =
+  CASE a.shown_left WHEN 'a' THEN c.response_b_id ELSE c.response_a_id END"""
+
+
+class Question(NamedTuple):
+    """What is needed to judge whether an answer to an annotation may be stored, and how."""
+
+    annotation: int
+    annotator: int
+    state: str
+    purpose: str
+    shown_left: str
+    criterion: str
+    batch: int
+    batch_state: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still waits for its answer."""
+        return self.state in ("leased", "expired")
+
+
+class Card(NamedTuple):
+    """A question with what the annotator sees: the dialogue, and a text on either side."""
+
+    question: Question
+    messages: list[dict[str, str]]
+    left: str
+    right: str
+
+
+def read_question(annotation: int) -> Question | None:
+    """The question of an annotation, or None where there is no such row."""
+    with connection.cursor() as cursor:
+        cursor.execute(QUESTION.format(texts="", joins=""), [annotation])
+        found = cursor.fetchone()
+    return None if found is None else Question(*found)
+
+
+def read_card(annotation: int) -> Card | None:
+    """The card of an annotation, or None where there is no such row."""
+    with connection.cursor() as cursor:
+        cursor.execute(QUESTION.format(texts=TEXTS, joins=JOINS), [annotation])
+        found = cursor.fetchone()
+    if found is None:
+        return None
+    *question, messages, left, right = found
+    read = json.loads(messages) if isinstance(messages, str) else messages
+    return Card(Question(*question), read, left, right)
+
+
+def lease_next(annotator: int, batch: int, beside: int = 0) -> int | None:
+    """Reserve a comparison of an open batch; returns the annotation's id.
+
+    What the annotator holds already, other than ``beside``, comes first: so nobody holds more than
+    the comparison in view and the one after it. None when nothing is left for them.
+    """
+    for _ in range(TRIES):
+        try:
+            with transaction.atomic():
+                return _lease_next(annotator, batch, beside)
+        except IntegrityError:
+            continue  # someone took that slot between our read and our write
+    return None
+
+
+def record_and_lease_next(
+    annotation: int, annotator: int, answer: Mapping[str, Any], batch: int, beside: int
+) -> tuple[datetime | None, int | None]:
+    """Fill a leased row and reserve another comparison, in one transaction.
+
+    Returns what ``record`` and ``lease_next`` do.
+    """
+    for _ in range(TRIES):
+        try:
+            with transaction.atomic():
+                recorded = record(annotation, annotator, answer)
+                return recorded, _lease_next(annotator, batch, beside)
+        except IntegrityError:
+            continue
+    return record(annotation, annotator, answer), None
+
+
+def record(annotation: int, annotator: int, answer: Mapping[str, Any]) -> datetime | None:
+    """leased → recorded, and when; None where the row is not this annotator's running lease."""
+    now = timezone.now()
+    keys = {"annotation": annotation, "annotator": annotator, "now": _stored(now)}
+    with connection.cursor() as cursor:
+        cursor.execute(RECORD, {**answer, **keys})
+        return now if cursor.rowcount == 1 else None
+
+
+def _lease_next(annotator: int, batch: int, beside: int) -> int | None:
+    now = timezone.now()
+    known: dict[str, Any] = {"annotator": annotator, "batch": batch, "beside": beside}
+    known["now"] = _stored(now)
+    with connection.cursor() as cursor:
+        draws, sides, priority, comparison, held = _seat(cursor, known)
+        if held is not None:
+            return int(held)
+        known |= {"last_priority": priority, "last_comparison": comparison}
+        picked = _pick(cursor, known)
+        if picked is None:
+            return None
+        comparison, priority, overlap = picked
+        if draws % BLOCK == 0:
+            sides = balanced_sides()
+        known |= {"comparison": comparison, "last_comparison": comparison}
+        known |= {"last_priority": priority, "overlap": overlap}
+        known |= {"sides": sides, "shown_left": sides[draws % BLOCK], "draws": draws + 1}
+        known["expires"] = _stored(now + timedelta(seconds=settings.LEASE_SECONDS))
+        cursor.execute(LEASE, known)
+        (leased,) = cursor.fetchone()
+        cursor.execute(MOVE_SEAT, known)
+        return int(leased)
+
+
+def _stored(moment: datetime) -> Any:
+    """A moment as the database's own columns hold it, so that they compare."""
+    return connection.ops.adapt_datetimefield_value(moment)
+
+
+def balanced_sides() -> str:
+    """Which response stands left in the next ten draws: in five of them a, in an order drawn."""
+    sides = list("a" * (BLOCK // 2) + "b" * (BLOCK // 2))
+    secrets.SystemRandom().shuffle(sides)
+    return "".join(sides)
+
+
+def _seat(cursor: Any, known: dict[str, Any]) -> Any:
+    lock = " FOR UPDATE" if connection.features.has_select_for_update else ""
+    cursor.execute(SEAT + lock, known)
+    found = cursor.fetchone()
+    if found is None:
+        cursor.execute(TAKE_SEAT, known)
+        cursor.execute(SEAT + lock, known)
+        found = cursor.fetchone()
+    return found
+
+
+def _pick(cursor: Any, known: dict[str, Any]) -> Any:
+    lock = "FOR UPDATE OF c SKIP LOCKED" if connection.features.has_select_for_update else ""
+    for where in WHERES if known["last_priority"] is not None else WHERES[-1:]:
+        cursor.execute(PICK.format(where=where, lock=lock), known)
+        if (picked := cursor.fetchone()) is not None:
+            return picked
+    return None

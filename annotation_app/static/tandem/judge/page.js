@@ -1,0 +1,347 @@
+// The judging page: keys, one comparison after the other without loading a page, and undo.
+import { showDifference } from "./difference.js";
+import { Outbox, post } from "./outbox.js";
+import { Watch } from "./watch.js";
+
+const judge = document.getElementById("judge");
+const form = document.getElementById("judgement");
+const find = (id) => document.getElementById(id);
+const read = (id) => JSON.parse(find(id).textContent);
+const address = (id, verb) => `/annotations/${id}/${verb}`;
+const PHONE = matchMedia("(max-width: 48rem)");
+
+if (form) {
+  const keys = read("keys");
+  const sentences = read("sentences");
+  const actionOf = Object.fromEntries(Object.entries(keys).map(([action, key]) => [key.toLowerCase(), action]));
+  const isSafety = Boolean(form.querySelector(".safety"));
+  const watch = new Watch();
+  const outbox = new Outbox(judge.dataset.person, told);
+  const drafts = new Drafts(`tandem.drafts.${judge.dataset.person}`);
+
+  // What is on the screen, and what comes after it: {id, html, verb, done?}
+  let shown = { id: Number(find("card").firstElementChild.dataset.annotation), html: find("card").innerHTML, verb: form.action.endsWith("/revise") ? "revise" : "record" };
+  let ahead = [];
+  let ended = ""; // why nothing comes after
+  let asking = false;
+  let last = null; // the answer that undo takes back: {card, url, fields, id once it is stored}
+  const seen = new Set();
+
+  // --- going on -------------------------------------------------------------------------
+
+  function show(card) {
+    shown = card;
+    find("card").innerHTML = card.html;
+    form.reset();
+    for (const verb of ["skip", "flag"]) find(verb).action = address(card.id, verb);
+    form.action = address(card.id, card.verb ?? "record");
+    find("flag-reason").value = "";
+    complain([]);
+    drafts.restore(card.id, form);
+    seen.clear();
+    watch.start();
+    watchSides();
+    applyViews();
+    find("submit").disabled = false;
+    scrollTo({ top: 0 });
+  }
+
+  function goOn() {
+    drafts.drop(shown.id);
+    shown.done = true;
+    if (ahead.length) show(ahead.shift());
+    else if (ended && !outbox.items().length) location.href = judge.dataset.done;
+    else {
+      find("submit").disabled = true;
+      find("card").setAttribute("aria-busy", "true");
+      askAhead();
+    }
+  }
+
+  function take(reply) {
+    ended = reply.next ? "" : reply.why;
+    const known = (card) => card.id === reply.next?.id;
+    if (reply.next && !known(shown) && !ahead.some(known)) ahead.push(reply.next);
+    if (!shown.done) return;
+    find("card").removeAttribute("aria-busy");
+    if (ahead.length) show(ahead.shift()), askAhead();
+    else if (ended && !outbox.items().length) location.href = judge.dataset.done;
+  }
+
+  async function askAhead() {
+    if (asking || ahead.length || ended) return;
+    asking = true;
+    try {
+      const answer = await post(judge.dataset.next, { shown: shown.done ? "" : shown.id });
+      if (answer.ok) take(await answer.json());
+    } catch {
+      // Without a network the next answer that gets through brings it.
+    } finally {
+      asking = false;
+    }
+  }
+
+  function told({ item, reply, refusal, waiting }) {
+    const saved = find("saved");
+    saved.classList.toggle("waiting", Boolean(waiting));
+    if (waiting) {
+      saved.textContent = waiting;
+    } else if (refusal) {
+      saved.textContent = `#${item.id} was not stored. ${refusal}`;
+      saved.classList.add("waiting");
+      askAhead();
+    } else {
+      saved.textContent = reply.saved.sentence;
+      if (last?.url === item.url) offerUndo(reply.saved.id);
+      if (item.criterion === judge.dataset.criterion) take(reply);
+    }
+  }
+
+  // --- answers --------------------------------------------------------------------------
+
+  function faults() {
+    const chosen = form.elements.preference.value;
+    if (!chosen) return [sentences.choose];
+    if (PHONE.matches && seen.size < 2) return [sentences.look];
+    if (!isSafety) return [];
+    const [left, right] = [form.elements.left_safe.value, form.elements.right_safe.value];
+    if (!left || !right) return [sentences.safe];
+    const [mine, other] = chosen.startsWith("left") ? [left, right] : [right, left];
+    return mine === "no" && other === "yes" ? [sentences.contradiction] : [];
+  }
+
+  function complain(found) {
+    find("errors").replaceChildren(...found.map((sentence) => {
+      const line = document.createElement("p");
+      Object.assign(line, { className: "error", textContent: sentence });
+      line.setAttribute("role", "alert");
+      return line;
+    }));
+  }
+
+  function send(url, fields, undoable) {
+    find("saved").textContent = "Saving …";
+    const after = ahead[0]?.id ?? "";
+    last = undoable ? { card: shown, url, fields } : null;
+    find("undo").disabled = !undoable;
+    outbox.put({ id: shown.id, url, criterion: judge.dataset.criterion, fields: { ...fields, shown: after } });
+    goOn();
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (shown.done) return;
+    const found = faults();
+    complain(found);
+    if (found.length) return;
+    const fields = Object.fromEntries(new FormData(form));
+    delete fields.csrfmiddlewaretoken;
+    send(form.getAttribute("action"), { ...fields, ...watch.read() }, true);
+  });
+  form.addEventListener("change", () => drafts.keep(shown.id, form));
+  for (const verb of ["skip", "flag"]) {
+    find(verb).addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (shown.done) return;
+      find("flag-dialog").close();
+      const reason = verb === "flag" ? find("flag-reason").value : "";
+      send(find(verb).getAttribute("action"), { reason }, false);
+    });
+  }
+
+  // --- undo -----------------------------------------------------------------------------
+
+  function offerUndo(id) {
+    const mine = last;
+    mine.id = id;
+    setTimeout(() => { if (last === mine) find("undo").disabled = true; }, 1000 * sentences.undo_seconds);
+  }
+
+  async function undo() {
+    if (find("undo").disabled) return;
+    if (outbox.takeBack(last.url)) return showUnsent();
+    if (!last.id) return complain([sentences.saving]);
+    find("undo").disabled = true;
+    try {
+      const answer = await fetch(address(last.id, "revise"), { headers: { Accept: "application/json" } });
+      const found = await answer.json();
+      if (!answer.ok) return complain(found.errors);
+      if (!shown.done) ahead.unshift(shown);
+      show({ ...found, verb: "revise" });
+      find("saved").textContent = sentences.revising;
+    } catch {
+      find("undo").disabled = false;
+      complain(["The server cannot be reached; try again in a moment."]);
+    }
+  }
+
+  // An answer that had not left this device: it comes back as it was.
+  function showUnsent() {
+    const { card, fields } = last;
+    find("undo").disabled = true;
+    find("saved").textContent = "";
+    if (!shown.done) ahead.unshift(shown);
+    show({ ...card, done: false });
+    for (const name of ["preference", "left_safe", "right_safe"]) {
+      const radio = form.querySelector(`input[name=${name}][value="${fields[name]}"]`);
+      if (radio) radio.checked = true;
+    }
+  }
+
+  // --- views ----------------------------------------------------------------------------
+
+  const views = { difference: false, raw: false, together: false };
+
+  function applyViews() {
+    const card = find("card");
+    for (const raw of card.querySelectorAll(".raw")) {
+      const plain = views.raw || (views.difference && raw.closest(".side"));
+      raw.hidden = !plain;
+      raw.previousElementSibling.hidden = Boolean(plain);
+    }
+    const [left, right] = ["left", "right"].map((side) => card.querySelector(`[data-part=${side}]`));
+    const texts = [left, right].map((element) => ({ element, text: element.textContent }));
+    if (views.difference) showDifference(...texts);
+    else for (const { element, text } of texts) element.textContent = text;
+    card.classList.toggle("together", views.together);
+    for (const [name, on] of Object.entries(views)) {
+      document.querySelector(`button[data-action=${name}]`).setAttribute("aria-pressed", on);
+    }
+  }
+
+  function toggle(name) {
+    views[name] = !views[name];
+    applyViews();
+  }
+
+  find("card").addEventListener("scroll", (event) => {
+    if (!views.together || !event.target.classList?.contains("side")) return;
+    const other = find(event.target.id === "left" ? "right" : "left");
+    const share = event.target.scrollTop / Math.max(1, event.target.scrollHeight - event.target.clientHeight);
+    const top = share * (other.scrollHeight - other.clientHeight);
+    if (Math.abs(other.scrollTop - top) > 2) other.scrollTop = top;
+  }, { capture: true, passive: true });
+
+  function watchSides() {
+    const panes = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        if (entry.intersectionRatio < 0.6) continue;
+        seen.add(entry.target.id);
+        if (!PHONE.matches) continue;
+        watch.look(entry.target.id);
+        for (const tab of find("card").querySelectorAll("[data-look]")) {
+          tab.setAttribute("aria-pressed", tab.dataset.look === entry.target.id);
+        }
+      }
+    }, { threshold: 0.6, root: PHONE.matches ? document.querySelector(".sides") : null });
+    for (const side of ["left", "right"]) {
+      const pane = find(side);
+      panes.observe(pane);
+      pane.addEventListener("pointerenter", () => watch.look(side));
+      pane.addEventListener("focusin", () => watch.look(side));
+    }
+  }
+
+  find("card").addEventListener("click", (event) => {
+    const tab = event.target.closest("[data-look]");
+    if (tab) look(tab.dataset.look);
+  });
+
+  function look(side) {
+    find(side).focus({ preventScroll: !PHONE.matches });
+    if (PHONE.matches) find(side).scrollIntoView({ inline: "start", block: "nearest" });
+  }
+
+  // --- keys -----------------------------------------------------------------------------
+
+  const actions = {
+    submit: () => form.requestSubmit(),
+    skip: () => find("skip").requestSubmit(),
+    flag: () => { find("flag-dialog").showModal(); find("flag-reason").focus(); },
+    undo,
+    difference: () => toggle("difference"),
+    raw: () => toggle("raw"),
+    together: () => toggle("together"),
+    help: () => find("help-dialog").showModal(),
+    look_left: () => look("left"),
+    look_right: () => look("right"),
+  };
+
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
+    if (document.querySelector("dialog[open]")) return;
+    const target = event.target;
+    if (target.closest("textarea, select, [contenteditable]")) return;
+    if (target.matches("input") && target.type !== "radio") return;
+    if (target.matches("input") && event.key.startsWith("Arrow")) return; // within the choices
+    if (event.key === "Enter" && target.closest("a, button, summary")) return;
+    const digit = /^Digit\d$/.test(event.code) ? event.code.slice(5) : null; // AZERTY and the like
+    const action = actionOf[event.key.toLowerCase()] ?? actionOf[digit];
+    const radio = action && form.querySelector(`input[data-action="${action}"]`);
+    if (radio) {
+      radio.checked = true;
+      radio.dispatchEvent(new Event("change", { bubbles: true }));
+    } else if (actions[action]) {
+      actions[action]();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  });
+  for (const button of judge.querySelectorAll("button[data-action]")) {
+    button.addEventListener("click", () => actions[button.dataset.action]());
+  }
+  for (const button of judge.querySelectorAll("[data-close]")) {
+    button.addEventListener("click", () => button.closest("dialog").close());
+  }
+
+  // --- the lease ------------------------------------------------------------------------
+
+  async function beat() {
+    if (document.hidden || shown.done || shown.verb === "revise") return;
+    try {
+      for (const card of [shown, ...ahead]) {
+        const answer = await post(address(card.id, "heartbeat"), {});
+        if (answer.status === 409 && card === shown) complain((await answer.json()).errors);
+      }
+    } catch {
+      // The outbox says so when there is something to send.
+    }
+  }
+  setInterval(beat, 1000 * Number(judge.dataset.heartbeatSeconds));
+  setInterval(() => {
+    const seconds = Math.floor(watch.elapsed());
+    find("clock").textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  }, 1000);
+  addEventListener("pagehide", () => {
+    const token = form.querySelector("[name=csrfmiddlewaretoken]").value;
+    for (const card of ahead) {
+      navigator.sendBeacon(address(card.id, "release"), new URLSearchParams({ csrfmiddlewaretoken: token }));
+    }
+    ahead = [];
+  });
+  addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+
+  drafts.restore(shown.id, form);
+  watchSides();
+  outbox.flush();
+  askAhead();
+}
+
+// What was chosen and not yet submitted. It stays on this device and is never sent by itself.
+function Drafts(key) {
+  const MOST = 20;
+  const all = () => JSON.parse(localStorage.getItem(key) || "[]");
+  const write = (drafts) => localStorage.setItem(key, JSON.stringify(drafts.slice(-MOST)));
+  this.drop = (id) => write(all().filter((draft) => draft.id !== id));
+  this.keep = (id, form) => {
+    const radios = [...form.querySelectorAll("input:checked")].map((radio) => radio.dataset.action);
+    write([...all().filter((draft) => draft.id !== id), { id, radios }]);
+  };
+  this.restore = (id, form) => {
+    for (const action of all().find((draft) => draft.id === id)?.radios ?? []) {
+      const radio = form.querySelector(`input[data-action="${action}"]`);
+      if (radio) radio.checked = true;
+    }
+  };
+}

@@ -1,0 +1,154 @@
+"""What the judging page sends: answers, skips, flags, heartbeats.
+
+Each is a plain form post that ends in a redirect, so the page works without its script. The script
+asks for JSON, and gets with the same request the comparison to show after the one on the screen.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
+
+from annotation_app import cards
+from annotation_app.access import own_annotation, own_question, person, signed_in, wants_json
+from annotation_app.forms import AnnotationForm, ReasonForm, ShownForm
+from annotation_app.models import Annotation, Batch, leases
+from annotation_app.views.annotate import judging_page, open_batch
+
+
+@require_POST
+@signed_in
+def next_card(request: HttpRequest, criterion: str) -> HttpResponse:
+    """Reserve the comparison after the one that is shown, so that it is there when wanted."""
+    batch, beside = open_batch(criterion), ShownForm.read(request.POST)
+    leased = None if batch is None else leases.lease_next(person(request).pk, batch.pk, beside)
+    return JsonResponse(cards.following(person(request), criterion, batch, leased))
+
+
+@require_POST
+@signed_in
+def record(request: HttpRequest, pk: int) -> HttpResponse:
+    """Store the judgement. The annotation's id is its key: the same again changes nothing."""
+    question = own_question(request, pk)
+    form = AnnotationForm(question, request.POST)
+    if not form.is_valid():
+        return _not_valid(request, question, form)
+    who, answer = person(request).pk, form.answer()
+    if not wants_json(request):
+        at = leases.record(pk, who, answer)
+        messages.success(request, saved_sentence(pk, at) if at else _late(request, pk, answer))
+        return redirect("annotate_next", question.criterion)
+    beside = ShownForm.read(request.POST)
+    at, leased = leases.record_and_lease_next(pk, who, answer, question.batch, beside)
+    sentence = saved_sentence(pk, at) if at else _late(request, pk, answer)
+    return _go_on(request, question, pk, sentence, leased)
+
+
+def saved_sentence(pk: int, at: datetime) -> str:
+    return f"Saved {at:%H:%M:%S} UTC, #{pk}"
+
+
+def _late(request: HttpRequest, pk: int, answer: dict[str, Any]) -> str:
+    """The row is no running lease: recorded before, late, or lost. Raises LeaseLost."""
+    found = own_annotation(request, pk)
+    found.record(**answer)
+    assert found.recorded_at is not None, pk
+    if found.state == Annotation.State.SURPLUS:
+        return (
+            f"Kept at {found.recorded_at:%H:%M:%S} UTC, #{pk}: your reservation had ended and "
+            "someone else had filled it, so your answer counts as surplus."
+        )
+    return saved_sentence(pk, found.recorded_at)
+
+
+def _not_valid(
+    request: HttpRequest, question: leases.Question, form: AnnotationForm
+) -> HttpResponse:
+    if wants_json(request):
+        sentences = [str(e) for errors in form.errors.values() for e in errors]
+        return JsonResponse({"errors": sentences}, status=400)
+    card = leases.read_card(question.annotation)
+    assert card is not None, question
+    return judging_page(request, card, form, status=400)
+
+
+def _go_on(
+    request: HttpRequest, question: leases.Question, pk: int, sentence: str, leased: int | None
+) -> HttpResponse:
+    batch = Batch(pk=question.batch, criterion=question.criterion, state=question.batch_state)
+    following = cards.following(person(request), question.criterion, batch, leased)
+    return JsonResponse({"saved": {"id": pk, "sentence": sentence}, **following})
+
+
+@require_POST
+@signed_in
+def skip(request: HttpRequest, pk: int) -> HttpResponse:
+    return _end(request, pk, Annotation.skip)
+
+
+@require_POST
+@signed_in
+def flag(request: HttpRequest, pk: int) -> HttpResponse:
+    return _end(request, pk, Annotation.flag)
+
+
+def _end(request: HttpRequest, pk: int, end: Any) -> HttpResponse:
+    found, form = own_annotation(request, pk), ReasonForm(request.POST)
+    end(found, form.cleaned_data["reason"] if form.is_valid() else "")
+    sentence = f"Comparison {found.state}. Someone else may get it."
+    question = own_question(request, pk)
+    if wants_json(request):
+        beside = ShownForm.read(request.POST)
+        leased = leases.lease_next(person(request).pk, question.batch, beside)
+        return _go_on(request, question, pk, sentence, leased)
+    messages.info(request, sentence)
+    return redirect("annotate_next", question.criterion)
+
+
+@require_POST
+@signed_in
+def release(request: HttpRequest, pk: int) -> HttpResponse:
+    """Give a comparison back that was reserved ahead and not looked at."""
+    own_annotation(request, pk).release()
+    return HttpResponse(status=204)
+
+
+@require_POST
+@signed_in
+def heartbeat(request: HttpRequest, pk: int) -> HttpResponse:
+    """204 while the reservation lives, 409 with the sentence when it has ended."""
+    own_annotation(request, pk).heartbeat()
+    return HttpResponse(status=204)
+
+
+@require_http_methods(["GET", "POST"])
+@never_cache
+@signed_in
+def revise(request: HttpRequest, pk: int) -> HttpResponse:
+    """Undo: judge one's own stored answer once more; the new row supersedes the old one."""
+    question = own_question(request, pk)
+    if request.method == "GET":
+        card = leases.read_card(pk)
+        assert card is not None, pk
+        own_annotation(request, pk).refuse_late_revision()
+        if wants_json(request):
+            return JsonResponse(cards.shown(card))
+        return judging_page(request, card, AnnotationForm(question), revising=True)
+    form = AnnotationForm(question, request.POST)
+    if not form.is_valid():
+        return _not_valid(request, question, form)
+    revised = own_annotation(request, pk).revise(**form.answer())
+    assert revised.recorded_at is not None, revised
+    sentence = saved_sentence(revised.pk, revised.recorded_at) + f", in place of #{pk}"
+    if wants_json(request):
+        beside = ShownForm.read(request.POST)
+        leased = leases.lease_next(person(request).pk, question.batch, beside)
+        return _go_on(request, question, revised.pk, sentence, leased)
+    messages.success(request, sentence)
+    return redirect("annotate_next", question.criterion)
