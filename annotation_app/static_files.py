@@ -6,7 +6,11 @@ from whitenoise.storage import CompressedManifestStaticFilesStorage
 
 
 class StaticFiles(CompressedManifestStaticFilesStorage):  # type: ignore[misc]
-    """Hashed names, also where one script module imports another: a new version never mixes
-    with a cached old one."""
+    """Hashed names, also where one of our modules imports another: a new version never mixes
+    with a cached old one.
 
-    support_js_module_import_aggregation = True
+    Django can do this for all scripts or none; a library's own scripts need not be modules.
+    """
+
+    _imports = CompressedManifestStaticFilesStorage._js_module_import_aggregation_patterns[1]
+    patterns = (*CompressedManifestStaticFilesStorage.patterns, ("tandem/*.js", _imports))
