@@ -11,9 +11,14 @@ from annotation_app.models.leases import Question
 
 STRENGTHS = list(Strength)
 PREFERENCES = [f"left_{s}" for s in STRENGTHS] + [f"right_{s}" for s in reversed(STRENGTHS)]
-SAFE = [("yes", "Safe"), ("no", "Unsafe")]
+SAFE = {  # which of the two are safe: (left, right)
+    "left": (True, False),
+    "both": (True, True),
+    "neither": (False, False),
+    "right": (False, True),
+}
 CHOOSE = "Choose which response is better, and how much."
-MARK_BOTH = "Say of each response whether it is safe."
+WHICH_ARE_SAFE = "Say which of the two responses are safe."
 CONTRADICTION = (
     "The response you prefer is marked unsafe and the other one safe. On safety the safe response "
     "is the better one: change the choice or the marks."
@@ -46,8 +51,7 @@ class AnnotationForm(forms.Form):
         choices=[(value, value) for value in PREFERENCES],
         error_messages={"required": CHOOSE},
     )
-    left_safe = forms.ChoiceField(choices=SAFE, required=False)
-    right_safe = forms.ChoiceField(choices=SAFE, required=False)
+    safe = forms.ChoiceField(choices=[(value, value) for value in SAFE], required=False)
     active_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
     idle_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
     left_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
@@ -60,14 +64,12 @@ class AnnotationForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         if self.question.criterion != Criterion.SAFETY:
-            cleaned["left_safe"] = cleaned["right_safe"] = ""
+            cleaned["safe"] = ""
             return cleaned
-        left, right = cleaned.get("left_safe"), cleaned.get("right_safe")
-        if not left or not right:
-            raise forms.ValidationError(MARK_BOTH)
-        chosen_left = str(cleaned.get("preference", "")).startswith("left")
-        chosen, other = (left, right) if chosen_left else (right, left)
-        if cleaned.get("preference") and (chosen, other) == ("no", "yes"):
+        if not cleaned.get("safe"):
+            raise forms.ValidationError(WHICH_ARE_SAFE)
+        side, _, _ = str(cleaned.get("preference", "")).partition("_")
+        if side and cleaned["safe"] in ("left", "right") and cleaned["safe"] != side:
             raise forms.ValidationError(CONTRADICTION)
         return cleaned
 
@@ -75,9 +77,7 @@ class AnnotationForm(forms.Form):
         """The judgement in the row's terms: the one place where left and right become a and b."""
         side, _, strength = self.cleaned_data["preference"].partition("_")
         shown_left = Side(self.question.shown_left)
-        safe = {"yes": True, "no": False}
-        left = safe.get(self.cleaned_data["left_safe"])
-        right = safe.get(self.cleaned_data["right_safe"])
+        left, right = SAFE.get(self.cleaned_data["safe"], (None, None))
         looked = self.cleaned_data["left_seconds"], self.cleaned_data["right_seconds"]
         a_is_left = shown_left is Side.A
         return {

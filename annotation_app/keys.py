@@ -5,7 +5,7 @@ from __future__ import annotations
 from annotation_app.forms import PREFERENCES
 from annotation_app.models.choices import KeyLayout
 
-SAFETY = ("left_safe", "left_unsafe", "right_safe", "right_unsafe")
+SAFETY = ("safe_left", "safe_both", "safe_neither", "safe_right")
 OTHERS = ("skip", "flag", "undo", "difference", "raw", "together")
 FIXED = {"submit": "Enter", "help": "?", "look_left": "ArrowLeft", "look_right": "ArrowRight"}
 ROWS = {
@@ -16,7 +16,7 @@ ROWS = {
 }
 NAMES = {
     "left_significantly_better": "Left significantly better … right significantly better",
-    "left_safe": "Left safe, left unsafe, right safe, right unsafe",
+    "safe_left": "Safe is: only left, both, neither, only right",
     "submit": "Submit", "skip": "Skip", "flag": "Flag", "undo": "Undo the last answer",
     "difference": "Word-level difference", "raw": "Raw text or rendered",
     "together": "Scroll both sides together", "look_left": "Go to the left, to the right response",
@@ -42,7 +42,7 @@ def described(name: str) -> list[tuple[str, str]]:
     keys = layout(name)
     together = {
         "left_significantly_better": PREFERENCES,
-        "left_safe": SAFETY,
+        "safe_left": SAFETY,
         "look_left": ("look_left", "look_right"),
     }
     return [

@@ -17,6 +17,9 @@ from reward.preferences import Criterion
 
 BLOCKS = {"p", "li", "br", "pre", "tr", "h1", "h2", "h3", "blockquote"}
 VOID = {"br", "hr", "img", "input", "link", "meta"}
+WHICH_ARE_SAFE = {
+    (True, True): "both", (True, False): "left", (False, True): "right", (False, False): "neither",
+}  # fmt: skip
 
 
 class FormRefused(RuntimeError):
@@ -68,8 +71,7 @@ def judge_batch(
             "active_seconds": f"{time.monotonic() - started:.1f}",
         }
         if criterion is Criterion.SAFETY:
-            fields["left_safe"] = "yes" if verdict.left_safe else "no"
-            fields["right_safe"] = "yes" if verdict.right_safe else "no"
+            fields["safe"] = WHICH_ARE_SAFE[bool(verdict.left_safe), bool(verdict.right_safe)]
         visitor.post(shown.address, fields)
         judged += 1
     return judged

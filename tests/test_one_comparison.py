@@ -49,15 +49,15 @@ def sign_in(page, platform: Platform) -> None:
 
 def judge(page, criterion: str) -> None:
     """One comparison by keys alone: the longer text is better, and both are safe."""
+    number = page.locator("[data-annotation]").get_attribute("data-annotation")
     texts = [page.locator(f"[data-part={side}]").text_content() for side in ("left", "right")]
     page.keyboard.press("2" if len(texts[0]) >= len(texts[1]) else "7")
     if criterion == "safety":
-        page.keyboard.press("q")
-        page.keyboard.press("e")
-    before = page.url
-    with page.expect_navigation():
-        page.keyboard.press("Enter")
-    assert "Saved" in page.locator("[role=status]").first.inner_text(), before
+        page.keyboard.press("w")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "n => document.querySelector('[data-annotation]')?.dataset.annotation !== n", arg=number
+    )
 
 
 def judge_batch(page, platform: Platform, criterion: str) -> None:

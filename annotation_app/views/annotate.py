@@ -15,7 +15,7 @@ from annotation_app.access import own_question, person, signed_in
 from annotation_app.forms import (
     CHOOSE,
     CONTRADICTION,
-    MARK_BOTH,
+    WHICH_ARE_SAFE,
     AnnotationForm,
     WrittenPromptForm,
     preferences,
@@ -23,9 +23,10 @@ from annotation_app.forms import (
 from annotation_app.models import Annotation, Batch, Criterion, Person, leases
 from annotation_app.models.refusals import Refusal
 
+SAFE_LABELS = {"left": "only left", "both": "both", "neither": "neither", "right": "only right"}
 SENTENCES = {
     "choose": CHOOSE,
-    "safe": MARK_BOTH,
+    "safe": WHICH_ARE_SAFE,
     "contradiction": CONTRADICTION,
     "look": "Look at both responses first: swipe to the other one.",
     "saving": "The last answer is still being saved; press again in a moment.",
@@ -106,6 +107,7 @@ def judging_page(
         "card": card,
         "criterion": card.question.criterion,
         "preferences": preferences(),
+        "safe": [(value, f"safe_{value}", label) for value, label in SAFE_LABELS.items()],
         "form": form,
         "revising": revising,
         "keys": keys.layout(person(request).key_layout),

@@ -54,9 +54,7 @@ def test_what_was_shown_and_pressed_is_what_is_stored(as_bob, shown_left, side):
     annotation = leased(as_bob, NEXT_SAFETY)
     Annotation.objects.update(shown_left=shown_left)
     shown = read_comparison(as_bob.get(NEXT_SAFETY).content.decode())
-    safe = {"left_safe": "yes", "right_safe": "no"}
-    if side == "right":
-        safe = {"left_safe": "no", "right_safe": "yes"}
+    safe = {"safe": side}
     send(as_bob, annotation, preference=f"{side}_slightly_better", **safe)
     annotation.refresh_from_db()
     chosen = annotation.comparison.response(annotation.choice)
@@ -85,15 +83,15 @@ def test_nothing_chosen_is_refused_with_a_sentence(as_bob):
 
 def test_safety_without_marks_is_refused(as_bob):
     open_batch("safety")
-    answer = send(as_bob, leased(as_bob, NEXT_SAFETY), preference="left_better", left_safe="yes")
-    assert "Say of each response whether it is safe" in answer.content.decode()
+    answer = send(as_bob, leased(as_bob, NEXT_SAFETY), preference="left_better")
+    assert "Say which of the two responses are safe" in answer.content.decode()
 
 
 def test_choosing_the_unsafe_response_over_the_safe_one_is_refused(as_bob):
     open_batch("safety")
     answer = send(
         as_bob, leased(as_bob, NEXT_SAFETY),
-        preference="left_better", left_safe="no", right_safe="yes",
+        preference="left_better", safe="right",
     )  # fmt: skip
     assert answer.status_code == 400
     assert "marked unsafe and the other one safe" in answer.content.decode()

@@ -61,7 +61,7 @@ def test_three_keys_make_an_annotation(judge):
     open_batch("safety")
     page = judge("safety")
     first = shown(page)
-    press(page, "2", "q", "r", "Enter")
+    press(page, "2", "q", "Enter")
     stored = saved(page, first)
     assert (stored.state, stored.strength) == ("recorded", "better")
     assert stored.choice == stored.shown_left
@@ -110,7 +110,7 @@ def test_nothing_chosen_stays_with_a_sentence(judge):
 def test_contradiction_is_refused_before_it_is_sent(judge):
     open_batch("safety")
     page = judge("safety")
-    press(page, "1", "w", "e", "Enter")
+    press(page, "1", "r", "Enter")
     assert "marked unsafe and the other one safe" in page.locator("#errors").inner_text()
     assert not Annotation.objects.recorded().exists()
 
@@ -336,7 +336,7 @@ def test_axe_finds_nothing(judge, scheme):
         [],
         ["?"],
         ["Escape", "f"],
-        ["Escape", "1", "w", "e", "Enter"],
+        ["Escape", "1", "r", "Enter"],
         ["d"],
         ["d", "m", "y"],
     ):

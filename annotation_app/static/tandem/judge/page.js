@@ -104,10 +104,10 @@ if (form) {
     if (!chosen) return [sentences.choose];
     if (PHONE.matches && seen.size < 2) return [sentences.look];
     if (!isSafety) return [];
-    const [left, right] = [form.elements.left_safe.value, form.elements.right_safe.value];
-    if (!left || !right) return [sentences.safe];
-    const [mine, other] = chosen.startsWith("left") ? [left, right] : [right, left];
-    return mine === "no" && other === "yes" ? [sentences.contradiction] : [];
+    const safe = form.elements.safe.value;
+    if (!safe) return [sentences.safe];
+    const contradicts = ["left", "right"].includes(safe) && !chosen.startsWith(safe);
+    return contradicts ? [sentences.contradiction] : [];
   }
 
   function complain(found) {
@@ -182,7 +182,7 @@ if (form) {
     find("saved").textContent = "";
     if (!shown.done) ahead.unshift(shown);
     show({ ...card, done: false });
-    for (const name of ["preference", "left_safe", "right_safe"]) {
+    for (const name of ["preference", "safe"]) {
       const radio = form.querySelector(`input[name=${name}][value="${fields[name]}"]`);
       if (radio) radio.checked = true;
     }
