@@ -41,8 +41,11 @@ def reachable_binaries(folder: Path) -> Path:
 
 
 @contextmanager
-def postgresql() -> Iterator[str]:
-    """A throw-away server; yields its DATABASE_URL. PostgreSQL refuses to run as root."""
+def postgresql(durable: bool = False) -> Iterator[str]:
+    """A throw-away server; yields its DATABASE_URL. PostgreSQL refuses to run as root.
+
+    With ``durable`` it waits for the disk at each commit, as a server in use does.
+    """
     who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="tandem-postgresql-"))
     try:
@@ -55,7 +58,7 @@ def postgresql() -> Iterator[str]:
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, **who)
         server = subprocess.Popen(
             [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", "",
-             "-c", "fsync=off", "-c", "synchronous_commit=off"],
+             *([] if durable else ["-c", "fsync=off", "-c", "synchronous_commit=off"])],
             stderr=subprocess.DEVNULL, cwd=folder, **who,
         )  # fmt: skip
         try:

@@ -193,8 +193,13 @@ def test_closed_tab_sends_its_answer_when_it_comes_back(judge):
     page.goto("about:blank")
     page.context.set_offline(False)
     judge()
-    saved(page, first)
-    assert first.state == "recorded"
+    page.wait_for_function(
+        "n => document.querySelector('[data-annotation]').dataset.annotation !== n",
+        arg=str(first.pk),
+    )
+    first.refresh_from_db()  # a page that is going may still have sent it
+    assert (first.state, first.strength) == ("recorded", "significantly_better")
+    assert Annotation.objects.recorded().count() == 1
 
 
 def test_answer_whose_reply_was_lost_is_stored_once(judge):

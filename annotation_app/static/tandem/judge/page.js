@@ -324,6 +324,7 @@ if (form) {
 
   drafts.restore(shown.id, form);
   watchSides();
+  if (outbox.items().some((item) => item.id === shown.id)) goOn(); // answered before the tab closed
   outbox.flush();
   askAhead();
 }
