@@ -21,4 +21,4 @@ COPY . .
 USER tandem
 VOLUME /var/lib/tandem
 EXPOSE 8000
-CMD ["/bin/sh", "-c", "exec gunicorn annotation_app.wsgi --bind ${BIND_ADDRESS:-127.0.0.1}:${PORT:-8000} --worker-class gthread --workers 2 --threads 4 --no-control-socket --access-logfile /dev/null --log-level warning"]
+CMD ["/bin/sh", "-c", "exec gunicorn annotation_app.wsgi --bind ${BIND_ADDRESS:-127.0.0.1}:${PORT:-8000} --worker-class gthread --workers 2 --threads 4 --no-control-socket --log-level warning"]

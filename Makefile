@@ -7,7 +7,7 @@ FREE_KB := 4000000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup run test lint clean
+.PHONY: setup run test lint proof clean
 setup: .venv/.ready
 
 # Without .ready the environment is half built and is made anew; with it, it is brought up to date.
@@ -42,6 +42,9 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.on_postgresql tests/annotation_app
 	@$(BIN)/python -m tests.chromium --summary
 
+# The long proofs; their dated figures stand in EXPERIMENTS.md.
+proof: setup
+	$(BIN)/python -m tests.annotators_at_once
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -105,18 +105,6 @@ class WrittenPromptForm(forms.Form):
     )
 
 
-class ShownForm(forms.Form):
-    """Which comparison stands on the screen while another is asked for."""
-
-    shown = forms.IntegerField(min_value=1, required=False)
-
-    @classmethod
-    def read(cls, fields: Any) -> int:
-        """The annotation's id, 0 for none."""
-        form = cls(fields)
-        return (form.cleaned_data["shown"] or 0) if form.is_valid() else 0
-
-
 class ReasonForm(forms.Form):
     reason = forms.CharField(max_length=500, required=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from html import unescape
 from typing import Any
 from xml.etree import ElementTree
@@ -32,6 +33,7 @@ LONGEST_FORMULA = 2_000
 MOST_FORMULAS = 500  # an unclosed one is looked for to the end of the text
 
 
+@lru_cache(maxsize=256)  # annotators move through a batch together and meet the same texts
 def render_markdown(text: str) -> SafeString:
     """Sanitised HTML; headings become bold lines, so that pages keep their own outline."""
     formulas = text.count(r"\(") + text.count(r"\[")

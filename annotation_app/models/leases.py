@@ -1,10 +1,10 @@
 """The hot path: draw the next comparison, record an answer. Raw SQL, and the only raw SQL.
 
 Every annotation passes here, so these few statements are written by hand: the same for both
-databases but for one lock. A transaction holds the person's seat first, then at most one free
-comparison (``SKIP LOCKED``: nobody waits for another annotator's row); on SQLite it holds the one
-write lock. Whatever interleaves, the unique constraints on slots and people decide, and the loser
-of a race draws again.
+databases but for one lock, and on PostgreSQL the usual case in one statement. A transaction holds
+the person's seat first, then at most one free comparison (``SKIP LOCKED``: nobody waits for another
+annotator's row); on SQLite it holds the one write lock. Whatever interleaves, the unique
+constraints on slots and people decide, and the loser of a race draws again.
 
 A draw goes on behind the comparison that this person drew last, so it costs the same in a batch of
 a thousand and of a million; only when nothing is left there does it look at the whole batch again.
@@ -12,9 +12,11 @@ a thousand and of a million; only when nothing is left there does it look at the
 
 from __future__ import annotations
 
+import fcntl
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -35,34 +37,36 @@ FROM annotation_app_seat WHERE annotator_id = %(annotator)s AND batch_id = %(bat
 TAKE_SEAT = """
 INSERT INTO annotation_app_seat (annotator_id, batch_id, draws, sides)
 VALUES (%(annotator)s, %(batch)s, 0, '') ON CONFLICT DO NOTHING"""
+# Counted, not "not exists": a planner turns that into a join with all the person has ever done.
 PICK = """
 UPDATE annotation_app_comparison SET open_slots = open_slots - 1
 WHERE id = (
   SELECT c.id FROM annotation_app_comparison c
   WHERE c.batch_id = %(batch)s AND c.open_slots > 0 AND c.unusable_reason = '' AND {where}
     AND EXISTS (SELECT 1 FROM annotation_app_batch b WHERE b.id = %(batch)s AND b.state = 'open')
-    AND NOT EXISTS (
-      SELECT 1 FROM annotation_app_annotation a
+    AND 0 = (
+      SELECT count(*) FROM annotation_app_annotation a
       WHERE a.comparison_id = c.id AND a.annotator_id = %(annotator)s AND a.state <> 'expired')
   ORDER BY c.priority DESC, c.id LIMIT 1 {lock})
 RETURNING id, priority, overlap"""
-WHERES = (
-    "c.priority = %(last_priority)s AND c.id > %(last_comparison)s",
-    "c.priority < %(last_priority)s",
-    "1 = 1",
-)
+BEHIND_THE_LAST = "c.priority = %(last_priority)s AND c.id > %(last_comparison)s"
+WHERES = (BEHIND_THE_LAST, "c.priority < %(last_priority)s", "1 = 1")
+SKIP_LOCKED = "FOR UPDATE OF c SKIP LOCKED"
 LEASE = """
 INSERT INTO annotation_app_annotation
   (comparison_id, annotator_id, purpose, state, slot, overlap, shown_left, choice, strength,
    guideline_version, reason, leased_at, lease_expires_at)
-VALUES (%(comparison)s, %(annotator)s, 'work', 'leased',
+SELECT {comparison}, %(annotator)s, 'work', 'leased',
   (WITH RECURSIVE slots(n) AS (
-     SELECT 0 UNION ALL SELECT n + 1 FROM slots WHERE n + 1 < %(overlap)s)
+     SELECT 0 UNION ALL SELECT n + 1 FROM slots WHERE n + 1 < {overlap})
    SELECT min(n) FROM slots WHERE n NOT IN (
      SELECT slot FROM annotation_app_annotation
-     WHERE comparison_id = %(comparison)s AND state IN ('leased', 'recorded'))),
-  %(overlap)s, %(shown_left)s, '', '', 1, '', %(now)s, %(expires)s)
-RETURNING id"""
+     WHERE comparison_id = {comparison} AND state IN ('leased', 'recorded'))),
+  {overlap}, {shown_left}, '', '', 1, '', %(now)s, %(expires)s
+{source} RETURNING id"""
+LEASE_PICKED = LEASE.format(
+    comparison="%(comparison)s", overlap="%(overlap)s", shown_left="%(shown_left)s", source=""
+)
 MOVE_SEAT = """
 UPDATE annotation_app_seat SET draws = %(draws)s, sides = %(sides)s,
   last_priority = %(last_priority)s, last_comparison = %(last_comparison)s
@@ -73,6 +77,43 @@ UPDATE annotation_app_annotation SET state = 'recorded', choice = %(choice)s,
   active_seconds = %(active_seconds)s, idle_seconds = %(idle_seconds)s,
   a_seconds = %(a_seconds)s, b_seconds = %(b_seconds)s, recorded_at = %(now)s
 WHERE id = %(annotation)s AND annotator_id = %(annotator)s AND state = 'leased'"""
+
+# PostgreSQL answers in one statement what otherwise are five and a transaction. It draws behind the
+# last comparison only; where that gives nothing, the statements above look at the whole batch.
+AT_ONCE = """
+WITH recorded AS ({record} RETURNING id),
+seat AS (
+  SELECT draws, last_priority, last_comparison,
+    CASE WHEN draws %% 10 = 0 THEN %(fresh_sides)s ELSE sides END AS sides
+  FROM annotation_app_seat
+  WHERE annotator_id = %(annotator)s AND batch_id = %(batch)s FOR UPDATE),
+held AS (
+  SELECT min(a.id) AS id FROM annotation_app_annotation a
+    JOIN annotation_app_comparison c ON c.id = a.comparison_id
+  WHERE a.annotator_id = %(annotator)s AND a.state = 'leased' AND a.purpose = 'work'
+    AND c.batch_id = %(batch)s AND a.id NOT IN (%(beside)s, %(annotation)s)
+    AND a.lease_expires_at > %(now)s),
+picked AS ({pick}),
+leased AS ({lease}),
+moved AS (
+  UPDATE annotation_app_seat SET draws = seat.draws + 1, sides = seat.sides,
+    last_priority = picked.priority, last_comparison = picked.id
+  FROM seat, picked WHERE annotator_id = %(annotator)s AND batch_id = %(batch)s)
+SELECT (SELECT count(*) FROM recorded), (SELECT id FROM held), (SELECT id FROM leased)"""
+AT_ONCE = AT_ONCE.format(
+    record=RECORD,
+    pick=PICK.format(
+        where="c.priority = (SELECT last_priority FROM seat)"
+        " AND c.id > (SELECT last_comparison FROM seat) AND (SELECT id FROM held) IS NULL",
+        lock=SKIP_LOCKED,
+    ),
+    lease=LEASE.format(
+        comparison="picked.id",
+        overlap="picked.overlap",
+        shown_left="substr(seat.sides, seat.draws %% 10 + 1, 1)",
+        source="FROM picked, seat",
+    ),
+)
 
 
 QUESTION = """
@@ -146,7 +187,7 @@ def lease_next(annotator: int, batch: int, beside: int = 0) -> int | None:
     """
     for _ in range(TRIES):
         try:
-            with transaction.atomic():
+            with _write_turn(), transaction.atomic():
                 return _lease_next(annotator, batch, beside)
         except IntegrityError:
             continue  # someone took that slot between our read and our write
@@ -162,12 +203,34 @@ def record_and_lease_next(
     """
     for _ in range(TRIES):
         try:
-            with transaction.atomic():
+            if connection.vendor == "postgresql":
+                return _record_and_lease_at_once(annotation, annotator, answer, batch, beside)
+            with _write_turn(), transaction.atomic():
                 recorded = record(annotation, annotator, answer)
                 return recorded, _lease_next(annotator, batch, beside)
         except IntegrityError:
             continue
     return record(annotation, annotator, answer), None
+
+
+def _record_and_lease_at_once(
+    annotation: int, annotator: int, answer: Mapping[str, Any], batch: int, beside: int
+) -> tuple[datetime | None, int | None]:
+    now = timezone.now()
+    known = {
+        **answer, "annotation": annotation, "annotator": annotator, "batch": batch,
+        "beside": beside, "fresh_sides": balanced_sides(), "now": now,
+        "expires": now + timedelta(seconds=settings.LEASE_SECONDS),
+    }  # fmt: skip
+    # One statement is a transaction; inside another one, as in tests, a failure must not end that.
+    around = transaction.atomic() if connection.in_atomic_block else nullcontext()
+    with around, connection.cursor() as cursor:
+        cursor.execute(AT_ONCE, known)
+        recorded, held, leased = cursor.fetchone()
+    if held is None and leased is None:
+        with transaction.atomic():
+            leased = _lease_next(annotator, batch, beside)
+    return now if recorded else None, held or leased
 
 
 def record(annotation: int, annotator: int, answer: Mapping[str, Any]) -> datetime | None:
@@ -198,10 +261,24 @@ def _lease_next(annotator: int, batch: int, beside: int) -> int | None:
         known |= {"last_priority": priority, "overlap": overlap}
         known |= {"sides": sides, "shown_left": sides[draws % BLOCK], "draws": draws + 1}
         known["expires"] = _stored(now + timedelta(seconds=settings.LEASE_SECONDS))
-        cursor.execute(LEASE, known)
+        cursor.execute(LEASE_PICKED, known)
         (leased,) = cursor.fetchone()
         cursor.execute(MOVE_SEAT, known)
         return int(leased)
+
+
+@contextmanager
+def _write_turn() -> Iterator[None]:
+    """On SQLite: wait for the write lock in a queue.
+
+    Its own waiters sleep in growing steps and overtake each other, up to a second at full load.
+    """
+    if connection.vendor != "sqlite":
+        yield
+        return
+    with open(f"{connection.settings_dict['NAME']}.turn", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _stored(moment: datetime) -> Any:
@@ -228,7 +305,7 @@ def _seat(cursor: Any, known: dict[str, Any]) -> Any:
 
 
 def _pick(cursor: Any, known: dict[str, Any]) -> Any:
-    lock = "FOR UPDATE OF c SKIP LOCKED" if connection.features.has_select_for_update else ""
+    lock = SKIP_LOCKED if connection.features.has_select_for_update else ""
     for where in WHERES if known["last_priority"] is not None else WHERES[-1:]:
         cursor.execute(PICK.format(where=where, lock=lock), known)
         if (picked := cursor.fetchone()) is not None:

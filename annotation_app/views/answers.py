@@ -17,16 +17,22 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation_app import cards
 from annotation_app.access import own_annotation, own_question, person, signed_in, wants_json
-from annotation_app.forms import AnnotationForm, ReasonForm, ShownForm
+from annotation_app.forms import AnnotationForm, ReasonForm
 from annotation_app.models import Annotation, Batch, leases
 from annotation_app.views.annotate import judging_page, open_batch
+
+
+def shown_beside(request: HttpRequest) -> int:
+    """The annotation that stays on the screen while another is asked for; 0 for none."""
+    shown = request.POST.get("shown", "")
+    return int(shown) if shown.isascii() and shown.isdigit() and len(shown) < 19 else 0
 
 
 @require_POST
 @signed_in
 def next_card(request: HttpRequest, criterion: str) -> HttpResponse:
     """Reserve the comparison after the one that is shown, so that it is there when wanted."""
-    batch, beside = open_batch(criterion), ShownForm.read(request.POST)
+    batch, beside = open_batch(criterion), shown_beside(request)
     leased = None if batch is None else leases.lease_next(person(request).pk, batch.pk, beside)
     return JsonResponse(cards.following(person(request), criterion, batch, leased))
 
@@ -44,7 +50,7 @@ def record(request: HttpRequest, pk: int) -> HttpResponse:
         at = leases.record(pk, who, answer)
         messages.success(request, saved_sentence(pk, at) if at else _late(request, pk, answer))
         return redirect("annotate_next", question.criterion)
-    beside = ShownForm.read(request.POST)
+    beside = shown_beside(request)
     at, leased = leases.record_and_lease_next(pk, who, answer, question.batch, beside)
     sentence = saved_sentence(pk, at) if at else _late(request, pk, answer)
     return _go_on(request, question, pk, sentence, leased)
@@ -104,7 +110,7 @@ def _end(request: HttpRequest, pk: int, end: Any) -> HttpResponse:
     sentence = f"Comparison {found.state}. Someone else may get it."
     question = own_question(request, pk)
     if wants_json(request):
-        beside = ShownForm.read(request.POST)
+        beside = shown_beside(request)
         leased = leases.lease_next(person(request).pk, question.batch, beside)
         return _go_on(request, question, pk, sentence, leased)
     messages.info(request, sentence)
@@ -147,7 +153,7 @@ def revise(request: HttpRequest, pk: int) -> HttpResponse:
     assert revised.recorded_at is not None, revised
     sentence = saved_sentence(revised.pk, revised.recorded_at) + f", in place of #{pk}"
     if wants_json(request):
-        beside = ShownForm.read(request.POST)
+        beside = shown_beside(request)
         leased = leases.lease_next(person(request).pk, question.batch, beside)
         return _go_on(request, question, revised.pk, sentence, leased)
     messages.success(request, sentence)
