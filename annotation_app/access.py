@@ -34,6 +34,7 @@ def _guarded(allowed: Callable[[Person], bool]) -> Callable[[View[P]], View[P]]:
 
 
 signed_in = _guarded(lambda who: who.is_active)
+reviewer_required = _guarded(lambda who: who.is_reviewer)
 researcher_required = _guarded(lambda who: who.is_researcher)
 administrator_required = _guarded(lambda who: who.is_administrator)
 

@@ -16,11 +16,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 Weights = Literal["identity", "linear", "quadratic", "ordinal"]
 CONFIDENCE = 0.95
+JACKKNIFE_GROUPS = 200
 
 
 class Agreement(NamedTuple):
@@ -102,7 +103,9 @@ def krippendorff_alpha(
     categories: Sequence[float],
     level: Literal["nominal", "ordinal", "interval"] = "nominal",
 ) -> Agreement:
-    """Krippendorff's alpha; its interval by leaving one subject out at a time (jackknife).
+    """Krippendorff's alpha; its interval by leaving subjects out in turn (jackknife).
+
+    One at a time, or in as many groups as ``JACKKNIFE_GROUPS`` where there are more.
 
     Raises ValueError for a rating outside the categories and for an unknown level.
     """
@@ -112,10 +115,13 @@ def krippendorff_alpha(
     subjects = len(counts)
     if np.isnan(coefficient) or subjects < 2:
         return Agreement(coefficient, np.nan, np.nan, np.nan)
+    groups = np.array_split(np.arange(subjects), min(subjects, JACKKNIFE_GROUPS))
     without = np.array(
-        [_alpha(np.delete(counts, i, axis=0), categories, level) for i in range(subjects)]
+        [_alpha(np.delete(counts, group, axis=0), categories, level) for group in groups]
     )
-    return _with_interval(coefficient, subjects * coefficient - (subjects - 1) * without)
+    if np.isnan(without).any():
+        return Agreement(coefficient, np.nan, np.nan, np.nan)
+    return _with_interval(coefficient, len(groups) * coefficient - (len(groups) - 1) * without)
 
 
 def _alpha(counts: Floats, categories: Sequence[float], level: str) -> float:
@@ -172,6 +178,6 @@ def _with_interval(coefficient: float, of_subject: Floats) -> Agreement:
         return Agreement(float(coefficient), np.nan, np.nan, np.nan)
     variance = ((of_subject - coefficient) ** 2).sum() / (subjects * (subjects - 1))
     error = float(np.sqrt(variance))
-    reach = float(student_t.ppf((1 + CONFIDENCE) / 2, subjects - 1)) * error
+    reach = float(stdtrit(subjects - 1, (1 + CONFIDENCE) / 2)) * error
     low, high = max(-1.0, coefficient - reach), min(1.0, coefficient + reach)
     return Agreement(float(coefficient), error, float(low), float(high))

@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from django.template.loader import render_to_string
+from django.utils import timezone
 
-from annotation_app.models import Annotation, Batch, Comparison, Person, leases
+from annotation_app.models import (
+    Annotation,
+    Batch,
+    Comparison,
+    Criterion,
+    Organisation,
+    Person,
+    Seat,
+    leases,
+)
 
 
 def following(
@@ -20,15 +30,52 @@ def following(
 
 
 def shown(card: leases.Card) -> dict[str, Any]:
-    """A card for the page's script: the annotation's id, and its HTML."""
+    """A card for the page's script: the annotation's id, its HTML, the guidelines' version."""
     html = render_to_string("annotate/_card.html", {"card": card})
-    return {"id": card.question.annotation, "html": html}
+    version = card.question.guideline_version
+    return {"id": card.question.annotation, "html": html, "guidelines": version}
 
 
 def why_nothing(annotator: Person, criterion: str, batch: Batch | None) -> str:
-    """Tells "all done" from "reserved by others" and from a batch that is closed or empty."""
+    """What keeps this person from a comparison: the first reason that holds."""
+    if annotator.paused_reason:
+        return f"Your work is paused: {annotator.paused_reason}"
     if batch is None or batch.state != Batch.State.OPEN:
         return f"No {criterion} batch is open now. The next one opens by itself."
+    return _not_for_them(annotator, batch) or _nothing_left(annotator, batch)
+
+
+def _not_for_them(annotator: Person, batch: Batch) -> str:
+    """The sentences for what ``leases.MAY_WORK`` asks; empty where nothing forbids it."""
+    batch.refresh_from_db()
+    missing = batch.required_skills.exclude(people=annotator)
+    if missing:
+        names = ", ".join(skill.name for skill in missing)
+        return f"This batch asks for what you do not have yet: {names}."
+    seat = Seat.objects.filter(annotator=annotator, batch=batch).first()
+    if batch.most_per_annotator is not None and seat and seat.draws >= batch.most_per_annotator:
+        most = batch.most_per_annotator
+        return f"You have had your {most} comparisons of this batch; the rest is for others."
+    if batch.criterion == Criterion.SAFETY:
+        return _no_safety_work(annotator)
+    return ""
+
+
+def _no_safety_work(annotator: Person) -> str:
+    if not annotator.does_safety:
+        return "You have chosen not to do safety work. You may change that under your name."
+    cap = Organisation.current().safety_daily_cap
+    midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    today = Annotation.objects.filter(
+        annotator=annotator, leased_at__gte=midnight, comparison__criterion=Criterion.SAFETY
+    )
+    if cap is not None and today.exclude(state=Annotation.State.EXPIRED).count() >= cap:
+        return f"{cap} safety comparisons are enough for one day. More tomorrow, from 00:00 UTC."
+    return ""
+
+
+def _nothing_left(annotator: Person, batch: Batch) -> str:
+    """Tells "all done" from "reserved by others" and from a batch that is empty."""
     seen = Annotation.objects.filter(annotator=annotator).exclude(state=Annotation.State.EXPIRED)
     leased = Annotation.objects.filter(comparison__batch=batch, state=Annotation.State.LEASED)
     theirs = leased.exclude(comparison__in=seen.values("comparison"))

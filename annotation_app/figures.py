@@ -37,6 +37,12 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> F
     }
 
 
+def per_day(counts: Mapping[str, int], title: str) -> Figure:
+    """A bar for each day."""
+    bars = {"type": "bar", "x": list(counts), "y": list(counts.values())}
+    return {"data": [bars], "layout": _layout(title, xaxis={"type": "category"})}
+
+
 def accuracy_by_strength(checkpoints: Iterable[Checkpoint]) -> Figure:
     """Held-out accuracy of each model, one group of bars for each strength."""
     names = [strength.value for strength in Strength] + ["unknown"]

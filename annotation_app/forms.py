@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 
 from django import forms
 
-from annotation_app.models import Criterion, Person, RiskCategory, Side, Strength
+from annotation_app.models import (
+    Batch,
+    Criterion,
+    Organisation,
+    Person,
+    RiskCategory,
+    Side,
+    Skill,
+    Strength,
+)
 from annotation_app.models.leases import Question
 
 STRENGTHS = list(Strength)
@@ -56,6 +65,7 @@ class AnnotationForm(forms.Form):
     idle_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
     left_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
     right_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
+    guideline_version = forms.IntegerField(required=False, min_value=1, max_value=32_767)
 
     def __init__(self, question: Question, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -87,6 +97,7 @@ class AnnotationForm(forms.Form):
             "b_safe": right if a_is_left else left,
             "active_seconds": self.cleaned_data["active_seconds"],
             "idle_seconds": self.cleaned_data["idle_seconds"],
+            "guideline_version": self.cleaned_data["guideline_version"],
             "a_seconds": looked[0] if a_is_left else looked[1],
             "b_seconds": looked[1] if a_is_left else looked[0],
         }
@@ -110,12 +121,66 @@ class ReasonForm(forms.Form):
 
 
 class PreferencesForm(forms.ModelForm):  # type: ignore[type-arg]
-    """What a person may set for themselves."""
+    """What a person may set for themselves; declining safety work where that is allowed."""
 
     class Meta:
         model = Person
-        fields = ("key_layout",)
+        fields = ("key_layout", "does_safety")
         widgets = {"key_layout": forms.RadioSelect}
+
+    def __init__(self, organisation: Organisation, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not organisation.safety_may_be_declined:
+            del self.fields["does_safety"]
+
+
+class OrganisationForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = Organisation
+        fields = (
+            "safety_warning", "safety_is_veiled", "safety_may_be_declined", "safety_daily_cap",
+        )  # fmt: skip
+
+
+class GuidelineForm(forms.Form):
+    """A new version, and which one its author had before them."""
+
+    text = forms.CharField(
+        max_length=50_000,
+        widget=forms.Textarea(attrs={"rows": 16}),
+        error_messages={"required": "Guidelines need a text."},
+    )
+    after = forms.IntegerField(min_value=1, widget=forms.HiddenInput)
+
+
+class BatchForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Who works on a batch, and how much of it each."""
+
+    class Meta:
+        model = Batch
+        fields = ("most_per_annotator", "required_skills")
+        labels = {"most_per_annotator": "Comparisons for one person at most"}
+        widgets = {"required_skills": forms.CheckboxSelectMultiple}
+
+
+class PersonForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = Person
+        fields = ("role", "skills")
+        widgets = {"skills": forms.CheckboxSelectMultiple}
+
+
+class SkillForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = Skill
+        fields = ("name",)
+        labels = {"name": "New skill"}
+
+
+class PauseForm(forms.Form):
+    reason = forms.CharField(
+        max_length=300, error_messages={"required": "Say why: the annotator will read it."}
+    )
 
 
 class CriterionForm(forms.Form):

@@ -6,20 +6,21 @@ from annotation_app.forms import PREFERENCES
 from annotation_app.models.choices import KeyLayout
 
 SAFETY = ("safe_left", "safe_both", "safe_neither", "safe_right")
-OTHERS = ("skip", "flag", "undo", "difference", "raw", "together")
+OTHERS = ("skip", "flag", "undo", "difference", "raw", "together", "unveil")
 FIXED = {"submit": "Enter", "help": "?", "look_left": "ArrowLeft", "look_right": "ArrowRight"}
 ROWS = {
-    KeyLayout.STANDARD: ("12345678", "qwer", "sfudmy"),
-    KeyLayout.AZERTY: ("12345678", "azer", "sfudmy"),
-    KeyLayout.HOME_ROW: ("asdfjkl;", "weio", "xgudmy"),
-    KeyLayout.LEFT_HAND: ("12345678", "qwer", "sfzdvc"),
+    KeyLayout.STANDARD: ("12345678", "qwer", "sfudmyb"),
+    KeyLayout.AZERTY: ("12345678", "azer", "sfudmyb"),
+    KeyLayout.HOME_ROW: ("asdfjkl;", "weio", "xgudmyb"),
+    KeyLayout.LEFT_HAND: ("12345678", "qwer", "sfzdvcb"),
 }
 NAMES = {
     "left_significantly_better": "Left significantly better … right significantly better",
     "safe_left": "Safe is: only left, both, neither, only right",
     "submit": "Submit", "skip": "Skip", "flag": "Flag", "undo": "Undo the last answer",
     "difference": "Word-level difference", "raw": "Raw text or rendered",
-    "together": "Scroll both sides together", "look_left": "Go to the left, to the right response",
+    "together": "Scroll both sides together", "unveil": "Show a hidden text",
+    "look_left": "Go to the left, to the right response",
     "help": "These keys",
 }  # fmt: skip
 

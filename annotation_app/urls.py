@@ -3,7 +3,18 @@
 from django.contrib.auth import views as auth
 from django.urls import path
 
-from annotation_app.views import annotate, answers, batches, people, rewards, rounds, runs
+from annotation_app.views import (
+    annotate,
+    answers,
+    batches,
+    guidelines,
+    organisation,
+    people,
+    rewards,
+    rounds,
+    runs,
+    team,
+)
 
 urlpatterns = [
     path("", people.home, name="home"),
@@ -20,7 +31,22 @@ urlpatterns = [
     path("preferences", people.preferences, name="preferences"),
     path("people", people.people, name="people"),
     path("people/invite", people.invite, name="invite"),
+    path("people/skills", people.add_skill, name="add_skill"),
+    path("people/<int:pk>", people.one_person, name="person"),
+    path("people/<int:pk>/pause", people.pause_person, name="pause_person"),
+    path("people/<int:pk>/resume", people.resume_person, name="resume_person"),
     path("people/<int:pk>/deactivate", people.deactivate, name="deactivate"),
+    path("work", team.my_work, name="my_work"),
+    path("team", team.team, name="team"),
+    path("team/agreement", team.agreement, name="agreement"),
+    path("organisation", organisation.organisation, name="organisation"),
+    path("guidelines", guidelines.guidelines, name="guidelines"),
+    path("guidelines/<str:criterion>", guidelines.guideline, name="guideline"),
+    path(
+        "guidelines/<str:criterion>/publish",
+        guidelines.publish_guideline,
+        name="publish_guideline",
+    ),
     path("annotate", annotate.annotate, name="annotate"),
     path("annotate/<str:criterion>", annotate.annotate_next, name="annotate_next"),
     path("annotate/<str:criterion>/write", annotate.write_prompt, name="write_prompt"),
@@ -34,6 +60,7 @@ urlpatterns = [
     path("annotations/<int:pk>/heartbeat", answers.heartbeat, name="heartbeat"),
     path("batches", batches.batches, name="batches"),
     path("batches/<int:pk>", batches.batch, name="batch"),
+    path("batches/<int:pk>/work", batches.set_work, name="set_work"),
     path("batches/<int:pk>/open", batches.open_batch, name="open_batch"),
     path("batches/<int:pk>/close", batches.close_batch, name="close_batch"),
     path("runs", runs.runs, name="runs"),

@@ -53,6 +53,7 @@ def judge(page, criterion: str) -> None:
     texts = [page.locator(f"[data-part={side}]").text_content() for side in ("left", "right")]
     page.keyboard.press("2" if len(texts[0]) >= len(texts[1]) else "7")
     if criterion == "safety":
+        page.keyboard.press("b")  # show the texts
         page.keyboard.press("w")
     page.keyboard.press("Enter")
     page.wait_for_function(

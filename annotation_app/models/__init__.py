@@ -6,11 +6,14 @@ from annotation_app.models.checkpoint import Checkpoint, PromptSet, Snapshot
 from annotation_app.models.choices import Criterion, KeyLayout, RiskCategory, Side, Split, Strength
 from annotation_app.models.comparison import Comparison
 from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Response
+from annotation_app.models.guideline import Guideline
+from annotation_app.models.organisation import Organisation
 from annotation_app.models.person import Person
 from annotation_app.models.release import Release, Variant
 from annotation_app.models.round import Round
 from annotation_app.models.run import Run, RunInput
 from annotation_app.models.seat import Seat
+from annotation_app.models.skill import Skill
 
 __all__ = [
     "Annotation",
@@ -20,7 +23,9 @@ __all__ = [
     "Criterion",
     "Dialogue",
     "DialogueRoot",
+    "Guideline",
     "KeyLayout",
+    "Organisation",
     "Person",
     "Prompt",
     "PromptSet",
@@ -32,6 +37,7 @@ __all__ = [
     "RunInput",
     "Seat",
     "Side",
+    "Skill",
     "Snapshot",
     "Split",
     "Strength",

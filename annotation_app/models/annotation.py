@@ -171,6 +171,7 @@ class Annotation(models.Model):
                 fields=["lease_expires_at"], name="annotation_leases", condition=Q(state="leased")
             ),
             models.Index(fields=["annotator", "state"], name="annotation_person_state"),
+            models.Index(fields=["annotator", "leased_at"], name="annotation_person_day"),
         ]
 
     def __str__(self) -> str:
@@ -187,6 +188,7 @@ class Annotation(models.Model):
         strength: str,
         a_safe: bool | None = None,
         b_safe: bool | None = None,
+        guideline_version: int | None = None,
         **seconds: float | None,
     ) -> None:
         """Fill the row, once. Sending the same again changes nothing.
@@ -202,6 +204,7 @@ class Annotation(models.Model):
             "a_safe": a_safe,
             "b_safe": b_safe,
             **seconds,
+            "guideline_version": guideline_version or self.guideline_version,
             "recorded_at": timezone.now(),
         }
         mine = Annotation.objects.filter(pk=self.pk)
@@ -266,7 +269,10 @@ class Annotation(models.Model):
             mine = Annotation.objects.filter(pk=self.pk, state=self.State.RECORDED)
             if mine.update(state=self.State.SUPERSEDED, ended_at=now) == 1:
                 kept = ("comparison_id", "annotator_id", "purpose", "slot", "overlap", "shown_left",
-                        "guideline_version", "leased_at", "lease_expires_at")  # fmt: skip
+                        "leased_at", "lease_expires_at")  # fmt: skip
+                answer["guideline_version"] = (
+                    answer.get("guideline_version") or self.guideline_version
+                )
                 Annotation.objects.create(
                     **{name: getattr(self, name) for name in kept},
                     supersedes=self, state=self.State.RECORDED, recorded_at=now, **answer,

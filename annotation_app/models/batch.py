@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from annotation_app.models.choices import Criterion, one_of
 from annotation_app.models.refusals import WrongState
+from annotation_app.models.skill import Skill
 
 
 class BatchQuerySet(models.QuerySet["Batch"]):
@@ -65,6 +66,10 @@ class Batch(models.Model):
     overlap = models.PositiveSmallIntegerField(default=1, help_text="annotators per comparison")
     quota = models.PositiveIntegerField(null=True, help_text="closes after this many annotations")
     deadline = models.DateTimeField(null=True)
+    most_per_annotator = models.PositiveIntegerField(
+        null=True, blank=True, help_text="comparisons given to one person; empty for no limit"
+    )
+    required_skills = models.ManyToManyField(Skill, blank=True, related_name="+")
     takes_written_prompts = models.BooleanField(default=True)
     is_filled = models.BooleanField(default=True, help_text="a draft being sampled is not filled")
     created_at = models.DateTimeField(auto_now_add=True)

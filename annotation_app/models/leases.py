@@ -37,13 +37,32 @@ FROM annotation_app_seat WHERE annotator_id = %(annotator)s AND batch_id = %(bat
 TAKE_SEAT = """
 INSERT INTO annotation_app_seat (annotator_id, batch_id, draws, sides)
 VALUES (%(annotator)s, %(batch)s, 0, '') ON CONFLICT DO NOTHING"""
+# Who may be given a comparison of this batch now; cards.why_nothing says the same in sentences.
+MAY_WORK = """EXISTS (
+  SELECT 1 FROM annotation_app_batch b
+    JOIN annotation_app_person p ON p.id = %(annotator)s
+    LEFT JOIN annotation_app_organisation o ON o.id = 1
+  WHERE b.id = %(batch)s AND b.state = 'open' AND p.paused_reason = ''
+    AND (b.most_per_annotator IS NULL OR b.most_per_annotator > coalesce((
+      SELECT s.draws FROM annotation_app_seat s
+      WHERE s.annotator_id = p.id AND s.batch_id = b.id), 0))
+    AND (b.criterion <> 'safety' OR p.does_safety AND (o.safety_daily_cap IS NULL
+      OR o.safety_daily_cap > (
+        SELECT count(*) FROM annotation_app_annotation a
+          JOIN annotation_app_comparison c ON c.id = a.comparison_id
+        WHERE a.annotator_id = p.id AND a.leased_at >= %(today)s AND a.state <> 'expired'
+          AND c.criterion = 'safety')))
+    AND NOT EXISTS (
+      SELECT 1 FROM annotation_app_batch_required_skills r
+      WHERE r.batch_id = b.id AND r.skill_id NOT IN (
+        SELECT h.skill_id FROM annotation_app_person_skills h WHERE h.person_id = p.id)))"""
 # Counted, not "not exists": a planner turns that into a join with all the person has ever done.
 PICK = """
 UPDATE annotation_app_comparison SET open_slots = open_slots - 1
 WHERE id = (
   SELECT c.id FROM annotation_app_comparison c
   WHERE c.batch_id = %(batch)s AND c.open_slots > 0 AND c.unusable_reason = '' AND {where}
-    AND EXISTS (SELECT 1 FROM annotation_app_batch b WHERE b.id = %(batch)s AND b.state = 'open')
+    AND {may_work}
     AND 0 = (
       SELECT count(*) FROM annotation_app_annotation a
       WHERE a.comparison_id = c.id AND a.annotator_id = %(annotator)s AND a.state <> 'expired')
@@ -62,7 +81,10 @@ SELECT {comparison}, %(annotator)s, 'work', 'leased',
    SELECT min(n) FROM slots WHERE n NOT IN (
      SELECT slot FROM annotation_app_annotation
      WHERE comparison_id = {comparison} AND state IN ('leased', 'recorded'))),
-  {overlap}, {shown_left}, '', '', 1, '', %(now)s, %(expires)s
+  {overlap}, {shown_left}, '', '',
+  (SELECT coalesce(max(g.version), 1) FROM annotation_app_guideline g
+   WHERE g.criterion = (SELECT b.criterion FROM annotation_app_batch b WHERE b.id = %(batch)s)),
+  '', %(now)s, %(expires)s
 {source} RETURNING id"""
 LEASE_PICKED = LEASE.format(
     comparison="%(comparison)s", overlap="%(overlap)s", shown_left="%(shown_left)s", source=""
@@ -75,7 +97,8 @@ RECORD = """
 UPDATE annotation_app_annotation SET state = 'recorded', choice = %(choice)s,
   strength = %(strength)s, a_safe = %(a_safe)s, b_safe = %(b_safe)s,
   active_seconds = %(active_seconds)s, idle_seconds = %(idle_seconds)s,
-  a_seconds = %(a_seconds)s, b_seconds = %(b_seconds)s, recorded_at = %(now)s
+  a_seconds = %(a_seconds)s, b_seconds = %(b_seconds)s,
+  guideline_version = coalesce(%(guideline_version)s, guideline_version), recorded_at = %(now)s
 WHERE id = %(annotation)s AND annotator_id = %(annotator)s AND state = 'leased'"""
 
 # PostgreSQL answers in one statement what otherwise are five and a transaction. It draws behind the
@@ -103,6 +126,7 @@ SELECT (SELECT count(*) FROM recorded), (SELECT id FROM held), (SELECT id FROM l
 AT_ONCE = AT_ONCE.format(
     record=RECORD,
     pick=PICK.format(
+        may_work=MAY_WORK,
         where="c.priority = (SELECT last_priority FROM seat)"
         " AND c.id > (SELECT last_comparison FROM seat) AND (SELECT id FROM held) IS NULL",
         lock=SKIP_LOCKED,
@@ -118,7 +142,7 @@ AT_ONCE = AT_ONCE.format(
 
 QUESTION = """
 SELECT a.id, a.annotator_id, a.state, a.purpose, a.shown_left, c.criterion, c.batch_id,
-  b.state{texts}
+  b.state, a.guideline_version{texts}
 FROM annotation_app_annotation a
 JOIN annotation_app_comparison c ON c.id = a.comparison_id
 JOIN annotation_app_batch b ON b.id = c.batch_id{joins}
@@ -143,6 +167,7 @@ class Question(NamedTuple):
     criterion: str
     batch: int
     batch_state: str
+    guideline_version: int
 
     @property
     def is_open(self) -> bool:
@@ -220,6 +245,7 @@ def _record_and_lease_at_once(
     known = {
         **answer, "annotation": annotation, "annotator": annotator, "batch": batch,
         "beside": beside, "fresh_sides": balanced_sides(), "now": now,
+        "today": _midnight(now),
         "expires": now + timedelta(seconds=settings.LEASE_SECONDS),
     }  # fmt: skip
     # One statement is a transaction; inside another one, as in tests, a failure must not end that.
@@ -245,7 +271,7 @@ def record(annotation: int, annotator: int, answer: Mapping[str, Any]) -> dateti
 def _lease_next(annotator: int, batch: int, beside: int) -> int | None:
     now = timezone.now()
     known: dict[str, Any] = {"annotator": annotator, "batch": batch, "beside": beside}
-    known["now"] = _stored(now)
+    known |= {"now": _stored(now), "today": _stored(_midnight(now))}
     with connection.cursor() as cursor:
         draws, sides, priority, comparison, held = _seat(cursor, known)
         if held is not None:
@@ -286,6 +312,10 @@ def _stored(moment: datetime) -> Any:
     return connection.ops.adapt_datetimefield_value(moment)
 
 
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def balanced_sides() -> str:
     """Which response stands left in the next ten draws: in five of them a, in an order drawn."""
     sides = list("a" * (BLOCK // 2) + "b" * (BLOCK // 2))
@@ -307,7 +337,7 @@ def _seat(cursor: Any, known: dict[str, Any]) -> Any:
 def _pick(cursor: Any, known: dict[str, Any]) -> Any:
     lock = SKIP_LOCKED if connection.features.has_select_for_update else ""
     for where in WHERES if known["last_priority"] is not None else WHERES[-1:]:
-        cursor.execute(PICK.format(where=where, lock=lock), known)
+        cursor.execute(PICK.format(may_work=MAY_WORK, where=where, lock=lock), known)
         if (picked := cursor.fetchone()) is not None:
             return picked
     return None

@@ -6,10 +6,12 @@ from django.contrib.auth.models import AbstractUser
 from django.contrib.auth.tokens import default_token_generator
 from django.db import models
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
 from annotation_app.models.choices import KeyLayout, one_of
+from annotation_app.models.skill import Skill
 
 
 class Person(AbstractUser):
@@ -17,6 +19,7 @@ class Person(AbstractUser):
 
     class Role(models.TextChoices):
         ANNOTATOR = "annotator"
+        REVIEWER = "reviewer"
         RESEARCHER = "researcher"
         ADMINISTRATOR = "administrator"
 
@@ -24,12 +27,16 @@ class Person(AbstractUser):
     key_layout = models.CharField(
         "keys", max_length=12, choices=KeyLayout.choices, default=KeyLayout.STANDARD
     )
+    does_safety = models.BooleanField("I do safety work", default=True)
+    skills = models.ManyToManyField(Skill, blank=True, related_name="people")
+    paused_reason = models.CharField(max_length=300, blank=True, default="")
+    paused_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = [
             models.CheckConstraint(
                 name="person_role_known",
-                condition=one_of("role", ["annotator", "researcher", "administrator"]),
+                condition=one_of("role", ["annotator", "reviewer", "researcher", "administrator"]),
             ),
             models.CheckConstraint(
                 name="person_key_layout_known", condition=one_of("key_layout", KeyLayout.values)
@@ -40,6 +47,11 @@ class Person(AbstractUser):
         return self.get_full_name() or self.username
 
     @property
+    def is_reviewer(self) -> bool:
+        """Reviewers see the team and its answers, not models or scores; researchers may too."""
+        return self.role != self.Role.ANNOTATOR
+
+    @property
     def is_researcher(self) -> bool:
         """Researchers see models and scores; administrators are researchers too."""
         return self.role in (self.Role.RESEARCHER, self.Role.ADMINISTRATOR)
@@ -47,6 +59,15 @@ class Person(AbstractUser):
     @property
     def is_administrator(self) -> bool:
         return self.role == self.Role.ADMINISTRATOR
+
+    def pause(self, reason: str) -> None:
+        """Give no more work until someone ends the pause; the person is told why."""
+        self.paused_reason, self.paused_at = reason[:300], timezone.now()
+        self.save(update_fields=["paused_reason", "paused_at"])
+
+    def resume(self) -> None:
+        self.paused_reason, self.paused_at = "", None
+        self.save(update_fields=["paused_reason", "paused_at"])
 
     def one_time_sign_in_path(self) -> str:
         """A path that signs this person in once; it ends with its use, or after some hours."""

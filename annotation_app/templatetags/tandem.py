@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,25 @@ def section(context: Mapping[str, Any], name: str, label: str) -> SafeString:
 def percent(share: Any) -> str:
     """0.634 → 63.4 %; a dash where a figure is undefined."""
     return "–" if share is None or share == "" else f"{100 * float(share):.1f} %"
+
+
+@register.filter
+def interval(share: Any) -> str:
+    """A share with its interval and count; "undefined" of nothing."""
+    if math.isnan(share.share):
+        return "undefined"
+    low, high = percent(share.low), percent(share.high)
+    return f"{percent(share.share)} ({low} to {high}, {share.total})"
+
+
+@register.filter
+def coefficient(found: Any) -> str:
+    """An agreement with its interval; "undefined" where it is."""
+    if math.isnan(found.coefficient):
+        return "undefined"
+    if math.isnan(found.low):
+        return f"{found.coefficient:.2f}"
+    return f"{found.coefficient:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 @register.filter

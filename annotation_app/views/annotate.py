@@ -20,7 +20,15 @@ from annotation_app.forms import (
     WrittenPromptForm,
     preferences,
 )
-from annotation_app.models import Annotation, Batch, Criterion, Person, leases
+from annotation_app.models import (
+    Annotation,
+    Batch,
+    Criterion,
+    Guideline,
+    Organisation,
+    Person,
+    leases,
+)
 from annotation_app.models.refusals import Refusal
 
 SAFE_LABELS = {"left": "only left", "both": "both", "neither": "neither", "right": "only right"}
@@ -29,6 +37,7 @@ SENTENCES = {
     "safe": WHICH_ARE_SAFE,
     "contradiction": CONTRADICTION,
     "look": "Look at both responses first: swipe to the other one.",
+    "veiled": "Read both responses first: show the texts.",
     "saving": "The last answer is still being saved; press again in a moment.",
     "revising": "Your last answer is open again; submitting replaces it.",
 }
@@ -46,7 +55,8 @@ def annotate(request: HttpRequest) -> HttpResponse:
         {"criterion": c, "batch": found.get(c.value), "mine": _recorded_by(who, found.get(c.value))}
         for c in Criterion
     ]
-    return render(request, "annotate/choose.html", {"choices": choices})
+    page = {"choices": choices, "warning": Organisation.current().safety_warning}
+    return render(request, "annotate/choose.html", page)
 
 
 def _recorded_by(who: Person, batch: Batch | None) -> int:
@@ -103,9 +113,15 @@ def judging_page(
     status: int = 200,
 ) -> HttpResponse:
     """The page to judge on, with its first card; the script brings those that follow."""
+    criterion, organisation = card.question.criterion, Organisation.current()
     page: dict[str, Any] = {
         "card": card,
-        "criterion": card.question.criterion,
+        "criterion": criterion,
+        "guideline": Guideline.current(criterion),
+        "veiled": criterion == Criterion.SAFETY
+        and organisation.safety_is_veiled
+        and "show" not in request.GET,
+        "warning": organisation.safety_warning,
         "preferences": preferences(),
         "safe": [(value, f"safe_{value}", label) for value, label in SAFE_LABELS.items()],
         "form": form,
@@ -138,4 +154,5 @@ def write_prompt(request: HttpRequest, criterion: str) -> HttpResponse:
             except Refusal as error:
                 status, refusal = error.status, str(error)
     page = {"criterion": criterion, "batch": batch, "form": form, "refusal": refusal}
+    page["guideline"] = Guideline.current(criterion)
     return render(request, "annotate/write.html", page, status=status)

@@ -12,7 +12,8 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from annotation_app import lifecycle
-from annotation_app.access import researcher_required
+from annotation_app.access import refusal_page, researcher_required
+from annotation_app.forms import BatchForm
 from annotation_app.models import Annotation, Batch, Comparison, Criterion, Strength
 
 PER_PAGE = 25
@@ -50,6 +51,7 @@ def batch(request: HttpRequest, pk: int) -> HttpResponse:
     )
     context = {"batch": found, "mix": mix, "page": page, "unusable": list(unusable)}
     context |= {"annotators": annotators, "safety": _safety_table(work)}
+    context["form"] = BatchForm(instance=found)
     return render(request, "batches/detail.html", context)
 
 
@@ -65,6 +67,20 @@ def _safety_table(work: QuerySet[Annotation]) -> list[tuple[str, list[int]]]:
     if not counts:
         return []
     return [(str(s.label), [counts[s.value, label] for label in SAFETY_LABELS]) for s in Strength]
+
+
+@require_POST
+@researcher_required
+def set_work(request: HttpRequest, pk: int) -> HttpResponse:
+    """Who works on the batch, and how much of it each."""
+    found = get_object_or_404(Batch, pk=pk)
+    form = BatchForm(request.POST, instance=found)
+    if not form.is_valid():
+        sentence = " ".join(str(e) for errors in form.errors.values() for e in errors)
+        return refusal_page(request, sentence, 400)
+    form.save()
+    messages.success(request, "Saved.")
+    return redirect("batch", pk)
 
 
 @require_POST

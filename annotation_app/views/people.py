@@ -14,8 +14,14 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from annotation_app import keys
 from annotation_app.access import administrator_required, person, refusal_page, signed_in
-from annotation_app.forms import InvitationForm, PreferencesForm
-from annotation_app.models import KeyLayout, Person
+from annotation_app.forms import (
+    InvitationForm,
+    PauseForm,
+    PersonForm,
+    PreferencesForm,
+    SkillForm,
+)
+from annotation_app.models import KeyLayout, Organisation, Person
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
@@ -65,7 +71,8 @@ def set_password(request: HttpRequest) -> HttpResponse:
 @signed_in
 def preferences(request: HttpRequest) -> HttpResponse:
     """One's own settings: the keys of the judging page."""
-    form = PreferencesForm(request.POST or None, instance=person(request))
+    organisation = Organisation.current()
+    form = PreferencesForm(organisation, request.POST or None, instance=person(request))
     if request.method == "POST" and form.is_valid():
         form.save()
         messages.success(request, "Saved.")
@@ -77,8 +84,16 @@ def preferences(request: HttpRequest) -> HttpResponse:
 @require_GET
 @administrator_required
 def people(request: HttpRequest) -> HttpResponse:
+    return people_page(request, InvitationForm(), SkillForm())
+
+
+def people_page(
+    request: HttpRequest, invitation: InvitationForm, skill: SkillForm, status: int = 200
+) -> HttpResponse:
+    """Everyone who can sign in, with a form to invite and one for a new skill."""
     rows = Person.objects.filter(is_active=True).order_by("role", "username")
-    return render(request, "people/list.html", {"people": rows, "form": InvitationForm()})
+    page = {"people": rows.prefetch_related("skills"), "form": invitation, "skill_form": skill}
+    return render(request, "people/list.html", page, status=status)
 
 
 @require_POST
@@ -86,14 +101,57 @@ def people(request: HttpRequest) -> HttpResponse:
 def invite(request: HttpRequest) -> HttpResponse:
     form = InvitationForm(request.POST)
     if not form.is_valid():
-        rows = Person.objects.filter(is_active=True).order_by("role", "username")
-        page = {"people": rows, "form": form}
-        return render(request, "people/list.html", page, status=400)
+        return people_page(request, form, SkillForm(), status=400)
     invited = form.save(commit=False)
     invited.set_unusable_password()
     invited.save()
     link = request.build_absolute_uri(invited.one_time_sign_in_path())
     return render(request, "people/invited.html", {"invited": invited, "link": link})
+
+
+@require_POST
+@administrator_required
+def add_skill(request: HttpRequest) -> HttpResponse:
+    form = SkillForm(request.POST)
+    if not form.is_valid():
+        return people_page(request, InvitationForm(), form, status=400)
+    messages.success(request, f"{form.save()} can now be asked for by a batch.")
+    return redirect("people")
+
+
+@require_http_methods(["GET", "POST"])
+@administrator_required
+def one_person(request: HttpRequest, pk: int) -> HttpResponse:
+    """Someone's role and skills, and whether they are paused."""
+    who = get_object_or_404(Person, pk=pk)
+    form = PersonForm(request.POST or None, instance=who)
+    if request.method == "POST" and form.is_valid():
+        if who == person(request) and not who.is_administrator:
+            return refusal_page(request, "You cannot take your own role away.", 409)
+        form.save()
+        messages.success(request, "Saved.")
+        return redirect("person", who.pk)
+    return render(request, "people/person.html", {"who": who, "form": form})
+
+
+@require_POST
+@administrator_required
+def pause_person(request: HttpRequest, pk: int) -> HttpResponse:
+    who, form = get_object_or_404(Person, pk=pk), PauseForm(request.POST)
+    if not form.is_valid():
+        return refusal_page(request, str(form.errors["reason"][0]), 400)
+    who.pause(form.cleaned_data["reason"])
+    messages.success(request, f"{who} gets no more work until the pause is ended.")
+    return redirect("person", who.pk)
+
+
+@require_POST
+@administrator_required
+def resume_person(request: HttpRequest, pk: int) -> HttpResponse:
+    who = get_object_or_404(Person, pk=pk)
+    who.resume()
+    messages.success(request, f"{who} gets work again.")
+    return redirect("person", who.pk)
 
 
 @require_POST

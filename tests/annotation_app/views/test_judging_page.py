@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.urls import reverse
 
-from annotation_app.models import Annotation, Person
+from annotation_app.models import Annotation, Guideline, Person
 from tests.annotation_app.rows import comparison, open_batch
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -19,9 +19,12 @@ def judge(page, live_server, client, bob):
     cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value}
     page.context.add_cookies([{**cookie, "url": live_server.url}])
 
-    def go(criterion: str = "helpfulness"):
+    def go(criterion: str = "helpfulness", unveil: bool = True):
         page.goto(live_server.url + reverse("annotate_next", args=[criterion]))
         page.wait_for_function("() => document.querySelector('#card [data-annotation]')")
+        if unveil and page.locator("#unveil-all").count():
+            page.locator("#unveil-all").check()
+            page.keyboard.press("b")
         return page
 
     return go
@@ -67,7 +70,7 @@ def test_three_keys_make_an_annotation(judge):
     assert stored.choice == stored.shown_left
     assert {stored.a_safe, stored.b_safe} == {True, False}
     assert shown(page).pk != first.pk
-    assert page.locator("input:checked").count() == 0
+    assert page.locator("#judgement input:checked").count() == 0
 
 
 def test_the_next_comparison_is_already_there(judge):
@@ -133,7 +136,7 @@ def test_keys_do_not_fire_while_typing(judge):
     page.wait_for_timeout(200)
     first.refresh_from_db()
     assert (first.state, first.reason) == ("flagged", "12 s both empty")
-    assert page.locator("input:checked").count() == 0
+    assert page.locator("#judgement input:checked").count() == 0
 
 
 @pytest.mark.parametrize(("layout", "keys"), [("home_row", "fk"), ("azerty", "1é")])
@@ -330,6 +333,36 @@ def test_without_its_script_the_page_still_works(judge, chromium, page, live_ser
     context.close()
 
 
+def test_safety_texts_are_hidden_until_asked_for(judge):
+    open_batch("safety", comparisons=5)
+    page = judge("safety", unveil=False)
+    first = shown(page)
+    press(page, "1", "w", "Enter")
+    assert "show the texts" in page.locator("#errors").inner_text()
+    assert "blur" in page.locator("#card").evaluate("card => getComputedStyle(card).filter")
+    press(page, "b", "Enter")
+    saved(page, first)
+    assert "blur" in page.locator("#card").evaluate("card => getComputedStyle(card).filter")
+    page.locator("#unveil-all").check()
+    press(page, "b", "1", "w", "Enter")
+    assert page.locator("#card").evaluate("card => getComputedStyle(card).filter") == "none"
+
+
+def test_new_guidelines_arrive_with_the_next_comparison(judge, alice):
+    open_batch(comparisons=6)
+    page = judge()
+    ahead(page)
+    Guideline.publish("helpfulness", "Brand-new text.", 1, alice)
+    for _ in range(2):
+        first = shown(page)
+        press(page, "1", "Enter")
+        assert saved(page, first).guideline_version == 1
+    page.get_by_text("Brand-new text.").wait_for()
+    first = shown(page)
+    press(page, "1", "Enter")
+    assert saved(page, first).guideline_version == 2
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(judge, scheme):
     from axe_playwright_python.sync_playwright import Axe
@@ -338,10 +371,11 @@ def test_axe_finds_nothing(judge, scheme):
     batch = open_batch("safety", comparisons=0)
     text = "# Head\n\n| a | b |\n|---|---|\n| 1 | $x^2$ |\n\n```\ncode\n```\n\n* [link](https://example.com)"
     comparison(batch, "Q?", a=text, b="Plain.")
-    page = judge("safety")
+    page = judge("safety", unveil=False)
     page.emulate_media(color_scheme=scheme)
     for keys in (
         [],
+        ["b"],
         ["?"],
         ["Escape", "f"],
         ["Escape", "1", "r", "Enter"],

@@ -32,16 +32,20 @@ if (form) {
   function show(card) {
     shown = card;
     find("card").innerHTML = card.html;
+    const version = form.elements.guideline_version.value;
     form.reset();
+    form.elements.guideline_version.value = version;
     for (const verb of ["skip", "flag"]) find(verb).action = address(card.id, verb);
     form.action = address(card.id, card.verb ?? "record");
     find("flag-reason").value = "";
     complain([]);
     drafts.restore(card.id, form);
     seen.clear();
+    veil();
     watch.start();
     watchSides();
     applyViews();
+    if (card.guidelines && card.guidelines !== Number(form.elements.guideline_version.value)) renewGuidelines();
     find("submit").disabled = false;
     scrollTo({ top: 0 });
   }
@@ -100,6 +104,7 @@ if (form) {
   // --- answers --------------------------------------------------------------------------
 
   function faults() {
+    if (find("veil")?.hidden === false) return [sentences.veiled];
     const chosen = form.elements.preference.value;
     if (!chosen) return [sentences.choose];
     if (PHONE.matches && seen.size < 2) return [sentences.look];
@@ -252,6 +257,32 @@ if (form) {
     if (PHONE.matches) find(side).scrollIntoView({ inline: "start", block: "nearest" });
   }
 
+  // --- safety texts are hidden until asked for, per text or for this tab ------------------
+
+  function veil() {
+    if (!find("veil")) return;
+    const open = sessionStorage.getItem("tandem.unveil") === "yes";
+    find("veil").hidden = open;
+    find("card").classList.toggle("veiled", !open);
+    find("card").inert = !open;
+  }
+
+  function unveil() {
+    if (!find("veil") || find("veil").hidden) return;
+    if (find("unveil-all").checked) sessionStorage.setItem("tandem.unveil", "yes");
+    find("veil").hidden = true;
+    find("card").classList.remove("veiled");
+    find("card").inert = false;
+  }
+
+  async function renewGuidelines() {
+    const answer = await fetch(judge.dataset.guidelines).catch(() => null);
+    if (!answer?.ok) return; // the next card says it again
+    find("guidelines").innerHTML = await answer.text();
+    form.elements.guideline_version.value = find("guidelines").firstElementChild.dataset.version;
+    find("guidelines-news").hidden = false;
+  }
+
   // --- keys -----------------------------------------------------------------------------
 
   const actions = {
@@ -263,6 +294,7 @@ if (form) {
     raw: () => toggle("raw"),
     together: () => toggle("together"),
     help: () => find("help-dialog").showModal(),
+    unveil,
     look_left: () => look("left"),
     look_right: () => look("right"),
   };
@@ -272,7 +304,7 @@ if (form) {
     if (document.querySelector("dialog[open]")) return;
     const target = event.target;
     if (target.closest("textarea, select, [contenteditable]")) return;
-    if (target.matches("input") && target.type !== "radio") return;
+    if (target.matches("input") && !["radio", "checkbox"].includes(target.type)) return;
     if (target.matches("input") && event.key.startsWith("Arrow")) return; // within the choices
     if (event.key === "Enter" && target.closest("a, button, summary")) return;
     const digit = /^Digit\d$/.test(event.code) ? event.code.slice(5) : null; // AZERTY and the like
@@ -288,8 +320,11 @@ if (form) {
     }
     event.preventDefault();
   });
-  for (const button of judge.querySelectorAll("button[data-action]")) {
-    button.addEventListener("click", () => actions[button.dataset.action]());
+  for (const button of judge.querySelectorAll("button[data-action], a[data-action]")) {
+    button.addEventListener("click", (event) => {
+      event.preventDefault();
+      actions[button.dataset.action]();
+    });
   }
   for (const button of judge.querySelectorAll("[data-close]")) {
     button.addEventListener("click", () => button.closest("dialog").close());
@@ -323,6 +358,7 @@ if (form) {
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
   drafts.restore(shown.id, form);
+  veil();
   watchSides();
   if (outbox.items().some((item) => item.id === shown.id)) goOn(); // answered before the tab closed
   outbox.flush();

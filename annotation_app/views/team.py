@@ -1,0 +1,88 @@
+"""My work, for everyone; the team, for reviewers and researchers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+
+from annotation_app import figures
+from annotation_app import team as work
+from annotation_app.access import person, reviewer_required, signed_in
+from annotation_app.models import Annotation, Criterion
+
+PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
+DAYS = 14
+NEWEST = 20
+
+
+@require_GET
+@never_cache
+@signed_in
+def my_work(request: HttpRequest) -> HttpResponse:
+    """One's own progress and hours; never what others said."""
+    mine = Annotation.objects.filter(annotator=person(request))
+    now = timezone.now()
+    rows = [
+        (name, work.annotator_figures(mine.filter(leased_at__gte=now - timedelta(days=days))))
+        for name, days in PERIODS.items()
+    ]
+    newest = mine.exclude(recorded_at=None).select_related("comparison__prompt")
+    days = work.per_day(mine, DAYS)
+    page = {
+        "periods": [(name, found[0] if found else None) for name, found in rows],
+        "days": days,
+        "per_day": figures.per_day(days, "Your annotations on each day"),
+        "newest": newest.order_by("-recorded_at")[:NEWEST],
+    }
+    return render(request, "team/my_work.html", page)
+
+
+@require_GET
+@never_cache
+@reviewer_required
+def team(request: HttpRequest) -> HttpResponse:
+    """Throughput, left-bias and agreement of everyone, and the health of the queue."""
+    period = request.GET.get("period", "week")
+    period = period if period in PERIODS else "week"
+    since = timezone.now() - timedelta(days=PERIODS[period])
+    recent = Annotation.objects.filter(leased_at__gte=since, annotator__is_active=True)
+    days = work.per_day(Annotation.objects.filter(annotator__is_active=True), DAYS)
+    page = {
+        "period": period,
+        "periods": list(PERIODS),
+        "annotators": work.annotator_figures(recent),
+        "queues": work.queues(),
+        "days": days,
+        "per_day": figures.per_day(days, "Annotations on each day"),
+    }
+    return render(request, "team/team.html", page)
+
+
+@require_GET
+@never_cache
+@reviewer_required
+def agreement(request: HttpRequest) -> HttpResponse:
+    """Agreement of a criterion: in all, by batch, by annotator and by pair of annotators."""
+    criterion = request.GET.get("criterion", Criterion.HELPFULNESS)
+    criterion = criterion if criterion in Criterion.values else Criterion.HELPFULNESS
+    rows = Annotation.objects.work().filter(comparison__criterion=criterion)
+    judgements = work.shared_judgements(rows)
+    page = {
+        "criterion": criterion,
+        "criteria": Criterion,
+        "groups": [
+            ("Criterion", {criterion: work.measures(judgements)} if judgements else {}),
+            ("Batch", work.measures_by(judgements, "batch")),
+            ("Annotator, against the others", work.measures_by_annotator(judgements)),
+            (
+                "Two annotators",
+                {" and ".join(pair): m for pair, m in work.measures_by_pair(judgements).items()},
+            ),
+        ],
+    }
+    return render(request, "team/agreement.html", page)
