@@ -194,9 +194,11 @@ class Annotation(models.Model):
         """Fill the row, once. Sending the same again changes nothing.
 
         After the lease ran out the slot is taken back if it is still free; otherwise the answer
-        is kept as surplus. Raises LeaseLost for a skipped, flagged or withdrawn annotation.
+        is kept as surplus. Raises LeaseLost for a skipped, flagged or withdrawn annotation, and
+        for another answer than the one that is stored.
         """
-        if self.state in (self.State.RECORDED, self.State.SURPLUS, self.State.SUPERSEDED):
+        judgement = (choice, strength, a_safe, b_safe)
+        if self._stands(judgement):
             return
         answer = {
             "choice": choice,
@@ -211,9 +213,20 @@ class Annotation(models.Model):
         recorded = mine.filter(state=self.State.LEASED).update(state=self.State.RECORDED, **answer)
         if recorded != 1 and not self._record_late(answer):
             self.refresh_from_db()
-            if self.state not in (self.State.RECORDED, self.State.SURPLUS):
+            if not self._stands(judgement):
                 raise LeaseLost(f"This comparison was {self.state}; the answer was not stored.")
         self.refresh_from_db()
+
+    def _stands(self, judgement: tuple[str, str, bool | None, bool | None]) -> bool:
+        """Whether this judgement is stored already. Raises LeaseLost where another one is."""
+        if self.state not in (self.State.RECORDED, self.State.SURPLUS, self.State.SUPERSEDED):
+            return False
+        if judgement != (self.choice, self.strength, self.a_safe, self.b_safe):
+            raise LeaseLost(
+                f"Your answer of {self.recorded_at:%H:%M:%S} UTC to this comparison stands, and "
+                "this other one was not stored. To change an answer, undo it."
+            )
+        return True
 
     def _record_late(self, answer: Mapping[str, object]) -> bool:
         """Expired: take the slot back if nobody has it and the batch still collects, or surplus."""

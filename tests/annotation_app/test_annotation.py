@@ -51,7 +51,9 @@ def test_resubmission_changes_nothing():
     annotation = Annotation.objects.lease_next(bob, batch)
     annotation.record(**ANSWER)
     before = Annotation.objects.values().get(pk=annotation.pk)
-    annotation.record(choice="b", strength="slightly_better", seconds=99)
+    annotation.record(**ANSWER | {"active_seconds": 99})
+    with pytest.raises(LeaseLost, match="this other one was not stored"):
+        annotation.record(choice="b", strength="slightly_better")
     assert Annotation.objects.values().get(pk=annotation.pk) == before
 
 
@@ -60,7 +62,8 @@ def test_stale_object_cannot_record_twice():
     annotation = Annotation.objects.lease_next(bob, batch)
     stale = Annotation.objects.get(pk=annotation.pk)
     annotation.record(**ANSWER)
-    stale.record(choice="b", strength="better")
+    with pytest.raises(LeaseLost, match="this other one was not stored"):
+        stale.record(choice="b", strength="better")
     assert Annotation.objects.get(pk=annotation.pk).choice == "a"
 
 

@@ -70,7 +70,10 @@ def test_resubmission_changes_nothing(as_bob):
     annotation = leased(as_bob)
     send(as_bob, annotation, preference="left_better")
     before = Annotation.objects.values().get(pk=annotation.pk)
-    assert send(as_bob, annotation, preference="right_better").status_code == 302
+    assert send(as_bob, annotation, preference="left_better").status_code == 302
+    other = send(as_bob, annotation, preference="right_better")
+    assert other.status_code == 409
+    assert "this other one was not stored" in other.content.decode()
     assert Annotation.objects.values().get(pk=annotation.pk) == before
 
 

@@ -255,7 +255,7 @@ def test_two_tabs_never_store_twice(judge, live_server):
     press(other, "1", "Enter")
     other.get_by_text("Saved").wait_for()
     press(page, "8", "Enter")
-    page.get_by_text("Saved").wait_for()
+    page.get_by_text("this other one was not stored").wait_for()
     found = Annotation.objects.filter(comparison=first.comparison).values_list("state", flat=True)
     assert list(found) == ["recorded"]
 
