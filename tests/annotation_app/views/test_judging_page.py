@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from django.urls import reverse
 
+from annotation_app import exchange, storage
 from annotation_app.models import Annotation, Guideline, Person
+from reward.preferences import read_pairs
 from tests.annotation_app.rows import comparison, open_batch
 
 pytestmark = pytest.mark.django_db(transaction=True)
+STRENGTHS = ["significantly_better", "better", "slightly_better", "negligibly_better"]
 PHONE = {"width": 390, "height": 844}
 
 
@@ -385,3 +390,34 @@ def test_axe_finds_nothing(judge, scheme):
         press(page, *keys)
         found = Axe().run(page, options=options).response["violations"]
         assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in found] == [], keys
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shown_pressed_and_exported_agree(judge, seed):
+    """Random sides, answers and safety keys: the pairs file says what the annotator saw and did."""
+    rng = random.Random(seed)
+    batch = open_batch("safety", comparisons=0)
+    for number in range(12):
+        comparison(batch, f"Question {number}?", a=f"First {number}.", b=f"Second {number}.")
+    page = judge("safety")
+    expected = set()
+    for _ in range(12):
+        before = shown(page)
+        texts = {
+            side: page.locator(f"#{side} .rendered").inner_text() for side in ("left", "right")
+        }
+        key = rng.choice("12345678")
+        side, other = ("left", "right") if key in "1234" else ("right", "left")
+        safe = rng.choice("qwe" if side == "left" else "rwe")
+        press(page, key, safe, "Enter")
+        page.wait_for_function(
+            "n => document.querySelector('[data-annotation]')?.dataset.annotation !== n",
+            arg=str(before.pk),
+        )
+        strength = STRENGTHS[int(key) - 1] if side == "left" else STRENGTHS[8 - int(key)]
+        label = {"w": "both_safe", "e": "both_unsafe"}.get(safe, "chosen_safe")
+        expected.add((texts[side], texts[other], strength, label))
+    page.get_by_text("judged everything there is").wait_for()
+    folder = storage.path(exchange.write_snapshot("safety").storage_key)
+    pairs = [*read_pairs(folder / "pairs.jsonl"), *read_pairs(folder / "holdout.jsonl")]
+    assert {(p.chosen, p.rejected, p.strength, p.safety) for p in pairs} == expected

@@ -25,7 +25,8 @@ if (form) {
   let ended = ""; // why nothing comes after
   let asking = false;
   let last = null; // the answer that undo takes back: {card, url, fields, id once it is stored}
-  const seen = new Set();
+  const seen = new Set(); // sides
+  const answered = new Set(); // annotations; the server may offer one whose answer is on its way
 
   // --- going on -------------------------------------------------------------------------
 
@@ -64,12 +65,14 @@ if (form) {
 
   function take(reply) {
     ended = reply.next ? "" : reply.why;
-    const known = (card) => card.id === reply.next?.id;
-    if (reply.next && !known(shown) && !ahead.some(known)) ahead.push(reply.next);
+    const known = (card) => card.id === reply.next.id;
+    const isNew = reply.next && !answered.has(reply.next.id) && !known(shown) && !ahead.some(known);
+    if (isNew) ahead.push(reply.next);
     if (!shown.done) return;
     find("card").removeAttribute("aria-busy");
     if (ahead.length) show(ahead.shift()), askAhead();
     else if (ended && !outbox.items().length) location.href = judge.dataset.done;
+    else if (!ended && !outbox.items().length) setTimeout(askAhead);
   }
 
   async function askAhead() {
@@ -92,6 +95,7 @@ if (form) {
       saved.textContent = waiting;
     } else if (refusal) {
       saved.textContent = `#${item.id} was not stored. ${refusal}`;
+      answered.delete(item.id);
       saved.classList.add("waiting");
       askAhead();
     } else {
@@ -128,6 +132,7 @@ if (form) {
     find("saved").textContent = "Saving …";
     const after = ahead[0]?.id ?? "";
     last = undoable ? { card: shown, url, fields } : null;
+    answered.add(shown.id);
     find("undo").disabled = !undoable;
     outbox.put({ id: shown.id, url, criterion: judge.dataset.criterion, fields: { ...fields, shown: after } });
     goOn();
@@ -183,6 +188,7 @@ if (form) {
   // An answer that had not left this device: it comes back as it was.
   function showUnsent() {
     const { card, fields } = last;
+    answered.delete(card.id);
     find("undo").disabled = true;
     find("saved").textContent = "";
     if (!shown.done) ahead.unshift(shown);
