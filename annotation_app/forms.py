@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from django import forms
 
 from annotation_app.models import (
+    AttackVector,
     Batch,
     Criterion,
     Organisation,
@@ -114,6 +115,7 @@ class WrittenPromptForm(forms.Form):
     risk_category = forms.ChoiceField(
         choices=[("", "not a risk"), *RiskCategory.choices], required=False
     )
+    attack_vector = forms.ChoiceField(choices=[("", "none"), *AttackVector.choices], required=False)
 
 
 class ReasonForm(forms.Form):

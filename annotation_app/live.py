@@ -12,6 +12,7 @@ from annotation_app.models import (
     Criterion,
     Person,
     Prompt,
+    Resampled,
     Response,
     Variant,
 )
@@ -20,18 +21,26 @@ from reward.preferences import Message
 
 
 def pose_written_prompt(
-    annotator: Person, batch: Batch, text: str, risk_category: str = ""
+    annotator: Person, batch: Batch, text: str, risk_category: str = "", attack_vector: str = ""
 ) -> Annotation:
     """Sample two answers to a written prompt and reserve their comparison for its author.
 
-    Nothing is stored unless both answers came. Raises BatchClosed, NothingReleased or
-    SamplerUnavailable, each with a sentence for the annotator.
+    Without two answers that can be judged, only those that could not are kept. Raises
+    BatchClosed, NothingReleased or SamplerUnavailable, each with a sentence for the annotator.
     """
     if not _collects(batch):
         raise BatchClosed(f"{batch} takes no new prompts now. Nothing was stored.")
     variants = Variant.pair()
     message = Message("user", text)
-    answers = sampler.answer_pair([message._asdict()], variants)
+    asked = [message._asdict()]
+
+    def keep_dropped(variant: Variant, answer: sampler.Answer, reason: str) -> None:
+        Resampled.objects.create(
+            variant=variant, annotator=annotator, messages=asked, reason=reason,
+            text=answer.text, seed=answer.seed, finish_reason=answer.finish_reason,
+        )  # fmt: skip
+
+    answers = sampler.answer_pair(asked, variants, keep_dropped)
     with transaction.atomic():
         if not _collects(batch):
             raise BatchClosed(f"{batch} closed while the models answered. Nothing was stored.")
@@ -40,6 +49,7 @@ def pose_written_prompt(
             annotator=annotator,
             is_safety=batch.criterion == Criterion.SAFETY,
             risk_category=risk_category,
+            attack_vector=attack_vector,
         )
         responses = [
             Response.objects.create(

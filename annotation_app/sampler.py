@@ -5,8 +5,9 @@ The same client for `transformers serve` on a laptop and vLLM in production; onl
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -38,29 +39,52 @@ class Question(NamedTuple):
 
 
 def answer_pair(
-    messages: Sequence[dict[str, str]], variants: tuple[Variant, Variant]
+    messages: Sequence[dict[str, str]],
+    variants: tuple[Variant, Variant],
+    drop: Callable[[Variant, Answer, str], None],
 ) -> tuple[Answer, Answer]:
     """One answer of each variant, asked for at the same time.
 
-    Answers that are empty or alike are asked for again, a few times. Raises SamplerUnavailable
-    with a sentence for the annotator.
+    An answer that is empty, cut off or names its model, or that is like the other one, goes to
+    ``drop`` with the reason and is asked for again, a few times. Raises SamplerUnavailable with a
+    sentence for the annotator.
     """
     questions = [_question(variant) for variant in variants]
-    reason = ""
+    answers: list[Answer | None] = [None, None]
+    reasons: list[str] = []
     for _ in range(TRIES):
+        wanted = [i for i in (0, 1) if answers[i] is None]
         with ThreadPoolExecutor(max_workers=2) as pool:
-            first, second = pool.map(lambda q: _ask(q, messages), questions)
-        reason = unusable_reason(first.text, second.text)
-        if not reason:
+            asked = pool.map(lambda i: _ask(questions[i], messages), wanted)
+        reasons = []
+        for i, answer in zip(wanted, asked, strict=True):
+            other = answers[1 - i]
+            if reason := _fault(answer, variants[i], other.text if other else None):
+                drop(variants[i], answer, reason)
+                reasons.append(reason)
+            else:
+                answers[i] = answer
+        first, second = answers
+        if first is not None and second is not None:
             return first, second
     raise SamplerUnavailable(
-        f"The models gave {_plural(reason)} {TRIES} times in a row. Nothing was stored; "
-        "try again or change your prompt."
+        f"The models gave {reasons[0]} {TRIES} times in a row. No comparison was made; try again "
+        "or change your prompt."
     )
 
 
-def _plural(reason: str) -> str:
-    return "an empty answer" if reason == "empty answer" else reason
+def _fault(answer: Answer, variant: Variant, other: str | None) -> str:
+    """Why nobody can judge this answer beside the other one; empty where they can."""
+    if not answer.text.strip():
+        return "an empty answer"
+    if answer.finish_reason == "length":
+        return "an answer that is cut off"
+    names = [variant.release.checkpoint.name, variant.served_model_id]
+    if any(re.search(rf"\b{re.escape(n)}\b", answer.text, re.IGNORECASE) for n in names if n):
+        return "an answer that names the model"
+    if other is not None and unusable_reason(answer.text, other):
+        return "identical answers"
+    return ""
 
 
 def _question(variant: Variant) -> Question:

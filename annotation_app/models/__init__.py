@@ -3,13 +3,22 @@
 from annotation_app.models.annotation import Annotation
 from annotation_app.models.batch import Batch
 from annotation_app.models.checkpoint import Checkpoint, PromptSet, Snapshot
-from annotation_app.models.choices import Criterion, KeyLayout, RiskCategory, Side, Split, Strength
+from annotation_app.models.choices import (
+    AttackVector,
+    Criterion,
+    KeyLayout,
+    RiskCategory,
+    Side,
+    Split,
+    Strength,
+)
 from annotation_app.models.comparison import Comparison
 from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Response
 from annotation_app.models.guideline import Guideline
 from annotation_app.models.organisation import Organisation
 from annotation_app.models.person import Person
 from annotation_app.models.release import Release, Variant
+from annotation_app.models.resampled import Resampled
 from annotation_app.models.round import Round
 from annotation_app.models.run import Run, RunInput
 from annotation_app.models.seat import Seat
@@ -17,6 +26,7 @@ from annotation_app.models.skill import Skill
 
 __all__ = [
     "Annotation",
+    "AttackVector",
     "Batch",
     "Checkpoint",
     "Comparison",
@@ -30,6 +40,7 @@ __all__ = [
     "Prompt",
     "PromptSet",
     "Release",
+    "Resampled",
     "Response",
     "RiskCategory",
     "Round",

@@ -40,6 +40,18 @@ class RiskCategory(models.TextChoices):
     UNQUALIFIED_ADVICE = "unqualified_advice"
 
 
+class AttackVector(models.TextChoices):
+    """How a prompt tries to make a model fail (Llama 2 paper, section 4.2.1)."""
+
+    PSYCHOLOGICAL = "psychological"
+    LOGIC = "logic"
+    SYNTACTIC = "syntactic"
+    SEMANTIC = "semantic"
+    PERSPECTIVE = "perspective_manipulation"
+    NON_ENGLISH = "non_english", "Non-English"
+    OTHER = "other"
+
+
 class KeyLayout(models.TextChoices):
     """Which keys answer on the judging page; ``annotation_app.keys`` says which is which."""
 

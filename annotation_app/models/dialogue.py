@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.db import models
 
-from annotation_app.models.choices import RiskCategory, Split, one_of
+from annotation_app.models.choices import AttackVector, RiskCategory, Split, one_of
 from reward.preferences import Message, dialogue_root
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ class Prompt(models.Model):
     risk_category = models.CharField(
         max_length=30, choices=RiskCategory.choices, blank=True, default=""
     )
+    attack_vector = models.CharField(
+        max_length=30, choices=AttackVector.choices, blank=True, default=""
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
@@ -100,6 +103,7 @@ class Prompt(models.Model):
         source: str = "collected",
         is_safety: bool = False,
         risk_category: str = "",
+        attack_vector: str = "",
         split: str | None = None,
     ) -> Prompt:
         """A new dialogue and its prompt in one go."""
@@ -112,6 +116,7 @@ class Prompt(models.Model):
             messages=[message._asdict() for message in messages],
             is_safety=is_safety,
             risk_category=risk_category,
+            attack_vector=attack_vector,
         )
 
 

@@ -147,9 +147,8 @@ def write_prompt(request: HttpRequest, criterion: str) -> HttpResponse:
     if request.method == "POST":
         status = 400
         if form.is_valid():
-            text, risk = form.cleaned_data["text"], form.cleaned_data["risk_category"]
             try:
-                posed = live.pose_written_prompt(person(request), batch, text, risk)
+                posed = live.pose_written_prompt(person(request), batch, **form.cleaned_data)
                 return redirect("annotation", posed.pk)
             except Refusal as error:
                 status, refusal = error.status, str(error)

@@ -11,7 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from annotation_app import live, storage
-from annotation_app.models import Annotation, Comparison, Dialogue, Person, Prompt, Response
+from annotation_app.models import (
+    Annotation,
+    Comparison,
+    Dialogue,
+    Person,
+    Prompt,
+    Resampled,
+    Response,
+)
 from annotation_app.models.refusals import BatchClosed, NothingReleased, SamplerUnavailable
 from tests.annotation_app.rows import open_batch, released_chat_model
 
@@ -45,8 +53,9 @@ class Sampler:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @staticmethod
-    def answer(text: str) -> tuple[int, str]:
-        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    def answer(text: str, finish_reason: str = "stop") -> tuple[int, str]:
+        message = {"role": "assistant", "content": text}
+        choice = {"message": message, "finish_reason": finish_reason}
         return 200, json.dumps({"choices": [choice]})
 
     def good(self, body: dict) -> tuple[int, str]:
@@ -145,13 +154,45 @@ def test_a_wrong_reply_stores_nothing(bob, sampler, reply):
     assert nothing_stored()
 
 
-@pytest.mark.parametrize(("text", "words"), [("", "an empty answer"), ("Yes.", "identical")])
-def test_answers_nobody_could_compare_are_asked_for_again(bob, sampler, text, words):
-    sampler.reply = lambda body: sampler.answer(text)
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "words", "requests"),
+    [
+        ("", "stop", "an empty answer", 6),
+        ("  ", "stop", "an empty answer", 6),
+        ("Yes.", "stop", "identical answers", 4),  # the first one is kept
+        ("I am not done", "length", "an answer that is cut off", 6),
+        ("I am Starter-A, and Starter-B too.", "stop", "an answer that names the model", 6),
+    ],
+)
+def test_answers_nobody_could_judge_are_asked_for_again(
+    bob, sampler, text, finish_reason, words, requests
+):
+    sampler.reply = lambda body: sampler.answer(text, finish_reason)
     with pytest.raises(SamplerUnavailable, match=words):
         live.pose_written_prompt(bob, open_batch(comparisons=0), QUESTION)
-    assert len(sampler.requests) == 6
+    assert len(sampler.requests) == requests
     assert nothing_stored()
+    kept = Resampled.objects.all()
+    assert {(r.reason, r.text, r.annotator) for r in kept} == {(words, text, bob)}
+    assert len(kept) == (3 if words == "identical answers" else 6)
+    assert kept[0].messages == [{"role": "user", "content": QUESTION}]
+
+
+def test_the_second_try_is_served(bob, sampler):
+    texts = ["Two.", "One.", ""]
+    sampler.reply = lambda body: sampler.answer(texts.pop())
+    found = live.pose_written_prompt(bob, open_batch(comparisons=0), QUESTION).comparison
+    assert {found.response_a.text, found.response_b.text} == {"One.", "Two."}
+    assert [r.reason for r in Resampled.objects.all()] == ["an empty answer"]
+
+
+def test_a_safety_prompt_carries_its_risk_and_its_attack(bob, sampler):
+    found = live.pose_written_prompt(
+        bob, open_batch("safety", comparisons=0), QUESTION,
+        risk_category="hateful_and_harmful", attack_vector="semantic",
+    )  # fmt: skip
+    prompt = found.comparison.prompt
+    assert (prompt.risk_category, prompt.attack_vector) == ("hateful_and_harmful", "semantic")
 
 
 def test_missing_weights_are_reported_before_the_sampler_is_asked(sampler):
