@@ -10,15 +10,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import combinations
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from django.db.models import Avg, Count, F, Max, Q, QuerySet, Sum
 from django.utils import timezone
 
-from annotation_app import agreement
-from annotation_app.agreement import Agreement
 from annotation_app.models import Annotation, Batch, Strength
 from reward.accuracy import wilson_interval
+
+if TYPE_CHECKING:
+    from annotation_app.agreement import Agreement
 
 SCALE = range(1, 9)  # 1: a significantly better … 8: b significantly better
 STRENGTHS = list(Strength.values)
@@ -149,6 +150,8 @@ def shared_judgements(annotations: QuerySet[Annotation]) -> list[Judgement]:
 
 def measures(judgements: Sequence[Judgement]) -> Measures:
     """The four measures; NaN where nothing was judged twice."""
+    from annotation_app import agreement  # brings numpy and scipy, 20 MB that few pages need
+
     sides, ratings = _table(judgements, "side"), _table(judgements, "rating")
     return Measures(
         len(sides),

@@ -205,12 +205,12 @@ def make_server(name: str, folder: Path, arguments: argparse.Namespace, stack: E
     if name.startswith("potato"):
         from benchmarks.annotation_servers.potato import Potato
 
-        # Without the page's telemetry, which costs Potato two fifths of its rate.
+        # Of the peers' requests only those that an annotator waits for.
         gunicorn = name.endswith("gunicorn")
         return Potato(arguments.potato_python, folder, gunicorn, only_essential=True)
     from benchmarks.annotation_servers.label_studio import LabelStudio
 
-    return LabelStudio(arguments.label_studio_python, folder, url)
+    return LabelStudio(arguments.label_studio_python, folder, url, only_essential=True)
 
 
 SERVERS = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import subprocess
+import time
 from collections.abc import Mapping
 from http.cookies import SimpleCookie
 from typing import NamedTuple
@@ -16,6 +18,22 @@ class Response(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+def wait_until_answering(
+    process: subprocess.Popen[bytes], port: int, path: str, seconds: float, what: str
+) -> None:
+    """Ask until the status is 200. Raises TimeoutError; also when the process has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if Connection("127.0.0.1", port).request("GET", path).status == http.client.OK:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    process.kill()
+    raise TimeoutError(f"{what} did not answer within {seconds:g} s")
 
 
 class Connection:

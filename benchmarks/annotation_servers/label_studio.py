@@ -17,7 +17,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.annotation_servers import Item
-from benchmarks.annotation_servers.connection import Connection, Response
+from benchmarks.annotation_servers.connection import Connection, Response, wait_until_answering
 from tests.postgresql import free_port
 
 STRENGTHS = ("significantly better", "better", "slightly better", "negligibly better")
@@ -65,7 +65,9 @@ class LabelStudio:
         self, python: Path, folder: Path, database_url: str = "", only_essential: bool = False
     ) -> None:
         """`only_essential` leaves out what the page sends without the annotator waiting for it."""
-        self.name = "Label Studio, PostgreSQL" if database_url else "Label Studio"
+        self.uwsgi = database_url and python.absolute().with_name("uwsgi").exists()
+        self.name = "Label Studio" + (", PostgreSQL" if database_url else "")
+        self.name += ", uWSGI" if self.uwsgi else ""
         self.python, self.folder, self.port = python.absolute(), folder, free_port()
         self.database_url, self.only_essential = database_url, only_essential
         self.environment = {
@@ -94,23 +96,15 @@ class LabelStudio:
         """Start the server and wait until it answers."""
         command, folder = self._label_studio("start", "--no-browser"), self.folder
         environment = self.environment
-        uwsgi = self.python.with_name("uwsgi")
-        if self.database_url and uwsgi.exists():
-            command, folder, environment = self._uwsgi(uwsgi), self._package(), environment | UWSGI
+        if self.uwsgi:
+            command, folder = self._uwsgi(self.python.with_name("uwsgi")), self._package()
+            environment = environment | UWSGI
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, cwd=folder, stdout=log, stderr=log
             )
-        deadline = time.monotonic() + STARTING_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if Connection("127.0.0.1", self.port).request("GET", "/health").status == 200:
-                    return
-            except OSError:
-                pass
-            time.sleep(0.1)
-        self.stop()
-        raise TimeoutError(f"{self.name} did not answer, see {self.folder}/server.log")
+        what = f"{self.name} (see {self.folder}/server.log)"
+        wait_until_answering(self.process, self.port, "/health", STARTING_SECONDS, what)
 
     def annotator(self, number: int) -> LabelStudioAnnotator:
         cookies = self.cookies[number]

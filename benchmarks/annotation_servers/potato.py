@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.annotation_servers import Item
-from benchmarks.annotation_servers.connection import Connection, Response
+from benchmarks.annotation_servers.connection import Connection, Response, wait_until_answering
 from tests.postgresql import free_port
 
 CHOICES = range(-7, 8, 2)
@@ -92,16 +92,8 @@ class Potato:
                 self.command, cwd=self.folder, env={**os.environ, **templates},
                 stdout=log, stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if Connection("127.0.0.1", self.port).request("GET", "/health").status == 200:
-                    return
-            except OSError:
-                pass
-            time.sleep(0.1)
-        self.stop()
-        raise TimeoutError(f"{self.name} did not answer within 120 s, see {self.folder}/server.log")
+        what = f"{self.name} (see {self.folder}/server.log)"
+        wait_until_answering(self.process, self.port, "/health", 120, what)
 
     def annotator(self, number: int) -> PotatoAnnotator:
         return PotatoAnnotator(self.port, f"annotator{number}", self.only_essential)

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import psutil
 
 from benchmarks.annotation_servers import Item
-from benchmarks.annotation_servers.connection import Connection, Response
+from benchmarks.annotation_servers.connection import Connection, Response, wait_until_answering
 from tests.postgresql import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,14 +57,7 @@ class Tandem:
         self.process = subprocess.Popen(
             ["sh", "-c", command], cwd=ROOT, env=self.environment, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                Connection("127.0.0.1", self.port).request("GET", "/sign-in")
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise TimeoutError(f"{self.name} did not answer within 60 s")
+        wait_until_answering(self.process, self.port, "/sign-in", 60, self.name)
 
     def annotator(self, number: int) -> TandemAnnotator:
         return TandemAnnotator(self.port, self.sessions[number])
