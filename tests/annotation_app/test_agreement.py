@@ -16,6 +16,20 @@ RAW_4_RATERS = [  # irrCAC, cac.raw4raters
     [1, 1, NAN, 1], [2, 2, 3, 2], [3, 3, 3, 3], [3, 3, 3, 3], [2, 2, 2, 2], [1, 2, 3, 4],
     [4, 4, 4, 4], [1, 1, 2, 1], [2, 2, 2, 2], [NAN, 5, 5, 5], [NAN, NAN, 1, 1], [NAN, NAN, 3, NAN],
 ]  # fmt: skip
+FIVE_OBSERVERS = [  # Gwet (2014), one row for each observer, 15 units scored 0 to 3
+    [1, 1, 2, NAN, 0, 0, 1, 1, 2, 2, NAN, 0, 1, 3, 1],
+    [1, 1, 3, 0, 0, 0, 0, NAN, 2, 1, 1, 0, 2, 3, 1],
+    [2, 0, 3, 0, 0, 0, 2, 2, 2, 1, 0, 0, 2, 2, 1],
+    [NAN, 1, 3, NAN, NAN, NAN, NAN, 0, NAN, 1, 0, 0, 2, 2, NAN],
+    [2, NAN, NAN, 0, 0, 0, 1, NAN, 2, NAN, NAN, NAN, NAN, 3, 1],
+]
+SIX_PSYCHIATRISTS = [  # Fleiss (1971), one row for each diagnosis: how many gave it to a patient
+    [0, 0, 0, 0, 0, 2, 0, 2, 2, 0, 1, 1, 0, 1, 0],
+    [0, 3, 1, 0, 3, 0, 0, 0, 0, 0, 0, 1, 3, 0, 2],
+    [0, 0, 4, 0, 0, 4, 4, 3, 0, 0, 0, 0, 3, 0, 0],
+    [6, 0, 0, 0, 3, 0, 0, 1, 4, 0, 5, 4, 0, 5, 3],
+    [0, 3, 1, 6, 0, 0, 2, 0, 0, 6, 0, 0, 0, 0, 1],
+]
 SEVEN_POINTS = [
     (1, 2, 1), (4, 4, 5), (7, 6, 7), (3, 3, 3), (2, 5, 4), (6, 6, 6), (5, 4, 4), (1, 1, 2),
     (7, 7, 6), (4, 2, 3),
@@ -51,6 +65,21 @@ def test_published_raw_ratings(weights, coefficient, error):
 def test_published_interval():
     found = gwet_ac(RAW_4_RATERS, range(1, 6))
     assert (round(found.low, 3), found.high) == (0.461, 1.0)
+
+
+def test_published_observers():
+    found = gwet_ac(np.transpose(FIVE_OBSERVERS), range(4))
+    assert found[:2] == pytest.approx((0.496622, 0.121973), abs=1e-6)
+
+
+def test_published_distribution():
+    patients = [
+        [k for k, count in enumerate(counts) for _ in range(count)]
+        for counts in np.transpose(SIX_PSYCHIATRISTS)
+    ]
+    assert gwet_ac(patients, range(5))[:2] == pytest.approx((0.4448007, 0.0841876), abs=1e-6)
+    quadratic = gwet_ac(patients, range(5), "quadratic")
+    assert quadratic[:2] == pytest.approx((0.4837438, 0.1058227), abs=1e-6)
 
 
 @pytest.mark.parametrize(
