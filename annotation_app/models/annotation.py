@@ -193,8 +193,8 @@ class Annotation(models.Model):
     ) -> None:
         """Fill the row, once. Sending the same again changes nothing.
 
-        After the lease ran out the slot is taken back if it is still free; otherwise the answer
-        is kept as surplus. Raises LeaseLost for a skipped, flagged or withdrawn annotation, and
+        After the lease ran out the answer takes a slot that is still free; without one it is kept
+        as surplus. Raises LeaseLost for a skipped, flagged or withdrawn annotation, and
         for another answer than the one that is stored.
         """
         judgement = (choice, strength, a_safe, b_safe)
@@ -229,13 +229,13 @@ class Annotation(models.Model):
         return True
 
     def _record_late(self, answer: Mapping[str, object]) -> bool:
-        """Expired: take the slot back if nobody has it and the batch still collects, or surplus."""
+        """Expired: take a free slot while the batch still collects, or else be surplus."""
         expired = Annotation.objects.filter(pk=self.pk, state=self.State.EXPIRED)
         collecting = self.comparison.batch.state in (Batch.State.OPEN, Batch.State.CLOSING)
-        if collecting:
+        if collecting and (slot := self._free_slot()) is not None:
             try:
                 with transaction.atomic():
-                    if expired.update(state=self.State.RECORDED, **answer) != 1:
+                    if expired.update(state=self.State.RECORDED, slot=slot, **answer) != 1:
                         return False
                     Comparison.objects.filter(pk=self.comparison_id).update(
                         open_slots=F("open_slots") - 1
@@ -244,6 +244,13 @@ class Annotation(models.Model):
             except IntegrityError:
                 pass  # the slot has been filled by someone else
         return expired.update(state=self.State.SURPLUS, **answer) == 1
+
+    def _free_slot(self) -> int | None:
+        """A slot of the comparison that nobody holds, its own first."""
+        live = Annotation.objects.filter(comparison=self.comparison_id).live()
+        taken = set(live.values_list("slot", flat=True))
+        slots = [self.slot, *range(self.overlap)]
+        return next((slot for slot in slots if slot not in taken), None)
 
     def skip(self, reason: str = "") -> None:
         """leased → skipped: someone else gets it. Raises LeaseLost."""

@@ -112,6 +112,17 @@ def test_late_answer_to_a_filled_slot_is_kept_as_surplus():
     assert Annotation.objects.work().count() == 1
 
 
+def test_late_answer_takes_another_slot_that_is_free():
+    batch, bob, charlie = open_batch(overlap=2, comparisons=1), person("bob"), person("charlie")
+    annotation = Annotation.objects.lease_next(bob, batch)
+    run_out(annotation)
+    Annotation.objects.lease_next(charlie, batch).record(**ANSWER)
+    annotation.record(**ANSWER)
+    assert (annotation.state, annotation.slot) == ("recorded", 1)
+    assert Comparison.objects.get().open_slots == 0
+    assert Annotation.objects.work().count() == 2
+
+
 def test_answer_to_a_skipped_comparison_is_refused():
     batch, bob = open_batch(), person("bob")
     annotation = Annotation.objects.lease_next(bob, batch)
