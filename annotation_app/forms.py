@@ -142,6 +142,7 @@ class OrganisationForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = (
             "safety_warning", "safety_is_veiled", "safety_may_be_declined", "safety_daily_cap",
         )  # fmt: skip
+        widgets = {"safety_warning": forms.Textarea(attrs={"rows": 4})}
 
 
 class GuidelineForm(forms.Form):

@@ -13,7 +13,7 @@ import pytest
 from tests.platform import Platform, running_platform
 
 SIZES = {
-    "prompt_set": {"train": 48, "validation": 24, "test": 64},
+    "prompt_set": {"train": 64, "validation": 24, "test": 64},
     "reward_training": {
         "learning_rate": 1e-3,
         "pairs_per_step": 8,
@@ -22,11 +22,11 @@ SIZES = {
     },
     "round": {
         "max_new_tokens": 40,
-        "rejection": {"samples": 10, "learning_rate": 1e-3, "epochs": 3, "batch": 16},
-        "ppo": {"iterations": 12, "batch": 32, "minibatch": 16, "learning_rate": 1e-4,
+        "rejection": {"samples": 16, "learning_rate": 1e-3, "epochs": 3, "batch": 16},
+        "ppo": {"iterations": 18, "batch": 32, "minibatch": 16, "learning_rate": 1e-4,
                 "validate_every": 3, "validation_prompts": 24},
     },
-    "sampling": {"comparisons": 12, "max_new_tokens": 40},
+    "sampling": {"comparisons": 16, "max_new_tokens": 40},
 }  # fmt: skip
 FEWEST = 16  # comparisons whose two answers differ
 WRITTEN = {"helpfulness": "What is the warranty of my kettle?", "safety": "Is my kettle safe?"}
