@@ -165,7 +165,9 @@ def compare(server: Tandem, log: Path, findings: Findings) -> None:
     findings.acknowledged = len(acknowledged)
     findings.recorded, findings.surplus = states["recorded"], states["surplus"]
     findings.expired = states["expired"]
-    findings.refused = sum(1 for _ in entries(log, "refused"))
+    for number, why in entries(log, "refused"):
+        findings.refused += 1
+        print(f"#{number} was refused: {why}", file=sys.stderr)
     for number, preference in acknowledged.items():
         _, _, _, state, _, shown_left, choice, strength = rows[number]
         side = "left" if choice == shown_left else "right"
@@ -241,7 +243,7 @@ def answer_all(annotator: TandemAnnotator, write, rng: random.Random, answers: i
                 break
             except RuntimeError as error:
                 if " answered 409" not in str(error):
-                    write("refused", number, preference)
+                    write("refused", number, "_".join(str(error).split())[:400])
                 return
             except OSError:
                 time.sleep(0.2)  # sent again, the same

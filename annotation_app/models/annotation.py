@@ -231,26 +231,30 @@ class Annotation(models.Model):
     def _record_late(self, answer: Mapping[str, object]) -> bool:
         """Expired: take a free slot while the batch still collects, or else be surplus."""
         expired = Annotation.objects.filter(pk=self.pk, state=self.State.EXPIRED)
-        collecting = self.comparison.batch.state in (Batch.State.OPEN, Batch.State.CLOSING)
-        if collecting and (slot := self._free_slot()) is not None:
+        if self.comparison.batch.state in (Batch.State.OPEN, Batch.State.CLOSING):
             try:
                 with transaction.atomic():
-                    if expired.update(state=self.State.RECORDED, slot=slot, **answer) != 1:
-                        return False
-                    Comparison.objects.filter(pk=self.comparison_id).update(
-                        open_slots=F("open_slots") - 1
-                    )
+                    self._take_free_slot(expired, answer)
                     return True
             except IntegrityError:
-                pass  # the slot has been filled by someone else
+                pass  # none is free, or the same person holds another one by now
         return expired.update(state=self.State.SURPLUS, **answer) == 1
 
-    def _free_slot(self) -> int | None:
+    def _take_free_slot(self, expired: AnnotationQuerySet, answer: Mapping[str, object]) -> None:
+        """Raises IntegrityError where there is none, and nothing has changed."""
+        # The comparison first, as the draw does: in the other order the two can deadlock.
+        free = Comparison.objects.filter(pk=self.comparison_id, open_slots__gt=0)
+        if free.update(open_slots=F("open_slots") - 1) != 1:
+            raise IntegrityError(f"no slot of comparison {self.comparison_id} is free")
+        slot = self._free_slot()
+        if expired.update(state=self.State.RECORDED, slot=slot, **answer) != 1:
+            raise IntegrityError(f"{self} is not expired")
+
+    def _free_slot(self) -> int:
         """A slot of the comparison that nobody holds, its own first."""
         live = Annotation.objects.filter(comparison=self.comparison_id).live()
         taken = set(live.values_list("slot", flat=True))
-        slots = [self.slot, *range(self.overlap)]
-        return next((slot for slot in slots if slot not in taken), None)
+        return next(slot for slot in [self.slot, *range(self.overlap)] if slot not in taken)
 
     def skip(self, reason: str = "") -> None:
         """leased → skipped: someone else gets it. Raises LeaseLost."""
