@@ -47,8 +47,7 @@ def person(request: HttpRequest) -> Person:
 def own_annotation(request: HttpRequest, pk: int) -> Annotation:
     """The annotation with this id. Raises Http404, and NotAssigned when it is someone else's."""
     rows = Annotation.objects.select_related(
-        "comparison__batch", "comparison__prompt", "comparison__response_a",
-        "comparison__response_b",
+        "batch", "comparison__prompt", "comparison__response_a", "comparison__response_b",
     )  # fmt: skip
     annotation = get_object_or_404(rows, pk=pk)
     if annotation.annotator_id != person(request).pk:

@@ -77,7 +77,9 @@ def _no_safety_work(annotator: Person) -> str:
 def _nothing_left(annotator: Person, batch: Batch) -> str:
     """Tells "all done" from "reserved by others" and from a batch that is empty."""
     seen = Annotation.objects.filter(annotator=annotator).exclude(state=Annotation.State.EXPIRED)
-    leased = Annotation.objects.filter(comparison__batch=batch, state=Annotation.State.LEASED)
+    leased = Annotation.objects.filter(
+        batch=batch, purpose=Annotation.Purpose.WORK, state=Annotation.State.LEASED
+    )
     theirs = leased.exclude(comparison__in=seen.values("comparison"))
     first = theirs.exclude(annotator=annotator).order_by("lease_expires_at").first()
     if first is not None:

@@ -34,10 +34,16 @@ app.conf.update(
     beat_schedule={
         name.replace("_", " "): {
             "task": f"annotation_app.tasks.{name}",
-            "schedule": float(settings.BEAT_SECONDS),
-            "options": {"expires": settings.BEAT_SECONDS},
+            "schedule": float(beats * settings.BEAT_SECONDS),
+            "options": {"expires": beats * settings.BEAT_SECONDS},
         }
-        for name in ("expire_leases", "turn_batches", "rescue_runs", "advance_rounds")
+        for name, beats in (
+            ("expire_leases", 1),
+            ("turn_batches", 1),
+            ("rescue_runs", 1),
+            ("advance_rounds", 1),
+            ("pause_annotators", 20),  # reads a fortnight of answers of everyone at work
+        )
     },
 )
 app.autodiscover_tasks(["annotation_app"])

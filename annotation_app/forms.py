@@ -9,6 +9,7 @@ from django import forms
 from annotation_app.models import (
     AttackVector,
     Batch,
+    Comparison,
     Criterion,
     Organisation,
     Person,
@@ -141,8 +142,18 @@ class OrganisationForm(forms.ModelForm):  # type: ignore[type-arg]
         model = Organisation
         fields = (
             "safety_warning", "safety_is_veiled", "safety_may_be_declined", "safety_daily_cap",
+            "reference_rate", "re_serve_rate", "re_serve_after_days", "pauses_by_itself",
+            "fewest_probes", "least_skill", "least_self_agreement", "most_on_one_side",
         )  # fmt: skip
         widgets = {"safety_warning": forms.Textarea(attrs={"rows": 4})}
+
+    def safety(self) -> list[forms.BoundField]:
+        """What protects the people who do safety work."""
+        return [field for field in self if field.name.startswith("safety")]
+
+    def checks(self) -> list[forms.BoundField]:
+        """How the work is checked."""
+        return [field for field in self if not field.name.startswith("safety")]
 
 
 class GuidelineForm(forms.Form):
@@ -184,6 +195,49 @@ class PauseForm(forms.Form):
     reason = forms.CharField(
         max_length=300, error_messages={"required": "Say why: the annotator will read it."}
     )
+
+
+class ExclusionForm(forms.Form):
+    """Whose work of which days is excluded, and why."""
+
+    since = forms.DateField(
+        label="From (UTC)", widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+    )
+    until = forms.DateField(
+        label="To, this day too", widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+    )
+    reason = forms.CharField(max_length=300, error_messages={"required": "Say why."})
+    sure = forms.BooleanField(required=False)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        since, until = cleaned.get("since"), cleaned.get("until")
+        if since and until and since > until:
+            raise forms.ValidationError(f"{since} is after {until}: choose a first and a last day.")
+        return cleaned
+
+
+class ReferenceForm(forms.Form):
+    """The known answer to a comparison."""
+
+    choice = forms.ChoiceField(
+        choices=[("a", "Response a"), ("b", "Response b")],
+        widget=forms.RadioSelect,
+        error_messages={"required": "Say which response is better."},
+    )
+    reason = forms.CharField(
+        max_length=500,
+        label="Why it is clearly better",
+        error_messages={"required": "Say why it is better: others will have to judge by it."},
+    )
+
+
+class PriorityForm(forms.ModelForm):  # type: ignore[type-arg]
+    priority = forms.IntegerField(min_value=-100, max_value=100, label="Higher is given first")
+
+    class Meta:
+        model = Comparison
+        fields = ("priority",)
 
 
 class CriterionForm(forms.Form):

@@ -9,7 +9,7 @@ from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from annotation_app import exchange, lifecycle
+from annotation_app import exchange, lifecycle, quality
 from annotation_app.celery import send
 from annotation_app.models import Annotation, Batch, Criterion, Round, Run
 from annotation_app.supervise import supervise
@@ -30,6 +30,13 @@ def start_run(run_id: int) -> None:
 @shared_task
 def expire_leases() -> None:
     Annotation.objects.expire()
+
+
+@shared_task
+def pause_annotators() -> None:
+    """Pause those whose answers look like chance, until a reviewer has looked at them."""
+    for who in quality.pause_who_answers_by_chance():
+        log.warning("%s is paused: %s", who, who.paused_reason)
 
 
 @shared_task

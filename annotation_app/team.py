@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
-from django.db.models import Avg, Count, F, Max, Q, QuerySet, Sum
+from django.db.models import Avg, Count, Max, Q, QuerySet, Sum
 from django.utils import timezone
 
 from annotation_app.models import Annotation, Batch, Strength
-from reward.accuracy import wilson_interval
+from annotation_app.quality import UNKNOWN, Quality, quality_by_annotator
 
 if TYPE_CHECKING:
     from annotation_app.agreement import Agreement
@@ -24,21 +24,6 @@ if TYPE_CHECKING:
 SCALE = range(1, 9)  # 1: a significantly better … 8: b significantly better
 STRENGTHS = list(Strength.values)
 FEWEST_SHARED = 2  # comparisons, for a pair of annotators to be listed
-
-
-class Share(NamedTuple):
-    """A share of a count with Wilson's 95 % interval; NaN of nothing."""
-
-    share: float
-    low: float
-    high: float
-    total: int
-
-    @classmethod
-    def of(cls, part: int, total: int) -> Share:
-        if not total:
-            return cls(math.nan, math.nan, math.nan, 0)
-        return cls(part / total, *wilson_interval(part / total, total), total)
 
 
 class AnnotatorFigures(NamedTuple):
@@ -54,8 +39,7 @@ class AnnotatorFigures(NamedTuple):
     hours: float
     """Active ones, as the page measured them."""
     seconds_each: float | None
-    left: Share
-    """How often the left response was preferred; 50 % is no bias."""
+    quality: Quality
     last_at: datetime | None
 
     @property
@@ -64,9 +48,9 @@ class AnnotatorFigures(NamedTuple):
 
 
 def annotator_figures(annotations: QuerySet[Annotation]) -> list[AnnotatorFigures]:
-    """A line for each annotator of these annotations, the busiest first. One query."""
+    """A line for each annotator of these annotations, the busiest first. Two queries."""
     recorded = Q(state=Annotation.State.RECORDED)
-    chose_left = Q(choice=F("shown_left"))
+    quality = quality_by_annotator(annotations)
     rows = (
         annotations.values("annotator", "annotator__username", "annotator__paused_reason")
         .annotate(
@@ -76,8 +60,6 @@ def annotator_figures(annotations: QuerySet[Annotation]) -> list[AnnotatorFigure
             surplus=Count("pk", filter=Q(state=Annotation.State.SURPLUS)),
             seconds=Sum("active_seconds", filter=recorded, default=0.0),
             each=Avg("active_seconds", filter=recorded),
-            sided=Count("pk", filter=recorded & ~Q(choice="tie")),
-            left=Count("pk", filter=recorded & chose_left),
             last=Max("recorded_at"),
         )
         .order_by("-recorded", "annotator")
@@ -93,7 +75,7 @@ def annotator_figures(annotations: QuerySet[Annotation]) -> list[AnnotatorFigure
             row["surplus"],
             row["seconds"] / 3600,
             row["each"],
-            Share.of(row["left"], row["sided"]),
+            quality.get(row["annotator"], UNKNOWN),
             row["last"],
         )
         for row in rows
@@ -218,12 +200,12 @@ class Queue(NamedTuple):
 def queues() -> list[Queue]:
     """Each open batch."""
     now = timezone.now()
-    fields = ("pk", "name", "overlap", "comparison_count", "recorded_count", "leased_count")
+    fields = ("pk", "name", "wanted_count", "recorded_count", "leased_count")
     found = []
     for row in Batch.objects.open().with_progress().values(*fields):
-        wanted = row["comparison_count"] * row["overlap"]
+        wanted = row["wanted_count"]
         last_hour = Annotation.objects.recorded().filter(
-            comparison__batch=row["pk"], recorded_at__gte=now - timedelta(hours=1)
+            batch=row["pk"], recorded_at__gte=now - timedelta(hours=1)
         )
         per_hour, left = last_hour.count(), wanted - row["recorded_count"]
         done_at = now + timedelta(hours=left / per_hour) if per_hour and left > 0 else None

@@ -257,6 +257,7 @@ class _Import:
     ) -> Annotation:
         return Annotation(
             comparison_id=comparison_id,
+            batch=self.batch,
             annotator_id=self._person(verdict.annotator),
             purpose=Annotation.Purpose.WORK,
             state=Annotation.State.RECORDED,

@@ -17,6 +17,7 @@ from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Respo
 from annotation_app.models.guideline import Guideline
 from annotation_app.models.organisation import Organisation
 from annotation_app.models.person import Person
+from annotation_app.models.reference import Reference
 from annotation_app.models.release import Release, Variant
 from annotation_app.models.resampled import Resampled
 from annotation_app.models.round import Round
@@ -39,6 +40,7 @@ __all__ = [
     "Person",
     "Prompt",
     "PromptSet",
+    "Reference",
     "Release",
     "Resampled",
     "Response",

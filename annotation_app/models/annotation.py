@@ -21,6 +21,8 @@ from annotation_app.models.refusals import LeaseLost
 if TYPE_CHECKING:
     from annotation_app.models.person import Person
 
+CHUNK = 500
+
 
 class AnnotationQuerySet(models.QuerySet["Annotation"]):
     def live(self) -> AnnotationQuerySet:
@@ -40,8 +42,7 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
         if leased is None:
             return None
         return self.select_related(
-            "comparison__batch", "comparison__prompt",
-            "comparison__response_a", "comparison__response_b",
+            "batch", "comparison__prompt", "comparison__response_a", "comparison__response_b",
         ).get(pk=leased)  # fmt: skip
 
     def lease(self, comparison: Comparison, annotator: Person) -> Annotation:
@@ -55,6 +56,7 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
             now = timezone.now()
             return self.create(
                 comparison=comparison,
+                batch_id=comparison.batch_id,
                 annotator=annotator,
                 slot=slot,
                 overlap=comparison.overlap,
@@ -62,6 +64,19 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
                 leased_at=now,
                 lease_expires_at=now + timedelta(seconds=settings.LEASE_SECONDS),
             )
+
+    def exclude_each(self, reason: str) -> int:
+        """recorded → excluded for all of these answers of one annotator; returns how many."""
+        with transaction.atomic():
+            rows = list(self.recorded().select_for_update().values_list("pk", "comparison"))
+            for start in range(0, len(rows), CHUNK):
+                pks, comparisons = zip(*rows[start : start + CHUNK], strict=True)
+                Annotation.objects.filter(pk__in=pks).update(
+                    state=Annotation.State.EXCLUDED, reason=reason[:500], ended_at=timezone.now()
+                )
+                free = Comparison.objects.filter(pk__in=comparisons)
+                free.update(open_slots=F("open_slots") + 1)
+        return len(rows)
 
     def expire(self) -> int:
         """End every lease whose time has run out; returns how many."""
@@ -106,9 +121,12 @@ class Annotation(models.Model):
     annotator = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.PROTECT, related_name="annotations"
     )
+    batch = models.ForeignKey(
+        Batch, models.PROTECT, related_name="annotations", help_text="in which it was given"
+    )
     purpose = models.CharField(max_length=20, choices=Purpose.choices, default=Purpose.WORK)
     state = models.CharField(max_length=12, choices=State.choices, default=State.LEASED)
-    slot = models.PositiveSmallIntegerField()
+    slot = models.PositiveSmallIntegerField(null=True, help_text="only work takes one")
     overlap = models.PositiveSmallIntegerField(default=1, help_text="copied, so slot is bounded")
     shown_left = models.CharField(max_length=1, choices=Side.choices)
     choice = models.CharField(max_length=3, choices=Choice.choices, blank=True, default="")
@@ -145,6 +163,11 @@ class Annotation(models.Model):
             ),
             models.CheckConstraint(
                 name="annotation_slot_within_overlap", condition=Q(slot__lt=F("overlap"))
+            ),
+            models.CheckConstraint(
+                name="annotation_work_takes_a_slot",
+                condition=Q(purpose="work", slot__isnull=False)
+                | (~Q(purpose="work") & Q(slot__isnull=True)),
             ),
             models.CheckConstraint(
                 name="annotation_recorded_has_choice",
@@ -231,30 +254,29 @@ class Annotation(models.Model):
     def _record_late(self, answer: Mapping[str, object]) -> bool:
         """Expired: take a free slot while the batch still collects, or else be surplus."""
         expired = Annotation.objects.filter(pk=self.pk, state=self.State.EXPIRED)
-        if self.comparison.batch.state in (Batch.State.OPEN, Batch.State.CLOSING):
+        if self.batch.state in (Batch.State.OPEN, Batch.State.CLOSING):
             try:
                 with transaction.atomic():
-                    self._take_free_slot(expired, answer)
-                    return True
+                    slot = self._take_free_slot()
+                    if expired.update(state=self.State.RECORDED, slot=slot, **answer) == 1:
+                        return True
+                    raise IntegrityError(f"{self} has not expired")
             except IntegrityError:
-                pass  # none is free, or the same person holds another one by now
+                pass  # no slot is free, or the same person holds another one by now
         return expired.update(state=self.State.SURPLUS, **answer) == 1
 
-    def _take_free_slot(self, expired: AnnotationQuerySet, answer: Mapping[str, object]) -> None:
-        """Raises IntegrityError where there is none, and nothing has changed."""
+    def _take_free_slot(self) -> int | None:
+        """Count a slot as taken; None for what is no work. Raises IntegrityError without one."""
+        if self.slot is None:
+            return None
         # The comparison first, as the draw does: in the other order the two can deadlock.
         free = Comparison.objects.filter(pk=self.comparison_id, open_slots__gt=0)
         if free.update(open_slots=F("open_slots") - 1) != 1:
             raise IntegrityError(f"no slot of comparison {self.comparison_id} is free")
-        slot = self._free_slot()
-        if expired.update(state=self.State.RECORDED, slot=slot, **answer) != 1:
-            raise IntegrityError(f"{self} is not expired")
-
-    def _free_slot(self) -> int:
-        """A slot of the comparison that nobody holds, its own first."""
         live = Annotation.objects.filter(comparison=self.comparison_id).live()
         taken = set(live.values_list("slot", flat=True))
-        return next(slot for slot in [self.slot, *range(self.overlap)] if slot not in taken)
+        slots: list[int] = [self.slot, *range(self.overlap)]
+        return next(slot for slot in slots if slot not in taken)
 
     def skip(self, reason: str = "") -> None:
         """leased → skipped: someone else gets it. Raises LeaseLost."""
@@ -276,8 +298,8 @@ class Annotation(models.Model):
         if timezone.now() > self.recorded_at + timedelta(seconds=settings.UNDO_SECONDS):
             minutes = settings.UNDO_SECONDS // 60
             raise LeaseLost(f"An answer can be undone for {minutes} minutes; this one is older.")
-        if self.comparison.batch.state not in (Batch.State.OPEN, Batch.State.CLOSING):
-            raise LeaseLost(f"{self.comparison.batch} is closed; its answers stand.")
+        if self.batch.state not in (Batch.State.OPEN, Batch.State.CLOSING):
+            raise LeaseLost(f"{self.batch} is closed; its answers stand.")
 
     def revise(self, **answer: Any) -> Annotation:
         """recorded → superseded, and a new recorded row in its slot, which is returned.
@@ -292,8 +314,8 @@ class Annotation(models.Model):
         with transaction.atomic():
             mine = Annotation.objects.filter(pk=self.pk, state=self.State.RECORDED)
             if mine.update(state=self.State.SUPERSEDED, ended_at=now) == 1:
-                kept = ("comparison_id", "annotator_id", "purpose", "slot", "overlap", "shown_left",
-                        "leased_at", "lease_expires_at")  # fmt: skip
+                kept = ("comparison_id", "annotator_id", "batch_id", "purpose", "slot", "overlap",
+                        "shown_left", "leased_at", "lease_expires_at")  # fmt: skip
                 answer["guideline_version"] = (
                     answer.get("guideline_version") or self.guideline_version
                 )
@@ -314,7 +336,7 @@ class Annotation(models.Model):
                 raise LeaseLost(
                     f"Only a recorded annotation can be excluded; this is {self.state}."
                 )
-            Comparison.objects.filter(pk=self.comparison_id).update(open_slots=F("open_slots") + 1)
+            self._free_slot()
         self.refresh_from_db()
 
     def heartbeat(self) -> None:
@@ -345,7 +367,10 @@ class Annotation(models.Model):
                 state=state, reason=reason[:500], ended_at=timezone.now()
             )
             if moved:
-                Comparison.objects.filter(pk=self.comparison_id).update(
-                    open_slots=F("open_slots") + 1
-                )
+                self._free_slot()
         return moved
+
+    def _free_slot(self) -> None:
+        if self.slot is not None:
+            mine = Comparison.objects.filter(pk=self.comparison_id)
+            mine.update(open_slots=F("open_slots") + 1)

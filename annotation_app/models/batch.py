@@ -23,23 +23,30 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         return self.open().filter(deadline__lte=now)
 
     def with_progress(self) -> BatchQuerySet:
-        """Adds ``comparison_count``, ``recorded_count``, ``leased_count``: of usable ones."""
+        """Adds counts of usable comparisons and their work.
+
+        ``comparison_count``, ``wanted_count`` (answers), ``recorded_count``, ``leased_count``.
+        """
         from annotation_app.models.annotation import Annotation
         from annotation_app.models.comparison import Comparison
 
-        live = Annotation.objects.filter(
-            comparison__batch=models.OuterRef("pk"), comparison__unusable_reason=""
-        )
+        work = Annotation.objects.filter(
+            batch=models.OuterRef("pk"), purpose=Annotation.Purpose.WORK,
+            comparison__unusable_reason="",
+        )  # fmt: skip
 
         def count(state: str) -> Coalesce:
-            counted = live.filter(state=state).order_by().values("comparison__batch")
+            counted = work.filter(state=state).order_by().values("batch")
             total = counted.annotate(n=models.Count("pk")).values("n")
             return Coalesce(models.Subquery(total), 0)
 
         comparisons = Comparison.objects.filter(batch=models.OuterRef("pk"), unusable_reason="")
-        grouped = comparisons.order_by().values("batch").annotate(n=models.Count("pk")).values("n")
+        grouped = comparisons.order_by().values("batch")
+        counted = grouped.annotate(n=models.Count("pk")).values("n")
+        wanted = grouped.annotate(n=models.Sum("overlap")).values("n")
         return self.annotate(
-            comparison_count=Coalesce(models.Subquery(grouped), 0),
+            comparison_count=Coalesce(models.Subquery(counted), 0),
+            wanted_count=Coalesce(models.Subquery(wanted), 0),
             recorded_count=count(Annotation.State.RECORDED),
             leased_count=count(Annotation.State.LEASED),
         )
@@ -64,6 +71,9 @@ class Batch(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
     week = models.PositiveIntegerField(null=True, help_text="1, 2 …; imported batches have none")
     overlap = models.PositiveSmallIntegerField(default=1, help_text="annotators per comparison")
+    dual_share = models.FloatField(
+        default=0.0, help_text="share of comparisons that two people judge, where overlap is 1"
+    )
     quota = models.PositiveIntegerField(null=True, help_text="closes after this many annotations")
     deadline = models.DateTimeField(null=True)
     most_per_annotator = models.PositiveIntegerField(
@@ -94,6 +104,9 @@ class Batch(models.Model):
                 condition=one_of("state", ["draft", "open", "closing", "closed"]),
             ),
             models.CheckConstraint(name="batch_overlap_positive", condition=Q(overlap__gte=1)),
+            models.CheckConstraint(
+                name="batch_dual_share_is_share", condition=Q(dual_share__gte=0, dual_share__lte=1)
+            ),
         ]
         indexes = [models.Index(fields=["state", "criterion"], name="batch_state_criterion")]
 
@@ -110,6 +123,7 @@ class Batch(models.Model):
             criterion=criterion,
             week=week,
             overlap=settings.OVERLAP,
+            dual_share=settings.DUAL_SHARE,
             is_filled=is_filled,
         )
 
@@ -135,7 +149,7 @@ class Batch(models.Model):
         from annotation_app.models.annotation import Annotation
 
         leased = Annotation.objects.filter(
-            comparison__batch=self,
+            batch=self,
             state=Annotation.State.LEASED,
             lease_expires_at__gt=timezone.now(),
         )
@@ -153,9 +167,7 @@ class Batch(models.Model):
     def recorded(self) -> int:
         from annotation_app.models.annotation import Annotation
 
-        return Annotation.objects.filter(
-            comparison__batch=self, state=Annotation.State.RECORDED
-        ).count()
+        return Annotation.objects.work().filter(batch=self).count()
 
     def _move(self, old: str, new: str, **fields: object) -> None:
         moved = Batch.objects.filter(pk=self.pk, state=old).update(state=new, **fields)

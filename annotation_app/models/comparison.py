@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from django.db import models
 from django.db.models import F, Q
 
@@ -13,6 +15,27 @@ from annotation_app.models.dialogue import Prompt, Response
 class ComparisonQuerySet(models.QuerySet["Comparison"]):
     def usable(self) -> ComparisonQuerySet:
         return self.filter(unusable_reason="")
+
+    def unanimous(self) -> ComparisonQuerySet:
+        """Judged by several, all clearly for the same response; newest first, no references.
+
+        Adds ``preferred`` and ``judged``.
+        """
+        work = Q(annotations__purpose="work", annotations__state="recorded")
+        clearly = Q(annotations__strength__in=["significantly_better", "better"])
+        return (
+            self.usable()
+            .filter(work, overlap__gt=1, reference__isnull=True)
+            .annotate(
+                judged=models.Count("annotations"),
+                clear=models.Count("annotations", filter=clearly),
+                preferred=models.Min("annotations__choice"),
+                most=models.Max("annotations__choice"),
+            )
+            .filter(judged__gt=1, clear=F("judged"), preferred=F("most"))
+            .exclude(preferred="tie")
+            .order_by("-pk")
+        )
 
 
 class Comparison(models.Model):
@@ -78,14 +101,17 @@ class Comparison(models.Model):
         cls, batch: Batch, prompt: Prompt, response_a: Response, response_b: Response
     ) -> Comparison:
         """Ask this question in a batch; answers nobody could tell apart are never served."""
+        overlap = batch.overlap
+        if overlap == 1 and random.random() < batch.dual_share:
+            overlap = 2
         return cls.objects.create(
             batch=batch,
             criterion=batch.criterion,
             prompt=prompt,
             response_a=response_a,
             response_b=response_b,
-            overlap=batch.overlap,
-            open_slots=batch.overlap,
+            overlap=overlap,
+            open_slots=overlap,
             unusable_reason=unusable_reason(response_a.text, response_b.text),
         )
 

@@ -8,12 +8,16 @@ constraints on slots and people decide, and the loser of a race draws again.
 
 A draw goes on behind the comparison that this person drew last, so it costs the same in a batch of
 a thousand and of a million; only when nothing is left there does it look at the whole batch again.
+
+By chance, at the rates that the organisation has set, a draw gives no work but a probe: a reference
+comparison, whose answer is known, or one that the person has judged days ago, its sides exchanged.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import random
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -26,13 +30,16 @@ from django.utils import timezone
 
 TRIES = 5
 BLOCK = 10  # draws, in half of which response a stands left
+RE_SERVE_DAYS = 14  # how far back work may lie that is served again
 
 SEAT = """
 SELECT draws, sides, last_priority, last_comparison,
   (SELECT min(a.id) FROM annotation_app_annotation a
-     JOIN annotation_app_comparison c ON c.id = a.comparison_id
-   WHERE a.annotator_id = %(annotator)s AND a.state = 'leased' AND a.purpose = 'work'
-     AND c.batch_id = %(batch)s AND a.id <> %(beside)s AND a.lease_expires_at > %(now)s)
+   WHERE a.annotator_id = %(annotator)s AND a.state = 'leased' AND a.batch_id = %(batch)s
+     AND a.id <> %(beside)s AND a.lease_expires_at > %(now)s),
+  (SELECT o.reference_rate FROM annotation_app_organisation o),
+  (SELECT o.re_serve_rate FROM annotation_app_organisation o),
+  (SELECT o.re_serve_after_days FROM annotation_app_organisation o)
 FROM annotation_app_seat WHERE annotator_id = %(annotator)s AND batch_id = %(batch)s"""
 TAKE_SEAT = """
 INSERT INTO annotation_app_seat (annotator_id, batch_id, draws, sides)
@@ -71,23 +78,51 @@ RETURNING id, priority, overlap"""
 BEHIND_THE_LAST = "c.priority = %(last_priority)s AND c.id > %(last_comparison)s"
 WHERES = (BEHIND_THE_LAST, "c.priority < %(last_priority)s", "1 = 1")
 SKIP_LOCKED = "FOR UPDATE OF c SKIP LOCKED"
-LEASE = """
+GIVE = """
 INSERT INTO annotation_app_annotation
-  (comparison_id, annotator_id, purpose, state, slot, overlap, shown_left, choice, strength,
-   guideline_version, reason, leased_at, lease_expires_at)
-SELECT {comparison}, %(annotator)s, 'work', 'leased',
+  (batch_id, annotator_id, state, choice, strength, reason, leased_at, lease_expires_at,
+   guideline_version, comparison_id, purpose, overlap, shown_left, slot)
+SELECT %(batch)s, %(annotator)s, 'leased', '', '', '', %(now)s, %(expires)s,
+  (SELECT coalesce(max(g.version), 1) FROM annotation_app_guideline g
+   WHERE g.criterion = (SELECT b.criterion FROM annotation_app_batch b WHERE b.id = %(batch)s)),
+  """
+LEASE = (
+    GIVE
+    + """{comparison}, 'work', {overlap}, {shown_left},
   (WITH RECURSIVE slots(n) AS (
      SELECT 0 UNION ALL SELECT n + 1 FROM slots WHERE n + 1 < {overlap})
    SELECT min(n) FROM slots WHERE n NOT IN (
      SELECT slot FROM annotation_app_annotation
-     WHERE comparison_id = {comparison} AND state IN ('leased', 'recorded'))),
-  {overlap}, {shown_left}, '', '',
-  (SELECT coalesce(max(g.version), 1) FROM annotation_app_guideline g
-   WHERE g.criterion = (SELECT b.criterion FROM annotation_app_batch b WHERE b.id = %(batch)s)),
-  '', %(now)s, %(expires)s
+     WHERE comparison_id = {comparison} AND state IN ('leased', 'recorded')))
 {source} RETURNING id"""
+)
 LEASE_PICKED = LEASE.format(
     comparison="%(comparison)s", overlap="%(overlap)s", shown_left="%(shown_left)s", source=""
+)
+OF_THE_CRITERION = """
+  c.criterion = (SELECT b.criterion FROM annotation_app_batch b WHERE b.id = %(batch)s)"""
+REFERENCE = (
+    GIVE
+    + f"""c.id, 'reference', c.overlap, %(shown_left)s, NULL
+FROM annotation_app_comparison c JOIN annotation_app_reference r ON r.comparison_id = c.id
+WHERE r.retired_at IS NULL AND {OF_THE_CRITERION} AND {MAY_WORK}
+  AND 0 = (
+    SELECT count(*) FROM annotation_app_annotation a
+    WHERE a.comparison_id = c.id AND a.annotator_id = %(annotator)s AND a.state <> 'expired')
+ORDER BY random() LIMIT 1 RETURNING id"""
+)
+RE_SERVE = (
+    GIVE
+    + f"""c.id, 're-serve', c.overlap, CASE w.shown_left WHEN 'a' THEN 'b' ELSE 'a' END, NULL
+FROM annotation_app_annotation w JOIN annotation_app_comparison c ON c.id = w.comparison_id
+WHERE w.annotator_id = %(annotator)s AND w.purpose = 'work' AND w.state = 'recorded'
+  AND w.leased_at >= %(since)s AND w.leased_at <= %(until)s
+  AND {OF_THE_CRITERION} AND {MAY_WORK}
+  AND 0 = (
+    SELECT count(*) FROM annotation_app_annotation a
+    WHERE a.comparison_id = c.id AND a.annotator_id = %(annotator)s AND a.purpose = 're-serve'
+      AND a.state <> 'expired')
+ORDER BY w.leased_at LIMIT 1 RETURNING id"""
 )
 MOVE_SEAT = """
 UPDATE annotation_app_seat SET draws = %(draws)s, sides = %(sides)s,
@@ -102,7 +137,7 @@ UPDATE annotation_app_annotation SET state = 'recorded', choice = %(choice)s,
 WHERE id = %(annotation)s AND annotator_id = %(annotator)s AND state = 'leased'"""
 
 # PostgreSQL answers in one statement what otherwise are five and a transaction. It draws behind the
-# last comparison only; where that gives nothing, the statements above look at the whole batch.
+# last comparison only, and only work; where that gives nothing, the statements above do the rest.
 AT_ONCE = """
 WITH recorded AS ({record} RETURNING id),
 seat AS (
@@ -112,10 +147,8 @@ seat AS (
   WHERE annotator_id = %(annotator)s AND batch_id = %(batch)s FOR UPDATE),
 held AS (
   SELECT min(a.id) AS id FROM annotation_app_annotation a
-    JOIN annotation_app_comparison c ON c.id = a.comparison_id
-  WHERE a.annotator_id = %(annotator)s AND a.state = 'leased' AND a.purpose = 'work'
-    AND c.batch_id = %(batch)s AND a.id NOT IN (%(beside)s, %(annotation)s)
-    AND a.lease_expires_at > %(now)s),
+  WHERE a.annotator_id = %(annotator)s AND a.state = 'leased' AND a.batch_id = %(batch)s
+    AND a.id NOT IN (%(beside)s, %(annotation)s) AND a.lease_expires_at > %(now)s),
 picked AS ({pick}),
 leased AS ({lease}),
 moved AS (
@@ -128,7 +161,9 @@ AT_ONCE = AT_ONCE.format(
     pick=PICK.format(
         may_work=MAY_WORK,
         where="c.priority = (SELECT last_priority FROM seat)"
-        " AND c.id > (SELECT last_comparison FROM seat) AND (SELECT id FROM held) IS NULL",
+        " AND c.id > (SELECT last_comparison FROM seat) AND (SELECT id FROM held) IS NULL"
+        " AND %(chance)s >= coalesce((SELECT o.reference_rate + o.re_serve_rate"
+        " FROM annotation_app_organisation o), 0)",
         lock=SKIP_LOCKED,
     ),
     lease=LEASE.format(
@@ -141,14 +176,14 @@ AT_ONCE = AT_ONCE.format(
 
 
 QUESTION = """
-SELECT a.id, a.annotator_id, a.state, a.purpose, a.shown_left, c.criterion, c.batch_id,
+SELECT a.id, a.annotator_id, a.state, a.purpose, a.shown_left, b.criterion, a.batch_id,
   b.state, a.guideline_version{texts}
 FROM annotation_app_annotation a
-JOIN annotation_app_comparison c ON c.id = a.comparison_id
-JOIN annotation_app_batch b ON b.id = c.batch_id{joins}
+JOIN annotation_app_batch b ON b.id = a.batch_id{joins}
 WHERE a.id = %s"""
 TEXTS = ", p.messages, l.text, r.text"
 JOINS = """
+JOIN annotation_app_comparison c ON c.id = a.comparison_id
 JOIN annotation_app_prompt p ON p.id = c.prompt_id
 JOIN annotation_app_response l ON l.id =
   CASE a.shown_left WHEN 'a' THEN c.response_a_id ELSE c.response_b_id END
@@ -213,7 +248,7 @@ def lease_next(annotator: int, batch: int, beside: int = 0) -> int | None:
     for _ in range(TRIES):
         try:
             with _write_turn(), transaction.atomic():
-                return _lease_next(annotator, batch, beside)
+                return _lease_next(annotator, batch, beside, random.random())
         except IntegrityError:
             continue  # someone took that slot between our read and our write
     return None
@@ -232,7 +267,7 @@ def record_and_lease_next(
                 return _record_and_lease_at_once(annotation, annotator, answer, batch, beside)
             with _write_turn(), transaction.atomic():
                 recorded = record(annotation, annotator, answer)
-                return recorded, _lease_next(annotator, batch, beside)
+                return recorded, _lease_next(annotator, batch, beside, random.random())
         except IntegrityError:
             continue
     return record(annotation, annotator, answer), None
@@ -247,6 +282,7 @@ def _record_and_lease_at_once(
         "beside": beside, "fresh_sides": balanced_sides(), "now": now,
         "today": _midnight(now),
         "expires": now + timedelta(seconds=settings.LEASE_SECONDS),
+        "chance": random.random(),
     }  # fmt: skip
     # One statement is a transaction; inside another one, as in tests, a failure must not end that.
     around = transaction.atomic() if connection.in_atomic_block else nullcontext()
@@ -255,7 +291,7 @@ def _record_and_lease_at_once(
         recorded, held, leased = cursor.fetchone()
     if held is None and leased is None:
         with transaction.atomic():
-            leased = _lease_next(annotator, batch, beside)
+            leased = _lease_next(annotator, batch, beside, known["chance"])
     return now if recorded else None, held or leased
 
 
@@ -268,29 +304,55 @@ def record(annotation: int, annotator: int, answer: Mapping[str, Any]) -> dateti
         return now if cursor.rowcount == 1 else None
 
 
-def _lease_next(annotator: int, batch: int, beside: int) -> int | None:
+def _lease_next(annotator: int, batch: int, beside: int, chance: float) -> int | None:
     now = timezone.now()
     known: dict[str, Any] = {"annotator": annotator, "batch": batch, "beside": beside}
     known |= {"now": _stored(now), "today": _stored(_midnight(now))}
+    known["expires"] = _stored(now + timedelta(seconds=settings.LEASE_SECONDS))
     with connection.cursor() as cursor:
-        draws, sides, priority, comparison, held = _seat(cursor, known)
-        if held is not None:
-            return int(held)
-        known |= {"last_priority": priority, "last_comparison": comparison}
-        picked = _pick(cursor, known)
-        if picked is None:
+        seat = _seat(cursor, known)
+        if seat.held is not None:
+            return seat.held
+        sides = balanced_sides() if seat.draws % BLOCK == 0 else seat.sides
+        known |= {"last_priority": seat.priority, "last_comparison": seat.comparison}
+        known |= {"sides": sides, "shown_left": sides[seat.draws % BLOCK], "draws": seat.draws + 1}
+        if chance < seat.reference_rate + seat.re_serve_rate:
+            probe = _probe(cursor, known, seat, now, is_reference=chance < seat.reference_rate)
+            if probe is not None:
+                return probe
+        return _work(cursor, known)
+
+
+def _work(cursor: Any, known: dict[str, Any]) -> int | None:
+    picked = _pick(cursor, known)
+    if picked is None:
+        return None
+    comparison, priority, overlap = picked
+    known |= {"comparison": comparison, "overlap": overlap}
+    known |= {"last_comparison": comparison, "last_priority": priority}
+    cursor.execute(LEASE_PICKED, known)
+    (leased,) = cursor.fetchone()
+    cursor.execute(MOVE_SEAT, known)
+    return int(leased)
+
+
+def _probe(
+    cursor: Any, known: dict[str, Any], seat: Place, now: datetime, *, is_reference: bool
+) -> int | None:
+    """A reference comparison or a re-serve that this person has not had; None without one."""
+    if is_reference:
+        cursor.execute(REFERENCE, known)
+        if (found := cursor.fetchone()) is None:
             return None
-        comparison, priority, overlap = picked
-        if draws % BLOCK == 0:
-            sides = balanced_sides()
-        known |= {"comparison": comparison, "last_comparison": comparison}
-        known |= {"last_priority": priority, "overlap": overlap}
-        known |= {"sides": sides, "shown_left": sides[draws % BLOCK], "draws": draws + 1}
-        known["expires"] = _stored(now + timedelta(seconds=settings.LEASE_SECONDS))
-        cursor.execute(LEASE_PICKED, known)
-        (leased,) = cursor.fetchone()
         cursor.execute(MOVE_SEAT, known)
-        return int(leased)
+        return int(found[0])
+    until = now - timedelta(days=seat.re_serve_after_days)
+    oldest = until - timedelta(days=RE_SERVE_DAYS)
+    for since in (oldest + random.random() * (until - oldest), oldest):
+        cursor.execute(RE_SERVE, known | {"since": _stored(since), "until": _stored(until)})
+        if (found := cursor.fetchone()) is not None:
+            return int(found[0])
+    return None
 
 
 @contextmanager
@@ -323,7 +385,20 @@ def balanced_sides() -> str:
     return "".join(sides)
 
 
-def _seat(cursor: Any, known: dict[str, Any]) -> Any:
+class Place(NamedTuple):
+    """A row of SEAT: where a person stands in the batch, and how often they get a probe."""
+
+    draws: int
+    sides: str
+    priority: int | None
+    comparison: int | None
+    held: int | None
+    reference_rate: float
+    re_serve_rate: float
+    re_serve_after_days: int
+
+
+def _seat(cursor: Any, known: dict[str, Any]) -> Place:
     lock = " FOR UPDATE" if connection.features.has_select_for_update else ""
     cursor.execute(SEAT + lock, known)
     found = cursor.fetchone()
@@ -331,7 +406,7 @@ def _seat(cursor: Any, known: dict[str, Any]) -> Any:
         cursor.execute(TAKE_SEAT, known)
         cursor.execute(SEAT + lock, known)
         found = cursor.fetchone()
-    return found
+    return Place(*found[:5], *(value or 0 for value in found[5:]))
 
 
 def _pick(cursor: Any, known: dict[str, Any]) -> Any:

@@ -31,6 +31,7 @@ class Person(AbstractUser):
     skills = models.ManyToManyField(Skill, blank=True, related_name="people")
     paused_reason = models.CharField(max_length=300, blank=True, default="")
     paused_at = models.DateTimeField(null=True, blank=True)
+    resumed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = [
@@ -66,8 +67,9 @@ class Person(AbstractUser):
         self.save(update_fields=["paused_reason", "paused_at"])
 
     def resume(self) -> None:
-        self.paused_reason, self.paused_at = "", None
-        self.save(update_fields=["paused_reason", "paused_at"])
+        """End the pause; answers from before it no longer count towards another one."""
+        self.paused_reason, self.paused_at, self.resumed_at = "", None, timezone.now()
+        self.save(update_fields=["paused_reason", "paused_at", "resumed_at"])
 
     def one_time_sign_in_path(self) -> str:
         """A path that signs this person in once; it ends with its use, or after some hours."""

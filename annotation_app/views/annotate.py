@@ -62,7 +62,7 @@ def annotate(request: HttpRequest) -> HttpResponse:
 def _recorded_by(who: Person, batch: Batch | None) -> int:
     if batch is None:
         return 0
-    return Annotation.objects.recorded().filter(annotator=who, comparison__batch=batch).count()
+    return Annotation.objects.recorded().filter(annotator=who, batch=batch).count()
 
 
 @require_GET

@@ -31,7 +31,7 @@ def batches(request: HttpRequest) -> HttpResponse:
 @researcher_required
 def batch(request: HttpRequest, pk: int) -> HttpResponse:
     found = get_object_or_404(Batch.objects.with_progress(), pk=pk)
-    work = Annotation.objects.work().filter(comparison__batch=found)
+    work = Annotation.objects.work().filter(batch=found)
     strengths = dict(work.values_list("strength").annotate(n=Count("pk")))
     mix = [(s.label, strengths.get(s.value, 0)) for s in Strength]
     mix.append(("Unknown", strengths.get("", 0)))

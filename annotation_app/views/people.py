@@ -16,7 +16,6 @@ from annotation_app import keys
 from annotation_app.access import administrator_required, person, refusal_page, signed_in
 from annotation_app.forms import (
     InvitationForm,
-    PauseForm,
     PersonForm,
     PreferencesForm,
     SkillForm,
@@ -122,7 +121,7 @@ def add_skill(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @administrator_required
 def one_person(request: HttpRequest, pk: int) -> HttpResponse:
-    """Someone's role and skills, and whether they are paused."""
+    """Someone's role and skills."""
     who = get_object_or_404(Person, pk=pk)
     form = PersonForm(request.POST or None, instance=who)
     if request.method == "POST" and form.is_valid():
@@ -132,26 +131,6 @@ def one_person(request: HttpRequest, pk: int) -> HttpResponse:
         messages.success(request, "Saved.")
         return redirect("person", who.pk)
     return render(request, "people/person.html", {"who": who, "form": form})
-
-
-@require_POST
-@administrator_required
-def pause_person(request: HttpRequest, pk: int) -> HttpResponse:
-    who, form = get_object_or_404(Person, pk=pk), PauseForm(request.POST)
-    if not form.is_valid():
-        return refusal_page(request, str(form.errors["reason"][0]), 400)
-    who.pause(form.cleaned_data["reason"])
-    messages.success(request, f"{who} gets no more work until the pause is ended.")
-    return redirect("person", who.pk)
-
-
-@require_POST
-@administrator_required
-def resume_person(request: HttpRequest, pk: int) -> HttpResponse:
-    who = get_object_or_404(Person, pk=pk)
-    who.resume()
-    messages.success(request, f"{who} gets work again.")
-    return redirect("person", who.pk)
 
 
 @require_POST

@@ -182,6 +182,7 @@ def test_database_refuses_a_second_live_annotation_in_a_slot():
     with pytest.raises(IntegrityError), transaction.atomic():
         Annotation.objects.create(
             comparison=annotation.comparison,
+            batch=batch,
             annotator=charlie,
             slot=0,
             shown_left="a",

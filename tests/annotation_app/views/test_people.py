@@ -1,4 +1,4 @@
-"""/people, /preferences and /organisation: roles, skills, pauses, and one's own settings."""
+"""/people, /preferences and /organisation: roles, skills, and one's own settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from django.urls import reverse
 from annotation_app.models import Organisation, Person, Skill
 
 pytestmark = pytest.mark.django_db
+CHECKS = {
+    "reference_rate": "0.05", "re_serve_rate": "0.02", "re_serve_after_days": "2",
+    "fewest_probes": "12", "least_skill": "0.7", "least_self_agreement": "0.65",
+    "most_on_one_side": "0.85",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -29,15 +34,6 @@ def test_a_skill_is_added_once(as_dora):
     answer = as_dora.post(reverse("add_skill"), {"name": "German"})
     assert answer.status_code == 400
     assert "already exists" in answer.content.decode()
-
-
-def test_pause_and_its_end(as_dora, bob):
-    address = reverse("pause_person", args=[bob.pk])
-    assert as_dora.post(address, {"reason": ""}).status_code == 400
-    as_dora.post(address, {"reason": "Too fast."})
-    assert "Too fast." in as_dora.get(reverse("person", args=[bob.pk])).content.decode()
-    as_dora.post(reverse("resume_person", args=[bob.pk]))
-    assert Person.objects.get(pk=bob.pk).paused_reason == ""
 
 
 def test_the_last_administrator_keeps_the_role(as_dora, dora):
@@ -66,12 +62,12 @@ def test_free_text_is_no_key_layout(as_bob, bob):
 
 
 def test_the_organisation_decides(as_dora):
-    fields = {"safety_warning": "Careful.", "safety_daily_cap": "50"}
+    fields = {**CHECKS, "safety_warning": "Careful.", "safety_daily_cap": "50"}
     as_dora.post(reverse("organisation"), fields)
     found = Organisation.current()
     assert (found.safety_warning, found.safety_daily_cap) == ("Careful.", 50)
     assert not found.safety_is_veiled
-    answer = as_dora.post(reverse("organisation"), {"safety_daily_cap": "-1"})
+    answer = as_dora.post(reverse("organisation"), fields | {"safety_daily_cap": "-1"})
     assert answer.status_code == 400
     assert Organisation.current().safety_daily_cap == 50
 

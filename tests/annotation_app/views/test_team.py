@@ -55,8 +55,8 @@ def test_left_bias_and_pace(bob):
     Annotation.objects.update(shown_left="a")
     (found,) = team.annotator_figures(Annotation.objects.all())
     assert (found.recorded, found.seconds_each, found.hours) == (4, 30, 120 / 3600)
-    assert found.left[:1] + found.left[3:] == (0.75, 4)
-    assert found.left.low < 0.5 < found.left.high
+    assert found.quality.left[:1] + found.quality.left[3:] == (0.75, 4)
+    assert found.quality.left.low < 0.5 < found.quality.left.high
     assert found.per_hour == pytest.approx(120)
 
 
