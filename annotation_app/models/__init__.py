@@ -23,6 +23,7 @@ from annotation_app.models.resampled import Resampled
 from annotation_app.models.round import Round
 from annotation_app.models.run import Run, RunInput
 from annotation_app.models.seat import Seat
+from annotation_app.models.sign_in import SignIn
 from annotation_app.models.skill import Skill
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "RunInput",
     "Seat",
     "Side",
+    "SignIn",
     "Skill",
     "Snapshot",
     "Split",
