@@ -40,7 +40,8 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> F
 def per_day(counts: Mapping[str, int], title: str) -> Figure:
     """A bar for each day."""
     bars = {"type": "bar", "x": list(counts), "y": list(counts.values())}
-    return {"data": [bars], "layout": _layout(title, xaxis={"type": "category"})}
+    count = {"range": [0, max([5, *counts.values()]) * 1.1], "tickformat": ",d"}
+    return {"data": [bars], "layout": _layout(title, xaxis={"type": "category"}, yaxis=count)}
 
 
 def accuracy_by_strength(checkpoints: Iterable[Checkpoint]) -> Figure:

@@ -93,7 +93,8 @@ LEASE = (
      SELECT 0 UNION ALL SELECT n + 1 FROM slots WHERE n + 1 < {overlap})
    SELECT min(n) FROM slots WHERE n NOT IN (
      SELECT slot FROM annotation_app_annotation
-     WHERE comparison_id = {comparison} AND state IN ('leased', 'recorded')))
+     WHERE comparison_id = {comparison} AND slot IS NOT NULL
+       AND state IN ('leased', 'recorded')))
 {source} RETURNING id"""
 )
 LEASE_PICKED = LEASE.format(
@@ -245,13 +246,14 @@ def lease_next(annotator: int, batch: int, beside: int = 0) -> int | None:
     What the annotator holds already, other than ``beside``, comes first: so nobody holds more than
     the comparison in view and the one after it. None when nothing is left for them.
     """
-    for _ in range(TRIES):
+    for tries_left in reversed(range(TRIES)):
         try:
             with _write_turn(), transaction.atomic():
                 return _lease_next(annotator, batch, beside, random.random())
-        except IntegrityError:
-            continue  # someone took that slot between our read and our write
-    return None
+        except IntegrityError:  # someone took that slot between our read and our write
+            if not tries_left:
+                raise
+    raise AssertionError(TRIES)
 
 
 def record_and_lease_next(

@@ -108,6 +108,18 @@ def test_a_reference_takes_no_slot_and_becomes_no_pair(bob, alice):
     assert batch.recorded() == 0
 
 
+def test_a_reference_to_one_is_work_to_another(bob, charlie, alice):
+    batch = open_batch(comparisons=1)
+    Reference.set(batch.comparisons.get(), "a", "Plainly.", by=alice)
+    rates(reference=0.5)
+    the_reference(bob, batch).record(**ANSWER)
+    Organisation.objects.update(reference_rate=0)
+    leased = Annotation.objects.lease_next(charlie, batch)
+    assert (leased.purpose, leased.slot) == ("work", 0)
+    leased.record(**ANSWER)
+    assert Comparison.objects.get().open_slots == 0
+
+
 @pytest.mark.parametrize("end", ["release", "skip", "expire"])
 def test_a_reference_given_back_frees_no_slot(bob, alice, end):
     (known,) = closed_batch_with_references(alice, 1)
