@@ -45,11 +45,20 @@ while True:
 DUMP = """
 import json
 from annotation_app.models import *
-fields = ("id", "comparison", "annotator", "state", "slot", "shown_left", "choice", "strength")
+fields = (
+    "id", "comparison", "annotator", "state", "slot", "shown_left", "choice", "strength", "purpose"
+)
 print(json.dumps({
     "annotations": list(Annotation.objects.values_list(*fields)),
     "comparisons": list(Comparison.objects.values_list("id", "overlap", "open_slots")),
 }))
+"""
+PROBES = """
+from annotation_app.models import Comparison, Organisation, Person, Reference
+by = Person.objects.first()
+Organisation.objects.create(pk=1, reference_rate=0.1, pauses_by_itself=False)
+for known in Comparison.objects.order_by("?")[:40]:
+    Reference.set(known, "a", "Only to be served.", by=by)
 """
 DROP = """
 from django.db import connection
@@ -67,6 +76,8 @@ class Findings:
     acknowledged: int = 0
     recorded: int = 0
     surplus: int = 0
+    references: int = 0
+    """Of the recorded ones; they hold no slot."""
     expired: int = 0
     client_kills: int = 0
     server_kills: int = 0
@@ -104,6 +115,7 @@ def prove(
         Item(f"Question {n}?", "One answer.", "Another.") for n in range(annotators * answers // 2)
     ]
     server.start(items, annotators, overlap=2)
+    server.manage("shell", "--no-imports", "-c", PROBES)
     if not slot_constraint:
         server.manage("shell", "--no-imports", "-c", DROP)
     sweeper = subprocess.Popen(
@@ -169,14 +181,16 @@ def compare(server: Tandem, log: Path, findings: Findings) -> None:
         findings.refused += 1
         print(f"#{number} was refused: {why}", file=sys.stderr)
     for number, preference in acknowledged.items():
-        _, _, _, state, _, shown_left, choice, strength = rows[number]
+        _, _, _, state, _, shown_left, choice, strength, _ = rows[number]
         side = "left" if choice == shown_left else "right"
         findings.missing += state not in ("recorded", "surplus")
         findings.altered += f"{side}_{strength}" != preference
     recorded = [row for row in rows.values() if row[3] == "recorded"]
     findings.unknown = sum(row[0] not in sent for row in recorded)
-    by_comparison = Counter(row[1] for row in recorded)
-    findings.doubled = len(recorded) - len({(row[1], row[4]) for row in recorded})
+    work = [row for row in recorded if row[8] == "work"]
+    findings.references = len(recorded) - len(work)
+    by_comparison = Counter(row[1] for row in work)
+    findings.doubled = len(work) - len({(row[1], row[4]) for row in work})
     findings.doubled += len(recorded) - len({(row[1], row[2]) for row in recorded})
     findings.stuck = states["leased"]
     for comparison, overlap, open_slots in found["comparisons"]:
