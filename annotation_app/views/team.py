@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET
 from annotation_app import figures
 from annotation_app import team as work
 from annotation_app.access import person, reviewer_required, signed_in
-from annotation_app.models import Annotation, Criterion
+from annotation_app.models import Annotation, Criterion, Review
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
 DAYS = 14
@@ -33,11 +33,15 @@ def my_work(request: HttpRequest) -> HttpResponse:
     ]
     newest = mine.exclude(recorded_at=None).select_related("comparison__prompt")
     days = work.per_day(mine, DAYS)
+    feedback = list(Review.objects.feedback_for(person(request)).with_answers()[:NEWEST])
     page = {
         "periods": [(name, found[0] if found else None) for name, found in rows],
         "days": days,
         "per_day": figures.per_day(days, "Your annotations on each day"),
         "newest": newest.order_by("-recorded_at")[:NEWEST],
+        "sent_back": Review.objects.sent_back_to(person(request)).with_answers(),
+        "feedback": feedback,
+        "news": [review.pk for review in feedback if review.seen_at is None],
     }
     return render(request, "team/my_work.html", page)
 
