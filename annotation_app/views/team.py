@@ -33,13 +33,17 @@ def my_work(request: HttpRequest) -> HttpResponse:
     ]
     newest = mine.exclude(recorded_at=None).select_related("comparison__prompt")
     days = work.per_day(mine, DAYS)
-    feedback = list(Review.objects.feedback_for(person(request)).with_answers()[:NEWEST])
+    sent_back = list(Review.objects.sent_back_to(person(request)).with_answers())
+    received = Review.objects.feedback_for(person(request)).exclude(
+        pk__in=[r.pk for r in sent_back]
+    )
+    feedback = list(received.with_answers()[:NEWEST])
     page = {
         "periods": [(name, found[0] if found else None) for name, found in rows],
         "days": days,
         "per_day": figures.per_day(days, "Your annotations on each day"),
         "newest": newest.order_by("-recorded_at")[:NEWEST],
-        "sent_back": Review.objects.sent_back_to(person(request)).with_answers(),
+        "sent_back": sent_back,
         "feedback": feedback,
         "news": [review.pk for review in feedback if review.seen_at is None],
     }

@@ -51,6 +51,11 @@ addEventListener("keydown", (event) => {
   press(found);
 });
 
+edit?.addEventListener("toggle", () => {
+  const box = document.getElementById("edit-feedback");
+  if (edit.open) box.value ||= feedback.value;
+});
+
 for (const form of review.querySelectorAll("form")) {
   form.addEventListener("submit", (event) => {
     if (isSent) return event.preventDefault();
