@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from django import forms
 
 from annotation_app.models import (
+    Annotation,
     AttackVector,
     Batch,
     Comparison,
     Criterion,
     Organisation,
     Person,
+    Review,
     RiskCategory,
     Side,
     Skill,
     Strength,
 )
+from annotation_app.models.annotation import AnnotationQuerySet
 from annotation_app.models.leases import Question
 
 STRENGTHS = list(Strength)
@@ -28,6 +32,7 @@ SAFE = {  # which of the two are safe: (left, right)
     "neither": (False, False),
     "right": (False, True),
 }
+SAFE_LABELS = {"left": "only left", "both": "both", "neither": "neither", "right": "only right"}
 CHOOSE = "Choose which response is better, and how much."
 WHICH_ARE_SAFE = "Say which of the two responses are safe."
 CONTRADICTION = (
@@ -250,3 +255,100 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = Person
         fields = ("username", "role")
+
+
+# --- reviews -------------------------------------------------------------------------------------
+
+WHY = "Say why: the annotator will read it."
+
+
+def as_given(annotation: Annotation) -> dict[str, str]:
+    """A stored judgement as the annotator gave it: left and right, as ``AnnotationForm`` has them.
+
+    The way back from ``AnnotationForm.answer``. Empty where there is nothing of the kind.
+    """
+    side = "left" if annotation.choice == annotation.shown_left else "right"
+    preference = f"{side}_{annotation.strength}"
+    marks = (annotation.a_safe, annotation.b_safe)
+    if annotation.shown_left != Side.A:
+        marks = marks[::-1]
+    return {
+        "preference": preference if preference in PREFERENCES else "",
+        "safe": next((name for name, safe in SAFE.items() if safe == marks), ""),
+    }
+
+
+def in_words(annotation: Annotation) -> str:
+    """A stored judgement as a phrase: "Left slightly better; safe: both"."""
+    given = as_given(annotation)
+    offered = {p.value: f"{p.side.capitalize()} {p.label.lower()}" for p in preferences()}
+    said = offered.get(given["preference"], "No side")
+    return f"{said}; safe: {SAFE_LABELS[given['safe']]}" if given["safe"] else said
+
+
+class ReviewFilterForm(forms.Form):
+    """Which answers a reviewer wants to see. Its fields are all that an address may ask for."""
+
+    criterion = forms.ChoiceField(
+        choices=[("", "both"), *Criterion.choices],
+        required=False,
+        error_messages={"invalid_choice": "There is no criterion of that name."},
+    )
+    annotator = forms.ModelChoiceField(
+        Person.objects.all(),
+        to_field_name="username",
+        required=False,
+        widget=forms.TextInput(attrs={"list": "annotators", "autocomplete": "off"}),
+        error_messages={"invalid_choice": "There is nobody of that name."},
+    )
+    batch = forms.ModelChoiceField(
+        Batch.objects.exclude(state=Batch.State.DRAFT).filter(week__isnull=False).order_by("-pk"),
+        required=False,
+        empty_label="all",
+        error_messages={"invalid_choice": "There is no such batch."},
+    )
+    show = forms.ChoiceField(  # veiled texts: this one, or all that follow
+        choices=[("1", ""), ("all", "")], required=False, widget=forms.HiddenInput
+    )
+
+    def narrow(self, annotations: AnnotationQuerySet) -> AnnotationQuerySet:
+        """Those of the annotations that are asked for."""
+        columns = {
+            "criterion": "comparison__criterion",
+            "annotator": "annotator",
+            "batch": "batch",
+        }
+        asked = {columns[name]: self.cleaned_data[name] for name in columns}
+        return annotations.filter(**{column: value for column, value in asked.items() if value})
+
+    def query(self) -> str:
+        """What was asked for, as the end of an address that leads to another answer."""
+        asked = {name: self.data.get(name, "") for name in self.fields}
+        once = {"show": "1"}
+        return urlencode({k: v for k, v in asked.items() if v and once.get(k) != v})
+
+
+class ReviewForm(forms.Form):
+    """A decision with what the annotator will read."""
+
+    decision = forms.ChoiceField(
+        choices=Review.Decision.choices,
+        error_messages={"required": "Approve, edit, send back or reject."},
+    )
+    feedback = forms.CharField(
+        max_length=1_000, required=False, widget=forms.Textarea(attrs={"rows": 2})
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        needs_why = (Review.Decision.REJECTED, Review.Decision.SENT_BACK)
+        if cleaned.get("decision") in needs_why and cleaned.get("feedback") == "":
+            self.add_error("feedback", WHY)
+        return cleaned
+
+
+class FeedbackSeenForm(forms.Form):
+    """The first and the last of the reviews that the page showed as new."""
+
+    oldest = forms.IntegerField(min_value=1, max_value=2**63 - 1)
+    newest = forms.IntegerField(min_value=1, max_value=2**63 - 1)

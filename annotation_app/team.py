@@ -16,7 +16,6 @@ from django.db.models import Avg, Count, Max, Q, QuerySet, Sum
 from django.utils import timezone
 
 from annotation_app.models import Annotation, Batch, Strength
-from annotation_app.quality import UNKNOWN, Quality, quality_by_annotator
 
 if TYPE_CHECKING:
     from annotation_app.agreement import Agreement
@@ -39,7 +38,6 @@ class AnnotatorFigures(NamedTuple):
     hours: float
     """Active ones, as the page measured them."""
     seconds_each: float | None
-    quality: Quality
     last_at: datetime | None
 
     @property
@@ -48,9 +46,8 @@ class AnnotatorFigures(NamedTuple):
 
 
 def annotator_figures(annotations: QuerySet[Annotation]) -> list[AnnotatorFigures]:
-    """A line for each annotator of these annotations, the busiest first. Two queries."""
+    """A line for each annotator of these annotations, the busiest first. One query."""
     recorded = Q(state=Annotation.State.RECORDED)
-    quality = quality_by_annotator(annotations)
     rows = (
         annotations.values("annotator", "annotator__username", "annotator__paused_reason")
         .annotate(
@@ -75,7 +72,6 @@ def annotator_figures(annotations: QuerySet[Annotation]) -> list[AnnotatorFigure
             row["surplus"],
             row["seconds"] / 3600,
             row["each"],
-            quality.get(row["annotator"], UNKNOWN),
             row["last"],
         )
         for row in rows
@@ -225,3 +221,38 @@ def per_day(annotations: QuerySet[Annotation], days: int) -> Mapping[str, int]:
     )
     wanted = [today - timedelta(days=back) for back in range(days - 1, -1, -1)]
     return {day.isoformat(): counted.get(day, 0) for day in wanted}
+
+
+class ReviewFigures(NamedTuple):
+    """What reviewers have made of one annotator's answers in a stretch of time."""
+
+    name: str
+    answers: int
+    approved: int
+    edited: int
+    rejected: int
+    sent_back: int
+
+    @property
+    def reviewed(self) -> int:
+        return self.approved + self.edited + self.rejected + self.sent_back
+
+    @property
+    def share(self) -> float:
+        return self.reviewed / self.answers
+
+
+def review_figures(annotations: QuerySet[Annotation]) -> list[ReviewFigures]:
+    """A line for each annotator of these annotations, the least reviewed first. One query."""
+    decisions = ("approved", "edited", "rejected", "sent_back")
+    rows = (
+        annotations.filter(Q(state=Annotation.State.RECORDED) | Q(review__isnull=False))
+        .exclude(supersedes__review__decision="edited")
+        .values_list("annotator__username")
+        .annotate(
+            answers=Count("pk"),
+            **{name: Count("pk", filter=Q(review__decision=name)) for name in decisions},
+        )
+    )
+    found = [ReviewFigures(*row) for row in rows.order_by()]
+    return sorted(found, key=lambda figures: (figures.share, -figures.answers, figures.name))

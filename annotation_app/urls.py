@@ -12,6 +12,7 @@ from annotation_app.views import (
     members,
     organisation,
     people,
+    reviews,
     rewards,
     rounds,
     runs,
@@ -87,4 +88,9 @@ urlpatterns = [
     path("rounds/<int:pk>/hold", rounds.hold_round, name="hold_round"),
     path("rounds/<int:pk>/cancel", rounds.cancel_round, name="cancel_round"),
     path("rounds/<int:pk>/retry", rounds.retry_round, name="retry_round"),
+    path("reviews", reviews.reviews, name="reviews"),
+    path("reviews/next", reviews.next_review, name="next_review"),
+    path("reviews/<int:pk>", reviews.review, name="review"),
+    path("reviews/<int:pk>/decide", reviews.decide, name="decide"),
+    path("work/feedback/seen", reviews.feedback_seen, name="feedback_seen"),
 ]

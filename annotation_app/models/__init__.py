@@ -20,6 +20,7 @@ from annotation_app.models.person import Person
 from annotation_app.models.reference import Reference
 from annotation_app.models.release import Release, Variant
 from annotation_app.models.resampled import Resampled
+from annotation_app.models.review import Review
 from annotation_app.models.round import Round
 from annotation_app.models.run import Run, RunInput
 from annotation_app.models.seat import Seat
@@ -45,6 +46,7 @@ __all__ = [
     "Release",
     "Resampled",
     "Response",
+    "Review",
     "RiskCategory",
     "Round",
     "Run",

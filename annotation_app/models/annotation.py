@@ -16,7 +16,7 @@ from annotation_app.models import leases
 from annotation_app.models.batch import Batch
 from annotation_app.models.choices import Side, Strength, one_of
 from annotation_app.models.comparison import Comparison
-from annotation_app.models.refusals import LeaseLost
+from annotation_app.models.refusals import LeaseLost, WrongState
 
 if TYPE_CHECKING:
     from annotation_app.models.person import Person
@@ -35,6 +35,23 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
     def work(self) -> AnnotationQuerySet:
         """Those that may become pairs."""
         return self.recorded().filter(purpose=Annotation.Purpose.WORK)
+
+    def reviewable(self) -> AnnotationQuerySet:
+        """Answers that were given here, ever, to comparisons that can be judged."""
+        given = self.filter(purpose=Annotation.Purpose.WORK, recorded_at__isnull=False)
+        return given.filter(comparison__unusable_reason="", comparison__source_format="")
+
+    def to_review(self, by: Person) -> AnnotationQuerySet:
+        """Those that this person may review and nobody has; a reviewer's correction is done."""
+        reserved = Annotation.objects.filter(annotator=by, state=Annotation.State.LEASED)
+        return (
+            self.reviewable()
+            .recorded()
+            .filter(review=None)
+            .exclude(annotator=by)
+            .exclude(supersedes__review__decision="edited")
+            .exclude(comparison__in=reserved.values("comparison"))
+        )
 
     def lease_next(self, annotator: Person, batch: Batch, beside: int = 0) -> Annotation | None:
         """Reserve the next comparison of an open batch: see ``leases.lease_next``."""
@@ -254,7 +271,7 @@ class Annotation(models.Model):
     def _record_late(self, answer: Mapping[str, object]) -> bool:
         """Expired: take a free slot while the batch still collects, or else be surplus."""
         expired = Annotation.objects.filter(pk=self.pk, state=self.State.EXPIRED)
-        if self.batch.state in (Batch.State.OPEN, Batch.State.CLOSING):
+        if self.batch.state in Batch.COLLECTING:
             try:
                 with transaction.atomic():
                     slot = self._take_free_slot()
@@ -292,14 +309,22 @@ class Annotation(models.Model):
         self.refresh_from_db()
 
     def refuse_late_revision(self) -> None:
-        """Raises LeaseLost once a recorded answer can no longer be replaced by its author."""
+        """Raises LeaseLost once a recorded answer can no longer be replaced by its author.
+
+        That is after UNDO_SECONDS, unless a reviewer has sent it back.
+        """
         if self.state != self.State.RECORDED or self.recorded_at is None:
             raise LeaseLost(f"Only a stored answer can be undone; this one is {self.state}.")
-        if timezone.now() > self.recorded_at + timedelta(seconds=settings.UNDO_SECONDS):
+        if self.batch.state not in Batch.COLLECTING:
+            raise LeaseLost(f"{self.batch} is closed; its answers stand.")
+        late = timezone.now() > self.recorded_at + timedelta(seconds=settings.UNDO_SECONDS)
+        if late and not self.is_sent_back():
             minutes = settings.UNDO_SECONDS // 60
             raise LeaseLost(f"An answer can be undone for {minutes} minutes; this one is older.")
-        if self.batch.state not in (Batch.State.OPEN, Batch.State.CLOSING):
-            raise LeaseLost(f"{self.batch} is closed; its answers stand.")
+
+    def is_sent_back(self) -> bool:
+        """Whether a reviewer has asked its author to judge again."""
+        return Annotation.objects.filter(pk=self.pk, review__decision="sent_back").exists()
 
     def revise(self, **answer: Any) -> Annotation:
         """recorded → superseded, and a new recorded row in its slot, which is returned.
@@ -307,23 +332,51 @@ class Annotation(models.Model):
         Sending the same again returns the row that is there. Raises LeaseLost as
         ``refuse_late_revision`` does.
         """
-        if found := Annotation.objects.filter(supersedes=self).first():
+        mine = Annotation.objects.filter(supersedes=self, annotator=self.annotator_id)
+        if found := mine.first():
             return found
         self.refuse_late_revision()
+        if (revised := self._supersede(self.annotator_id, answer)) is not None:
+            return revised
+        self.refresh_from_db()
+        if (found := mine.first()) is None:
+            raise LeaseLost(f"Only a stored answer can be undone; this one is {self.state}.")
+        return found
+
+    def correct(self, by: Person, **judgement: Any) -> Annotation:
+        """recorded → superseded by a reviewer's judgement in its slot, which is returned.
+
+        Raises WrongState where that is the same judgement, and where the reviewer has one already.
+        """
+        if all(getattr(self, name) == value for name, value in judgement.items()):
+            raise WrongState("That is what the annotator said: approve it, or change something.")
+        try:
+            with transaction.atomic():
+                corrected = self._supersede(by.pk, judgement)
+        except IntegrityError as error:
+            raise WrongState(
+                "You have an answer of your own to this comparison, so another one of yours "
+                "cannot take the place of this: approve it, send it back or reject it."
+            ) from error
+        if corrected is None:
+            self.refresh_from_db()
+            raise WrongState(f"Only a stored answer can be corrected; this one is {self.state}.")
+        return corrected
+
+    def _supersede(self, annotator: int, answer: dict[str, Any]) -> Annotation | None:
+        """A new recorded row in the place of this one; None where this one is not recorded."""
         now = timezone.now()
         with transaction.atomic():
-            mine = Annotation.objects.filter(pk=self.pk, state=self.State.RECORDED)
-            if mine.update(state=self.State.SUPERSEDED, ended_at=now) == 1:
-                kept = ("comparison_id", "annotator_id", "batch_id", "purpose", "slot", "overlap",
-                        "shown_left", "leased_at", "lease_expires_at")  # fmt: skip
-                answer["guideline_version"] = (
-                    answer.get("guideline_version") or self.guideline_version
-                )
-                Annotation.objects.create(
-                    **{name: getattr(self, name) for name in kept},
-                    supersedes=self, state=self.State.RECORDED, recorded_at=now, **answer,
-                )  # fmt: skip
-        return Annotation.objects.get(supersedes=self)
+            stored = Annotation.objects.filter(pk=self.pk, state=self.State.RECORDED)
+            if stored.update(state=self.State.SUPERSEDED, ended_at=now) != 1:
+                return None
+            kept = ("comparison_id", "batch_id", "purpose", "slot", "overlap", "shown_left",
+                    "leased_at", "lease_expires_at")  # fmt: skip
+            answer["guideline_version"] = answer.get("guideline_version") or self.guideline_version
+            return Annotation.objects.create(
+                **{name: getattr(self, name) for name in kept}, annotator_id=annotator,
+                supersedes=self, state=self.State.RECORDED, recorded_at=now, **answer,
+            )  # fmt: skip
 
     def exclude(self, reason: str) -> None:
         """recorded → excluded: a timestamped event; the answer stays readable. Raises LeaseLost."""

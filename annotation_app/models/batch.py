@@ -61,6 +61,8 @@ class Batch(models.Model):
         CLOSING = "closing"
         CLOSED = "closed"
 
+    COLLECTING = (State.OPEN, State.CLOSING)  # what is leased or stored here may still be answered
+
     class Kind(models.TextChoices):
         PREFERENCE = "preference"
         EVALUATION = "evaluation"

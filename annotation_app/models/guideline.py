@@ -46,6 +46,16 @@ class Guideline(models.Model):
         newest = cls.objects.filter(criterion=criterion).order_by("-version").first()
         if newest is not None:
             return newest
+        return cls._shipped(criterion)
+
+    @classmethod
+    def followed(cls, criterion: str, version: int) -> Guideline | None:
+        """The version that an answer went by; None where none of that number was published."""
+        found = cls.objects.filter(criterion=criterion, version=version).first()
+        return cls._shipped(criterion) if found is None and version == 1 else found
+
+    @classmethod
+    def _shipped(cls, criterion: str) -> Guideline:
         text = (SHIPPED / f"{Criterion(criterion)}.md").read_text(encoding="utf-8")
         return cls(criterion=criterion, version=1, text=text)
 

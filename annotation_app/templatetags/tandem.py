@@ -11,11 +11,13 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from annotation_app.forms import in_words
 from annotation_app.keys import shown
 from annotation_app.markdown import render_markdown
 
 register = template.Library()
 register.filter("markdown", render_markdown)
+register.filter("in_words", in_words)
 
 
 @register.simple_tag(takes_context=True)

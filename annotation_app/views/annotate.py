@@ -15,6 +15,7 @@ from annotation_app.access import own_question, person, signed_in
 from annotation_app.forms import (
     CHOOSE,
     CONTRADICTION,
+    SAFE_LABELS,
     WHICH_ARE_SAFE,
     AnnotationForm,
     WrittenPromptForm,
@@ -27,11 +28,11 @@ from annotation_app.models import (
     Guideline,
     Organisation,
     Person,
+    Review,
     leases,
 )
 from annotation_app.models.refusals import Refusal
 
-SAFE_LABELS = {"left": "only left", "both": "both", "neither": "neither", "right": "only right"}
 SENTENCES = {
     "choose": CHOOSE,
     "safe": WHICH_ARE_SAFE,
@@ -55,7 +56,11 @@ def annotate(request: HttpRequest) -> HttpResponse:
         {"criterion": c, "batch": found.get(c.value), "mine": _recorded_by(who, found.get(c.value))}
         for c in Criterion
     ]
-    page = {"choices": choices, "warning": Organisation.current().safety_warning}
+    page = {
+        "choices": choices,
+        "warning": Organisation.current().safety_warning,
+        "sent_back": Review.objects.sent_back_to(who).count(),
+    }
     return render(request, "annotate/choose.html", page)
 
 
@@ -88,8 +93,12 @@ def open_batch(criterion: str) -> Batch | None:
 
 
 def _nothing_left(request: HttpRequest, criterion: str, batch: Batch | None) -> HttpResponse:
-    sentence = cards.why_nothing(person(request), criterion, batch)
-    page = {"criterion": criterion, "batch": batch, "sentence": sentence}
+    page = {
+        "criterion": criterion,
+        "batch": batch,
+        "sentence": cards.why_nothing(person(request), criterion, batch),
+        "sent_back": Review.objects.sent_back_to(person(request)).count(),
+    }
     return render(request, "annotate/nothing.html", page)
 
 
@@ -110,6 +119,7 @@ def judging_page(
     form: AnnotationForm,
     *,
     revising: bool = False,
+    review: Review | None = None,
     status: int = 200,
 ) -> HttpResponse:
     """The page to judge on, with its first card; the script brings those that follow."""
@@ -126,10 +136,12 @@ def judging_page(
         "safe": [(value, f"safe_{value}", label) for value, label in SAFE_LABELS.items()],
         "form": form,
         "revising": revising,
+        "review": review,
         "keys": keys.layout(person(request).key_layout),
         "named_keys": keys.described(person(request).key_layout),
         "sentences": SENTENCES | {"undo_seconds": settings.UNDO_SECONDS},
         "heartbeat_seconds": settings.HEARTBEAT_SECONDS,
+        "sent_back": Review.objects.sent_back_to(person(request)).count(),
     }
     return render(request, "annotate/judge.html", page, status=status)
 

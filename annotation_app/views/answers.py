@@ -18,7 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from annotation_app import cards
 from annotation_app.access import own_annotation, own_question, person, signed_in, wants_json
 from annotation_app.forms import AnnotationForm, ReasonForm
-from annotation_app.models import Annotation, Batch, leases
+from annotation_app.models import Annotation, Batch, Review, leases
 from annotation_app.views.annotate import judging_page, open_batch
 
 
@@ -145,7 +145,8 @@ def revise(request: HttpRequest, pk: int) -> HttpResponse:
         own_annotation(request, pk).refuse_late_revision()
         if wants_json(request):
             return JsonResponse(cards.shown(card))
-        return judging_page(request, card, AnnotationForm(question), revising=True)
+        review = Review.objects.sent_back_to(person(request)).filter(annotation=pk).first()
+        return judging_page(request, card, AnnotationForm(question), revising=True, review=review)
     form = AnnotationForm(question, request.POST)
     if not form.is_valid():
         return _not_valid(request, question, form)

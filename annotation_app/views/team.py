@@ -13,7 +13,8 @@ from django.views.decorators.http import require_GET
 from annotation_app import figures
 from annotation_app import team as work
 from annotation_app.access import person, reviewer_required, signed_in
-from annotation_app.models import Annotation, Criterion
+from annotation_app.models import Annotation, Criterion, Review
+from annotation_app.quality import UNKNOWN, quality_by_annotator
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
 DAYS = 14
@@ -33,11 +34,19 @@ def my_work(request: HttpRequest) -> HttpResponse:
     ]
     newest = mine.exclude(recorded_at=None).select_related("comparison__prompt")
     days = work.per_day(mine, DAYS)
+    sent_back = list(Review.objects.sent_back_to(person(request)).with_answers())
+    received = Review.objects.feedback_for(person(request)).exclude(
+        pk__in=[r.pk for r in sent_back]
+    )
+    feedback = list(received.with_answers()[:NEWEST])
     page = {
         "periods": [(name, found[0] if found else None) for name, found in rows],
         "days": days,
         "per_day": figures.per_day(days, "Your annotations on each day"),
         "newest": newest.order_by("-recorded_at")[:NEWEST],
+        "sent_back": sent_back,
+        "feedback": feedback,
+        "news": [review.pk for review in feedback if review.seen_at is None],
     }
     return render(request, "team/my_work.html", page)
 
@@ -52,10 +61,13 @@ def team(request: HttpRequest) -> HttpResponse:
     since = timezone.now() - timedelta(days=PERIODS[period])
     recent = Annotation.objects.filter(leased_at__gte=since, annotator__is_active=True)
     days = work.per_day(Annotation.objects.filter(annotator__is_active=True), DAYS)
+    quality = quality_by_annotator(recent)
     page = {
         "period": period,
         "periods": list(PERIODS),
-        "annotators": work.annotator_figures(recent),
+        "annotators": [
+            (row, quality.get(row.annotator, UNKNOWN)) for row in work.annotator_figures(recent)
+        ],
         "queues": work.queues(),
         "days": days,
         "per_day": figures.per_day(days, "Annotations on each day"),

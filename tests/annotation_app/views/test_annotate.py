@@ -14,7 +14,7 @@ pytestmark = pytest.mark.django_db
 NEXT = reverse("annotate_next", args=["helpfulness"])
 NEXT_SAFETY = reverse("annotate_next", args=["safety"])
 # session, person and savepoints included; PostgreSQL records and draws in one statement
-QUERIES = {"page": 8, "prefetch": 9, "record": 6 if connection.vendor == "postgresql" else 10}
+QUERIES = {"page": 9, "prefetch": 9, "record": 6 if connection.vendor == "postgresql" else 10}
 
 
 def leased(client, page: str = NEXT) -> Annotation:

@@ -54,6 +54,7 @@ if (form) {
   function goOn() {
     drafts.drop(shown.id);
     shown.done = true;
+    find("review-note")?.remove();
     if (ahead.length) show(ahead.shift());
     else if (ended && !outbox.items().length) location.href = judge.dataset.done;
     else {
