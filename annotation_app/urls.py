@@ -7,6 +7,8 @@ from annotation_app.views import (
     annotate,
     answers,
     batches,
+    demonstrations,
+    exports,
     guidelines,
     organisation,
     people,
@@ -78,4 +80,24 @@ urlpatterns = [
     path("rounds/<int:pk>/hold", rounds.hold_round, name="hold_round"),
     path("rounds/<int:pk>/cancel", rounds.cancel_round, name="cancel_round"),
     path("rounds/<int:pk>/retry", rounds.retry_round, name="retry_round"),
+    path(
+        "demonstrations/<str:criterion>/write",
+        demonstrations.write_demonstration,
+        name="write_demonstration",
+    ),
+    path("annotations/<int:pk>/correct", demonstrations.correct, name="correct"),
+    path("demonstrations", demonstrations.demonstrations, name="demonstrations"),
+    path("demonstrations/<int:pk>", demonstrations.demonstration, name="demonstration"),
+    path(
+        "demonstrations/<int:pk>/approve",
+        demonstrations.approve_demonstration,
+        name="approve_demonstration",
+    ),
+    path(
+        "demonstrations/<int:pk>/reject",
+        demonstrations.reject_demonstration,
+        name="reject_demonstration",
+    ),
+    path("exports", exports.exports, name="exports"),
+    path("exports/<str:name>", exports.export, name="export"),
 ]

@@ -13,11 +13,13 @@ from annotation_app.models.choices import (
     Strength,
 )
 from annotation_app.models.comparison import Comparison
+from annotation_app.models.demonstration import Demonstration
 from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Response
 from annotation_app.models.guideline import Guideline
 from annotation_app.models.organisation import Organisation
 from annotation_app.models.person import Person
 from annotation_app.models.release import Release, Variant
+from annotation_app.models.remark import Reason, Remark
 from annotation_app.models.resampled import Resampled
 from annotation_app.models.round import Round
 from annotation_app.models.run import Run, RunInput
@@ -31,6 +33,7 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "Criterion",
+    "Demonstration",
     "Dialogue",
     "DialogueRoot",
     "Guideline",
@@ -39,7 +42,9 @@ __all__ = [
     "Person",
     "Prompt",
     "PromptSet",
+    "Reason",
     "Release",
+    "Remark",
     "Resampled",
     "Response",
     "RiskCategory",

@@ -27,9 +27,11 @@ from annotation_app.models import (
     Guideline,
     Organisation,
     Person,
+    Reason,
     leases,
 )
 from annotation_app.models.refusals import Refusal
+from annotation_app.models.remark import RATINGS
 
 SAFE_LABELS = {"left": "only left", "both": "both", "neither": "neither", "right": "only right"}
 SENTENCES = {
@@ -125,6 +127,9 @@ def judging_page(
         "preferences": preferences(),
         "safe": [(value, f"safe_{value}", label) for value, label in SAFE_LABELS.items()],
         "form": form,
+        "ratings": [str(rating) for rating in RATINGS],
+        "reasons": Reason.choices,
+        "noted": [(s, form[f"{s}_rating"], form[f"{s}_tags"]) for s in ("left", "right")],
         "revising": revising,
         "keys": keys.layout(person(request).key_layout),
         "named_keys": keys.described(person(request).key_layout),

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET
 from annotation_app import figures
 from annotation_app import team as work
 from annotation_app.access import person, reviewer_required, signed_in
-from annotation_app.models import Annotation, Criterion
+from annotation_app.models import Annotation, Criterion, Demonstration
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
 DAYS = 14
@@ -32,12 +32,14 @@ def my_work(request: HttpRequest) -> HttpResponse:
         for name, days in PERIODS.items()
     ]
     newest = mine.exclude(recorded_at=None).select_related("comparison__prompt")
+    written = Demonstration.objects.filter(author=person(request), supersedes=None)
     days = work.per_day(mine, DAYS)
     page = {
         "periods": [(name, found[0] if found else None) for name, found in rows],
         "days": days,
         "per_day": figures.per_day(days, "Your annotations on each day"),
         "newest": newest.order_by("-recorded_at")[:NEWEST],
+        "written": written.select_related("prompt").order_by("-pk")[:NEWEST],
     }
     return render(request, "team/my_work.html", page)
 
