@@ -142,10 +142,18 @@ def test_undo_writes_a_note_of_its_own(as_bob):
     old, new = Remark.objects.order_by("pk")
     assert (old.annotation, new.annotation.supersedes) == (annotation, annotation)
     assert (old.comment[:4], new.comment) == ("Left", "On second thoughts.")
-    other = send(as_bob, annotation, "revise", preference="right_better", **NOTE)
-    assert other.status_code == 409
-    assert "this other one was not stored" in other.content.decode()
     assert Remark.objects.count() == 2
+
+
+def test_undoing_twice_to_different_answers_is_refused(as_bob):
+    open_batch()
+    annotation = leased(as_bob)
+    send(as_bob, annotation)
+    send(as_bob, annotation, "revise", preference="right_better")
+    other = send(as_bob, annotation, "revise", preference="left_better", **NOTE)
+    assert other.status_code == 409
+    assert "To change an answer, undo it." in other.content.decode()
+    assert not Remark.objects.exists()
 
 
 def test_an_answer_without_a_note_never_asks_for_one(as_bob):

@@ -64,6 +64,7 @@ def test_the_next_comparison_starts_without_a_note(judge):
     saved(page, first)
     assert shown(page) == second
     assert not is_open(page)
+    assert focused(page) == " left"
     assert page.locator("#judgement input:checked").count() == 0
     press(page, "2", "Enter")
     assert saved(page, second).strength == "better"
