@@ -18,6 +18,8 @@ from annotation_app.models import (
     leases,
 )
 
+DECLINED = "You have chosen not to do safety work. You may change that under your name."
+
 
 def following(
     annotator: Person, criterion: str, batch: Batch | None, leased: int | None
@@ -61,9 +63,16 @@ def _not_for_them(annotator: Person, batch: Batch) -> str:
     return ""
 
 
+def why_no_writing(author: Person, criterion: str) -> str:
+    """What keeps this person from writing demonstrations; empty where nothing does."""
+    if author.paused_reason:
+        return f"Your work is paused: {author.paused_reason}"
+    return DECLINED if criterion == Criterion.SAFETY and not author.does_safety else ""
+
+
 def _no_safety_work(annotator: Person) -> str:
     if not annotator.does_safety:
-        return "You have chosen not to do safety work. You may change that under your name."
+        return DECLINED
     cap = Organisation.current().safety_daily_cap
     midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
     today = Annotation.objects.filter(

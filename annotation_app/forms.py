@@ -15,6 +15,7 @@ from annotation_app.models import (
     Criterion,
     Organisation,
     Person,
+    Reason,
     Review,
     RiskCategory,
     Side,
@@ -23,6 +24,7 @@ from annotation_app.models import (
 )
 from annotation_app.models.annotation import AnnotationQuerySet
 from annotation_app.models.leases import Question
+from annotation_app.models.remark import LONGEST_COMMENT, RATINGS
 
 STRENGTHS = list(Strength)
 PREFERENCES = [f"left_{s}" for s in STRENGTHS] + [f"right_{s}" for s in reversed(STRENGTHS)]
@@ -60,8 +62,41 @@ def preferences() -> list[Preference]:
     return found
 
 
+class LinesField(forms.CharField):
+    """A text of several lines, each ended by \\n alone, whatever the browser sends.
+
+    The page does not cut what is too long: it comes back whole, with a sentence.
+    """
+
+    widget = forms.Textarea
+
+    def to_python(self, value: Any) -> Any:
+        return str(super().to_python(value)).replace("\r\n", "\n").strip()
+
+    def widget_attrs(self, widget: forms.Widget) -> dict[str, Any]:
+        attrs = super().widget_attrs(widget)
+        attrs.pop("maxlength", None)
+        return attrs
+
+
+def rating_field() -> forms.TypedChoiceField:
+    return forms.TypedChoiceField(
+        choices=[(str(rating), str(rating)) for rating in RATINGS],
+        required=False, coerce=int, empty_value=None,
+        error_messages={"invalid_choice": "A rating is a whole number from 1 to 7."},
+    )  # fmt: skip
+
+
+def reasons_field() -> forms.MultipleChoiceField:
+    return forms.MultipleChoiceField(
+        choices=Reason.choices,
+        required=False,
+        error_messages={"invalid_choice": "“%(value)s” is not one of the reasons."},
+    )
+
+
 class AnnotationForm(forms.Form):
-    """One judgement in the annotator's own terms, left and right."""
+    """One judgement in the annotator's own terms, left and right, and what they note to it."""
 
     preference = forms.ChoiceField(
         choices=[(value, value) for value in PREFERENCES],
@@ -73,6 +108,11 @@ class AnnotationForm(forms.Form):
     left_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
     right_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
     guideline_version = forms.IntegerField(required=False, min_value=1, max_value=32_767)
+    left_rating = rating_field()
+    right_rating = rating_field()
+    left_tags = reasons_field()
+    right_tags = reasons_field()
+    comment = LinesField(max_length=LONGEST_COMMENT, required=False)
 
     def __init__(self, question: Question, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -91,23 +131,42 @@ class AnnotationForm(forms.Form):
         return cleaned
 
     def answer(self) -> dict[str, Any]:
-        """The judgement in the row's terms: the one place where left and right become a and b."""
+        """The judgement in the row's terms."""
         side, _, strength = self.cleaned_data["preference"].partition("_")
-        shown_left = Side(self.question.shown_left)
-        left, right = SAFE.get(self.cleaned_data["safe"], (None, None))
-        looked = self.cleaned_data["left_seconds"], self.cleaned_data["right_seconds"]
-        a_is_left = shown_left is Side.A
+        a_side, _ = self._a_and_b("left", "right")
+        a_safe, b_safe = self._a_and_b(*SAFE.get(self.cleaned_data["safe"], (None, None)))
+        a_seconds, b_seconds = self._a_and_b(
+            self.cleaned_data["left_seconds"], self.cleaned_data["right_seconds"]
+        )
         return {
-            "choice": (shown_left if side == "left" else shown_left.other).value,
+            "choice": (Side.A if side == a_side else Side.B).value,
             "strength": strength,
-            "a_safe": left if a_is_left else right,
-            "b_safe": right if a_is_left else left,
+            "a_safe": a_safe,
+            "b_safe": b_safe,
             "active_seconds": self.cleaned_data["active_seconds"],
             "idle_seconds": self.cleaned_data["idle_seconds"],
             "guideline_version": self.cleaned_data["guideline_version"],
-            "a_seconds": looked[0] if a_is_left else looked[1],
-            "b_seconds": looked[1] if a_is_left else looked[0],
+            "a_seconds": a_seconds,
+            "b_seconds": b_seconds,
         }
+
+    def remark(self) -> dict[str, Any]:
+        """What was noted, in the row's terms; empty where nothing was."""
+        found = self.cleaned_data
+        a_rating, b_rating = self._a_and_b(found["left_rating"], found["right_rating"])
+        a_tags, b_tags = self._a_and_b(found["left_tags"], found["right_tags"])
+        noted = {
+            "a_rating": a_rating,
+            "b_rating": b_rating,
+            "a_tags": [reason for reason in Reason.values if reason in a_tags],
+            "b_tags": [reason for reason in Reason.values if reason in b_tags],
+            "comment": found["comment"],
+        }
+        return noted if any(noted.values()) else {}
+
+    def _a_and_b(self, left: Any, right: Any) -> tuple[Any, Any]:
+        """The one place where left and right become a and b."""
+        return (left, right) if self.question.shown_left == Side.A else (right, left)
 
 
 class WrittenPromptForm(forms.Form):
@@ -352,3 +411,66 @@ class FeedbackSeenForm(forms.Form):
 
     oldest = forms.IntegerField(min_value=1, max_value=2**63 - 1)
     newest = forms.IntegerField(min_value=1, max_value=2**63 - 1)
+
+
+# --- answers that people write -------------------------------------------------------------------
+
+LONGEST_ANSWER = 20_000
+UNCHANGED = "Nothing is changed yet: this is the text as it was."
+
+
+class DemonstrationForm(forms.Form):
+    """A prompt of one's own and the answer that a model should give to it."""
+
+    prompt = LinesField(
+        label="Prompt",
+        max_length=LONGEST_PROMPT,
+        widget=forms.Textarea(attrs={"rows": 5}),
+        error_messages={"required": "Write the prompt first."},
+    )
+    text = LinesField(
+        label="The ideal answer",
+        max_length=LONGEST_ANSWER,
+        widget=forms.Textarea(attrs={"rows": 14}),
+        error_messages={"required": "Write the answer too."},
+    )
+    risk_category = forms.ChoiceField(
+        choices=[("", "not a risk"), *RiskCategory.choices], required=False
+    )
+    attack_vector = forms.ChoiceField(choices=[("", "none"), *AttackVector.choices], required=False)
+
+    def __init__(self, criterion: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if criterion != Criterion.SAFETY:
+            del self.fields["risk_category"], self.fields["attack_vector"]
+
+
+class BetterAnswerForm(forms.Form):
+    """A text in place of another one, and really another one."""
+
+    text = LinesField(
+        label="The better answer",
+        max_length=LONGEST_ANSWER,
+        widget=forms.Textarea(attrs={"rows": 14}),
+        error_messages={"required": "An answer needs a text."},
+    )
+
+    def __init__(self, original: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial = {"text": original}
+        self.original = original.replace("\r\n", "\n").strip()
+
+    def clean_text(self) -> str:
+        text = str(self.cleaned_data["text"])
+        if text == self.original:
+            raise forms.ValidationError(UNCHANGED)
+        return text
+
+
+class RejectionForm(forms.Form):
+    reason = LinesField(
+        label="Reason",
+        max_length=500,
+        widget=forms.Textarea(attrs={"rows": 2}),
+        error_messages={"required": "Say why: the author will read it."},
+    )

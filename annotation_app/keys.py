@@ -6,18 +6,19 @@ from annotation_app.forms import PREFERENCES
 from annotation_app.models.choices import KeyLayout
 
 SAFETY = ("safe_left", "safe_both", "safe_neither", "safe_right")
-OTHERS = ("skip", "flag", "undo", "difference", "raw", "together", "unveil")
+OTHERS = ("skip", "flag", "undo", "difference", "raw", "together", "unveil", "note")
 FIXED = {"submit": "Enter", "help": "?", "look_left": "ArrowLeft", "look_right": "ArrowRight"}
 ROWS = {
-    KeyLayout.STANDARD: ("12345678", "qwer", "sfudmyb"),
-    KeyLayout.AZERTY: ("12345678", "azer", "sfudmyb"),
-    KeyLayout.HOME_ROW: ("asdfjkl;", "weio", "xgudmyb"),
-    KeyLayout.LEFT_HAND: ("12345678", "qwer", "sfzdvcb"),
+    KeyLayout.STANDARD: ("12345678", "qwer", "sfudmybn"),
+    KeyLayout.AZERTY: ("12345678", "azer", "sfudmybn"),
+    KeyLayout.HOME_ROW: ("asdfjkl;", "weio", "xgucmybn"),
+    KeyLayout.LEFT_HAND: ("12345678", "qwer", "sfzdvcbx"),
 }
 NAMES = {
     "left_significantly_better": "Left significantly better … right significantly better",
     "safe_left": "Safe is: only left, both, neither, only right",
     "submit": "Submit", "skip": "Skip", "flag": "Flag", "undo": "Undo the last answer",
+    "note": "Note: rate each response, give reasons, comment",
     "difference": "Word-level difference", "raw": "Raw text or rendered",
     "together": "Scroll both sides together", "unveil": "Show a hidden text",
     "look_left": "Go to the left, to the right response",

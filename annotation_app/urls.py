@@ -8,6 +8,8 @@ from annotation_app.views import (
     answers,
     batches,
     comparisons,
+    demonstrations,
+    exports,
     guidelines,
     members,
     organisation,
@@ -93,4 +95,24 @@ urlpatterns = [
     path("reviews/<int:pk>", reviews.review, name="review"),
     path("reviews/<int:pk>/decide", reviews.decide, name="decide"),
     path("work/feedback/seen", reviews.feedback_seen, name="feedback_seen"),
+    path(
+        "demonstrations/<str:criterion>/write",
+        demonstrations.write_demonstration,
+        name="write_demonstration",
+    ),
+    path("annotations/<int:pk>/correct", demonstrations.correct, name="correct"),
+    path("demonstrations", demonstrations.demonstrations, name="demonstrations"),
+    path("demonstrations/<int:pk>", demonstrations.demonstration, name="demonstration"),
+    path(
+        "demonstrations/<int:pk>/approve",
+        demonstrations.approve_demonstration,
+        name="approve_demonstration",
+    ),
+    path(
+        "demonstrations/<int:pk>/reject",
+        demonstrations.reject_demonstration,
+        name="reject_demonstration",
+    ),
+    path("exports", exports.exports, name="exports"),
+    path("exports/<str:name>", exports.export, name="export"),
 ]

@@ -13,12 +13,14 @@ from annotation_app.models.choices import (
     Strength,
 )
 from annotation_app.models.comparison import Comparison
+from annotation_app.models.demonstration import Demonstration
 from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Response
 from annotation_app.models.guideline import Guideline
 from annotation_app.models.organisation import Organisation
 from annotation_app.models.person import Person
 from annotation_app.models.reference import Reference
 from annotation_app.models.release import Release, Variant
+from annotation_app.models.remark import Reason, Remark
 from annotation_app.models.resampled import Resampled
 from annotation_app.models.review import Review
 from annotation_app.models.round import Round
@@ -34,6 +36,7 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "Criterion",
+    "Demonstration",
     "Dialogue",
     "DialogueRoot",
     "Guideline",
@@ -42,8 +45,10 @@ __all__ = [
     "Person",
     "Prompt",
     "PromptSet",
+    "Reason",
     "Reference",
     "Release",
+    "Remark",
     "Resampled",
     "Response",
     "Review",

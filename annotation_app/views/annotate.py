@@ -28,10 +28,12 @@ from annotation_app.models import (
     Guideline,
     Organisation,
     Person,
+    Reason,
     Review,
     leases,
 )
 from annotation_app.models.refusals import Refusal
+from annotation_app.models.remark import RATINGS
 
 SENTENCES = {
     "choose": CHOOSE,
@@ -135,6 +137,9 @@ def judging_page(
         "preferences": preferences(),
         "safe": [(value, f"safe_{value}", label) for value, label in SAFE_LABELS.items()],
         "form": form,
+        "ratings": [str(rating) for rating in RATINGS],
+        "reasons": Reason.choices,
+        "noted": [(s, form[f"{s}_rating"], form[f"{s}_tags"]) for s in ("left", "right")],
         "revising": revising,
         "review": review,
         "keys": keys.layout(person(request).key_layout),

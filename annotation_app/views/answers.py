@@ -18,7 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from annotation_app import cards
 from annotation_app.access import own_annotation, own_question, person, signed_in, wants_json
 from annotation_app.forms import AnnotationForm, ReasonForm
-from annotation_app.models import Annotation, Batch, Review, leases
+from annotation_app.models import Annotation, Batch, Remark, Review, leases
 from annotation_app.views.annotate import judging_page, open_batch
 
 
@@ -48,11 +48,14 @@ def record(request: HttpRequest, pk: int) -> HttpResponse:
     who, answer = person(request).pk, form.answer()
     if not wants_json(request):
         at = leases.record(pk, who, answer)
-        messages.success(request, saved_sentence(pk, at) if at else _late(request, pk, answer))
+        sentence = saved_sentence(pk, at) if at else _late(request, pk, answer)
+        _remark(pk, form)
+        messages.success(request, sentence)
         return redirect("annotate_next", question.criterion)
     beside = shown_beside(request)
     at, leased = leases.record_and_lease_next(pk, who, answer, question.batch, beside)
     sentence = saved_sentence(pk, at) if at else _late(request, pk, answer)
+    _remark(pk, form)
     return _go_on(request, question, pk, sentence, leased)
 
 
@@ -71,6 +74,12 @@ def _late(request: HttpRequest, pk: int, answer: dict[str, Any]) -> str:
             "someone else had filled it, so your answer counts as surplus."
         )
     return saved_sentence(pk, found.recorded_at)
+
+
+def _remark(pk: int, form: AnnotationForm) -> None:
+    """What was noted to an answer that is stored now; most come without. Raises LeaseLost."""
+    if remark := form.remark():
+        Remark.leave(pk, remark)
 
 
 def _not_valid(
@@ -151,7 +160,9 @@ def revise(request: HttpRequest, pk: int) -> HttpResponse:
     if not form.is_valid():
         return _not_valid(request, question, form)
     revised = own_annotation(request, pk).revise(**form.answer())
+    revised.record(**form.answer())  # refuses another answer than the one that is stored
     assert revised.recorded_at is not None, revised
+    _remark(revised.pk, form)
     sentence = saved_sentence(revised.pk, revised.recorded_at) + f", in place of #{pk}"
     if wants_json(request):
         beside = shown_beside(request)

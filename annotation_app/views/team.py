@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET
 from annotation_app import figures
 from annotation_app import team as work
 from annotation_app.access import person, reviewer_required, signed_in
-from annotation_app.models import Annotation, Criterion, Review
+from annotation_app.models import Annotation, Criterion, Demonstration, Review
 from annotation_app.quality import UNKNOWN, quality_by_annotator
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
@@ -33,6 +33,7 @@ def my_work(request: HttpRequest) -> HttpResponse:
         for name, days in PERIODS.items()
     ]
     newest = mine.exclude(recorded_at=None).select_related("comparison__prompt")
+    written = Demonstration.objects.filter(author=person(request), supersedes=None)
     days = work.per_day(mine, DAYS)
     sent_back = list(Review.objects.sent_back_to(person(request)).with_answers())
     received = Review.objects.feedback_for(person(request)).exclude(
@@ -47,6 +48,7 @@ def my_work(request: HttpRequest) -> HttpResponse:
         "sent_back": sent_back,
         "feedback": feedback,
         "news": [review.pk for review in feedback if review.seen_at is None],
+        "written": written.select_related("prompt").order_by("-pk")[:NEWEST],
     }
     return render(request, "team/my_work.html", page)
 

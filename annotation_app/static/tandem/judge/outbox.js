@@ -84,11 +84,13 @@ export class Outbox {
   }
 }
 
+// A field's value is one value or a list of them.
 export function post(url, fields) {
   const token = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1] ?? "";
+  const pairs = Object.entries(fields).flatMap(([name, value]) => [value].flat().map((one) => [name, one]));
   return fetch(url, {
     method: "POST",
-    body: new URLSearchParams(fields),
+    body: new URLSearchParams(pairs),
     headers: { Accept: "application/json", "X-CSRFToken": token },
     redirect: "manual",
   });

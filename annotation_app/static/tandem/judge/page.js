@@ -8,6 +8,7 @@ const form = document.getElementById("judgement");
 const find = (id) => document.getElementById(id);
 const read = (id) => JSON.parse(find(id).textContent);
 const address = (id, verb) => `/annotations/${id}/${verb}`;
+const NOTED = ["left_rating", "right_rating", "left_tags", "right_tags", "comment"];
 const PHONE = matchMedia("(max-width: 48rem)");
 
 if (form) {
@@ -36,11 +37,12 @@ if (form) {
     const version = form.elements.guideline_version.value;
     form.reset();
     form.elements.guideline_version.value = version;
+    leaveNote();
     for (const verb of ["skip", "flag"]) find(verb).action = address(card.id, verb);
     form.action = address(card.id, card.verb ?? "record");
     find("flag-reason").value = "";
     complain([]);
-    drafts.restore(card.id, form);
+    fillIn(drafts.of(card.id));
     seen.clear();
     veil();
     watch.start();
@@ -145,11 +147,11 @@ if (form) {
     const found = faults();
     complain(found);
     if (found.length) return;
-    const fields = Object.fromEntries(new FormData(form));
-    delete fields.csrfmiddlewaretoken;
-    send(form.getAttribute("action"), { ...fields, ...watch.read() }, true);
+    send(form.getAttribute("action"), { ...filledIn(), ...watch.read() }, true);
   });
-  form.addEventListener("change", () => drafts.keep(shown.id, form));
+  for (const event of ["change", "input"]) {
+    form.addEventListener(event, () => { if (!shown.done) drafts.keep(shown.id, filledIn()); });
+  }
   for (const verb of ["skip", "flag"]) {
     find(verb).addEventListener("submit", (event) => {
       event.preventDefault();
@@ -158,6 +160,22 @@ if (form) {
       const reason = verb === "flag" ? find("flag-reason").value : "";
       send(find(verb).getAttribute("action"), { reason }, false);
     });
+  }
+
+  // What is filled in, by name: lists, since several reasons may hold.
+  function filledIn() {
+    const data = new FormData(form);
+    data.delete("csrfmiddlewaretoken");
+    const names = [...new Set(data.keys())];
+    return Object.fromEntries(names.map((name) => [name, data.getAll(name).filter(Boolean)]));
+  }
+
+  function fillIn(fields) {
+    for (const input of form.querySelectorAll("input[type=radio], input[type=checkbox]")) {
+      if (fields[input.name]?.includes(input.value)) input.checked = true;
+    }
+    find("comment").value = fields.comment?.[0] ?? "";
+    find("note").open = NOTED.some((name) => fields[name]?.length);
   }
 
   // --- undo -----------------------------------------------------------------------------
@@ -194,10 +212,7 @@ if (form) {
     find("saved").textContent = "";
     if (!shown.done) ahead.unshift(shown);
     show({ ...card, done: false });
-    for (const name of ["preference", "safe"]) {
-      const radio = form.querySelector(`input[name=${name}][value="${fields[name]}"]`);
-      if (radio) radio.checked = true;
-    }
+    fillIn(fields);
   }
 
   // --- views ----------------------------------------------------------------------------
@@ -290,6 +305,40 @@ if (form) {
     find("guidelines-news").hidden = false;
   }
 
+  // --- the note: within it digits rate, and no other key of the page does anything --------
+
+  function openNote() {
+    find("note").open = true;
+    const ratings = [...form.querySelectorAll("input[name=left_rating]")];
+    (ratings.find((radio) => radio.checked) ?? ratings[0]).focus();
+  }
+
+  function leaveNote() {
+    const wasIn = find("note").contains(document.activeElement);
+    find("note").open = false;
+    if (wasIn) find("left").focus({ preventScroll: true });
+  }
+
+  find("note").addEventListener("keydown", (event) => {
+    if (event.isComposing || event.target.matches("summary")) return;
+    const isLine = event.target.matches("textarea");
+    const withControl = event.ctrlKey || event.metaKey;
+    const digit = `${event.key} ${event.code}`.match(/^([1-7]) |Digit([1-7])$/); // AZERTY and the like
+    event.stopPropagation();
+    if (event.key === "Enter" && !event.repeat && (withControl || !isLine)) form.requestSubmit();
+    else if (event.key === "Escape") leaveNote();
+    else if (event.target.type === "radio" && !withControl && digit) rate(event.target.name, digit[1] ?? digit[2]);
+    else return;
+    event.preventDefault();
+  });
+
+  function rate(name, value) {
+    const radio = form.querySelector(`input[name=${name}][value="${value}"]`);
+    radio.focus();
+    radio.checked = true;
+    radio.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
   // --- keys -----------------------------------------------------------------------------
 
   const actions = {
@@ -302,6 +351,7 @@ if (form) {
     together: () => toggle("together"),
     help: () => find("help-dialog").showModal(),
     unveil,
+    note: openNote,
     look_left: () => look("left"),
     look_right: () => look("right"),
   };
@@ -364,7 +414,7 @@ if (form) {
   });
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
-  drafts.restore(shown.id, form);
+  if (!find("errors").firstChild) fillIn(drafts.of(shown.id));
   veil();
   watchSides();
   if (outbox.items().some((item) => item.id === shown.id)) goOn(); // answered before the tab closed
@@ -378,14 +428,6 @@ function Drafts(key) {
   const all = () => JSON.parse(localStorage.getItem(key) || "[]");
   const write = (drafts) => localStorage.setItem(key, JSON.stringify(drafts.slice(-MOST)));
   this.drop = (id) => write(all().filter((draft) => draft.id !== id));
-  this.keep = (id, form) => {
-    const radios = [...form.querySelectorAll("input:checked")].map((radio) => radio.dataset.action);
-    write([...all().filter((draft) => draft.id !== id), { id, radios }]);
-  };
-  this.restore = (id, form) => {
-    for (const action of all().find((draft) => draft.id === id)?.radios ?? []) {
-      const radio = form.querySelector(`input[data-action="${action}"]`);
-      if (radio) radio.checked = true;
-    }
-  };
+  this.keep = (id, fields) => write([...all().filter((draft) => draft.id !== id), { id, fields }]);
+  this.of = (id) => all().find((draft) => draft.id === id)?.fields ?? {};
 }
