@@ -37,7 +37,13 @@ app.conf.update(
             "schedule": float(settings.BEAT_SECONDS),
             "options": {"expires": settings.BEAT_SECONDS},
         }
-        for name in ("expire_leases", "turn_batches", "rescue_runs", "advance_rounds")
+        for name in (
+            "expire_leases",
+            "turn_batches",
+            "rescue_runs",
+            "advance_rounds",
+            "finish_attempts",
+        )
     },
 )
 app.autodiscover_tasks(["annotation_app"])
