@@ -94,9 +94,10 @@ class GatePart:
 
     def _mark_as_json(self) -> float | str:
         """A share that is no short decimal was given as a fraction of the questions asked."""
-        if self.pass_mark == round(self.pass_mark, 4):
-            return _plain(self.pass_mark)
-        return f"{round(self.pass_mark * self.ask)}/{self.ask}"
+        right = round(self.pass_mark * self.ask)
+        if self.pass_mark != round(self.pass_mark, 4) and self.pass_mark == right / self.ask:
+            return f"{right}/{self.ask}"
+        return _plain(self.pass_mark)
 
 
 @dataclass(frozen=True)
@@ -279,11 +280,9 @@ def _pass_mark(part: Part, kind: str, ask: int) -> float:
     if isinstance(value, str) and kind != "writing":
         value = _fraction(value, ask)
     if not _is_number(value) or not low <= value <= high or (value == high and is_exclusive):
-        allowed = (
-            f"a mean grade from {low} to {high}"
-            if kind == "writing"
-            else f'a share from 0 to 1, or right answers of those asked, such as "{ask}/{ask}"'
-        )
+        allowed = f"a {'mean grade' if kind == 'writing' else 'share'} from {low} to {high}"
+        if ask and kind != "writing":
+            allowed += f', or right answers of those asked, "{ask}/{ask}" at most'
         too_high = f"; {high} cannot be exceeded" if is_exclusive else ""
         part.wrong("pass_mark", allowed + too_high)
         return float(high)

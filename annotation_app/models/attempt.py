@@ -213,11 +213,15 @@ def refuse_attempt(gate: Gate, person: Person) -> int:
     ).exclude(attempts__in=Attempt.objects.filter(person=person, state=Attempt.State.PASSED))
     if (first := before.first()) is not None:
         raise NoAttempt(f"“{gate}” opens when you have passed “{first}”.")
-    allowed = gate.most_attempts + FurtherAttempt.objects.filter(gate=gate, person=person).count()
-    if len(made) >= allowed:
+    if len(made) >= attempts_allowed(gate, person):
         times = "attempt" if len(made) == 1 else f"{len(made)} attempts"
         raise NoAttempt(f"You have used your {times} at “{gate}”; a reviewer may allow another.")
     return len(made)
+
+
+def attempts_allowed(gate: Gate, person: Person) -> int:
+    """How often this person may try: as often as everyone, and as reviewers have allowed."""
+    return gate.most_attempts + FurtherAttempt.objects.filter(gate=gate, person=person).count()
 
 
 def drawn(gate: Gate) -> list[tuple[GateQuestion, str]]:
@@ -393,8 +397,8 @@ class FurtherAttempt(models.Model):
         if not gate.qualification.is_open:
             raise NoAttempt(gate.qualification.closed_sentence)
         states = Attempt.objects.filter(gate=gate, person=person).values_list("state", flat=True)
-        used, allowed = len(states), cls.objects.filter(gate=gate, person=person).count()
-        if used < gate.most_attempts + allowed or set(states) != {Attempt.State.FAILED}:
+        used = len(states)
+        if used < attempts_allowed(gate, person) or set(states) != {Attempt.State.FAILED}:
             raise NoAttempt(f"{person} has not used and failed every attempt at “{gate}”.")
         cls.objects.get_or_create(
             gate=gate, person=person, number=used + 1, defaults={"allowed_by": by}

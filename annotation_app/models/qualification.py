@@ -312,8 +312,9 @@ class GateQuestion(models.Model):
 
     @property
     def heading(self) -> str:
-        """What it asks, in a line: its text, or else the last message."""
-        return self.text or str(self.messages[-1]["content"])
+        """What tells it from the others, in a line: the user's last message, or else its text."""
+        said = [str(message["content"]) for message in self.messages if message["role"] == "user"]
+        return said[-1] if said else self.text
 
     @property
     def asks_for_safety(self) -> bool:

@@ -24,6 +24,7 @@ from annotation_app.forms import (
     preferences,
 )
 from annotation_app.models import Attempt, AttemptAnswer
+from annotation_app.models.attempt import attempts_allowed
 from annotation_app.models.choices import KeyLayout
 from annotation_app.models.refusals import TimeOver
 from annotation_app.views.annotate import SAFE_LABELS
@@ -58,8 +59,7 @@ def shows_each(attempt: Attempt) -> bool:
     if attempt.gate.is_writing or attempt.state == Attempt.State.PASSED:
         return True
     made = Attempt.objects.filter(gate=attempt.gate_id, person=attempt.person_id)
-    leave = attempt.person.further_attempts.filter(gate=attempt.gate_id).count()
-    return made.count() >= attempt.gate.most_attempts + leave
+    return made.count() >= attempts_allowed(attempt.gate, attempt.person)
 
 
 @require_http_methods(["GET", "POST"])

@@ -38,7 +38,7 @@ def grade(request: HttpRequest, pk: int) -> HttpResponse:
     found, who = get_object_or_404(rows, pk=pk, attempt__gate__kind="writing"), person(request)
     if found.attempt.person_id == who.pk:
         raise NotAssigned("Nobody grades their own texts.")
-    form = GradeForm(request.POST or None)
+    form = GradeForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         comment = form.cleaned_data["comment"]
         found.give_grade(form.cleaned_data["grade"], who, comment)

@@ -25,7 +25,7 @@ from annotation_app.models import (
     Person,
     Qualification,
 )
-from annotation_app.models.attempt import refuse_attempt
+from annotation_app.models.attempt import attempts_allowed, refuse_attempt
 from annotation_app.models.refusals import NoAttempt
 
 EXAMPLE = settings.BASE_DIR / "demo" / "qualification.json"
@@ -71,6 +71,7 @@ def gate(request: HttpRequest, pk: int) -> HttpResponse:
     except NoAttempt as error:
         refusal, number = str(error), 0
     page = {"gate": found, "number": number, "refusal": refusal}
+    page["allowed"] = attempts_allowed(found, who)
     if found.questions.exclude(a_safe=None).exists():
         page["warning"] = Organisation.current().safety_warning
     return render(request, "qualifications/gate.html", page)

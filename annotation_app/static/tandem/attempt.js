@@ -55,7 +55,7 @@
     if (!form) return location.assign(page.dataset.over);
     const go = Object.assign(document.createElement("input"), { type: "hidden", name: "go", value: "over" });
     form.append(go);
-    form.submit();
+    form.requestSubmit();
   }
 
   // --- a text -----------------------------------------------------------------------------
