@@ -11,7 +11,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, render
 
-from annotation_app.models import Annotation, Person, leases
+from annotation_app.models import Annotation, Attempt, Person, leases
 from annotation_app.models.refusals import NotAssigned, Refusal
 
 P = ParamSpec("P")
@@ -63,6 +63,12 @@ def own_question(request: HttpRequest, pk: int) -> leases.Question:
     if question.annotator != person(request).pk:
         raise NotAssigned("This comparison is reserved for someone else.")
     return question
+
+
+def own_attempt(request: HttpRequest, pk: int) -> Attempt:
+    """One's own attempt at a gate; nobody else's is there. Raises Http404."""
+    rows = Attempt.objects.select_related("gate__qualification__skill", "person")
+    return get_object_or_404(rows, pk=pk, person=person(request))
 
 
 def wants_json(request: HttpRequest) -> bool:

@@ -42,6 +42,7 @@ app.conf.update(
             ("turn_batches", 1),
             ("rescue_runs", 1),
             ("advance_rounds", 1),
+            ("finish_attempts", 1),
             ("pause_annotators", 20),  # reads a fortnight of answers of everyone at work
         )
     },

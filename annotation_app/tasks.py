@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from annotation_app import exchange, lifecycle, quality
 from annotation_app.celery import send
-from annotation_app.models import Annotation, Batch, Criterion, Round, Run
+from annotation_app.models import Annotation, Attempt, Batch, Criterion, Round, Run
 from annotation_app.supervise import supervise
 
 log = logging.getLogger(__name__)
@@ -81,3 +81,9 @@ def advance_rounds() -> None:
     """Queue the next stage of every round whose last one has ended."""
     for round_ in Round.objects.filter(state__in=[Round.State.QUEUED, Round.State.RUNNING]):
         lifecycle.advance(round_)
+
+
+@shared_task
+def finish_attempts() -> None:
+    """Decide the attempts at qualifications whose time has run out."""
+    Attempt.objects.all().finish_overdue()

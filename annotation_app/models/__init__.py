@@ -1,6 +1,7 @@
 """The rows; a module per noun. Verbs on them are the only writers of state."""
 
 from annotation_app.models.annotation import Annotation
+from annotation_app.models.attempt import Attempt, AttemptAnswer, FurtherAttempt
 from annotation_app.models.batch import Batch
 from annotation_app.models.checkpoint import Checkpoint, PromptSet, Snapshot
 from annotation_app.models.choices import (
@@ -18,6 +19,7 @@ from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Respo
 from annotation_app.models.guideline import Guideline
 from annotation_app.models.organisation import Organisation
 from annotation_app.models.person import Person
+from annotation_app.models.qualification import Gate, GateQuestion, Qualification
 from annotation_app.models.reference import Reference
 from annotation_app.models.release import Release, Variant
 from annotation_app.models.remark import Reason, Remark
@@ -32,6 +34,8 @@ from annotation_app.models.skill import Skill
 __all__ = [
     "Annotation",
     "AttackVector",
+    "Attempt",
+    "AttemptAnswer",
     "Batch",
     "Checkpoint",
     "Comparison",
@@ -39,12 +43,16 @@ __all__ = [
     "Demonstration",
     "Dialogue",
     "DialogueRoot",
+    "FurtherAttempt",
+    "Gate",
+    "GateQuestion",
     "Guideline",
     "KeyLayout",
     "Organisation",
     "Person",
     "Prompt",
     "PromptSet",
+    "Qualification",
     "Reason",
     "Reference",
     "Release",

@@ -39,3 +39,11 @@ class NothingReleased(Refusal):
 
 class CannotStart(Refusal):
     """Work that lacks an input."""
+
+
+class NoAttempt(Refusal):
+    """A gate of a qualification that this person cannot begin, or not finish, now."""
+
+
+class TimeOver(Refusal):
+    """The attempt has ended."""

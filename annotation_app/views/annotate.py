@@ -10,7 +10,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
-from annotation_app import cards, keys, live
+from annotation_app import cards, keys, live, qualifying
 from annotation_app.access import own_question, person, signed_in
 from annotation_app.forms import (
     CHOOSE,
@@ -95,12 +95,14 @@ def open_batch(criterion: str) -> Batch | None:
 
 
 def _nothing_left(request: HttpRequest, criterion: str, batch: Batch | None) -> HttpResponse:
-    page = {
+    page: dict[str, Any] = {
         "criterion": criterion,
         "batch": batch,
         "sentence": cards.why_nothing(person(request), criterion, batch),
         "sent_back": Review.objects.sent_back_to(person(request)).count(),
     }
+    if batch is not None:
+        page["qualifications"] = qualifying.leading_to_work(person(request), batch)
     return render(request, "annotate/nothing.html", page)
 
 

@@ -243,6 +243,7 @@ def test_a_better_answer_and_its_difference(visit, bob, alice):
     page.get_by_text("It waits for someone else").wait_for()
     page = visit(alice, "demonstrations")
     page.get_by_role("link", name="Review the oldest").click()
+    page.locator("mark").first.wait_for()
     assert page.locator("mark").all_inner_texts() == ["two", "three"]
     page.get_by_text("Edit, then approve").click()
     page.locator("#id_text").fill("It is 3 years.")
