@@ -104,20 +104,6 @@ class AnnotationForm(forms.Form):
         }
 
 
-class WrittenPromptForm(forms.Form):
-    """A prompt of the annotator's own."""
-
-    text = forms.CharField(
-        max_length=LONGEST_PROMPT,
-        widget=forms.Textarea(attrs={"rows": 6}),
-        error_messages={"required": "Write a prompt first."},
-    )
-    risk_category = forms.ChoiceField(
-        choices=[("", "not a risk"), *RiskCategory.choices], required=False
-    )
-    attack_vector = forms.ChoiceField(choices=[("", "none"), *AttackVector.choices], required=False)
-
-
 class ReasonForm(forms.Form):
     reason = forms.CharField(max_length=500, required=False)
 
@@ -196,3 +182,36 @@ class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = Person
         fields = ("username", "role")
+
+
+# --- live dialogues ------------------------------------------------------------------------------
+
+
+class MessageForm(forms.Form):
+    """What an annotator says to the models."""
+
+    text = forms.CharField(
+        label="Your message",
+        max_length=LONGEST_PROMPT,
+        widget=forms.Textarea(attrs={"rows": 4}),
+        error_messages={"required": "Write a message first."},
+    )
+
+
+class FirstMessageForm(MessageForm):
+    """The first one of a dialogue: on safety, with the risk that it tries."""
+
+    risk_category = forms.ChoiceField(
+        choices=[("", "not a risk"), *RiskCategory.choices], required=False
+    )
+    attack_vector = forms.ChoiceField(choices=[("", "none"), *AttackVector.choices], required=False)
+
+
+class WeightForm(forms.Form):
+    """How often a released chat model answers, beside the others."""
+
+    weight = forms.FloatField(
+        min_value=0,
+        max_value=1_000,
+        error_messages={"required": "Give a weight: a number from 0 to 1000."},
+    )

@@ -21,6 +21,7 @@ from annotation_app.models.release import Release, Variant
 from annotation_app.models.resampled import Resampled
 from annotation_app.models.round import Round
 from annotation_app.models.run import Run, RunInput
+from annotation_app.models.running_turn import RunningTurn
 from annotation_app.models.seat import Seat
 from annotation_app.models.skill import Skill
 
@@ -46,6 +47,7 @@ __all__ = [
     "Round",
     "Run",
     "RunInput",
+    "RunningTurn",
     "Seat",
     "Side",
     "Skill",

@@ -73,6 +73,10 @@ class Comparison(models.Model):
     def response(self, side: str) -> Response:
         return self.response_a if side == Side.A else self.response_b
 
+    def go_on_with(self, side: str) -> None:
+        """The dialogue continues this response; what was said once stays, whatever is undone."""
+        Comparison.objects.filter(pk=self.pk, continued_with="").update(continued_with=side)
+
     @classmethod
     def pose(
         cls, batch: Batch, prompt: Prompt, response_a: Response, response_b: Response

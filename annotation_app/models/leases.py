@@ -293,6 +293,17 @@ def _lease_next(annotator: int, batch: int, beside: int) -> int | None:
         return int(leased)
 
 
+def count_draw(annotator: int, batch: int) -> None:
+    """Count a comparison that the annotator made as one they have drawn."""
+    known: dict[str, Any] = {"annotator": annotator, "batch": batch, "beside": 0}
+    known["now"] = _stored(timezone.now())
+    with connection.cursor() as cursor:
+        draws, sides, priority, comparison, _ = _seat(cursor, known)
+        known |= {"last_priority": priority, "last_comparison": comparison, "draws": draws + 1}
+        known["sides"] = sides if draws % BLOCK else balanced_sides()
+        cursor.execute(MOVE_SEAT, known)
+
+
 @contextmanager
 def _write_turn() -> Iterator[None]:
     """On SQLite: wait for the write lock in a queue.

@@ -84,12 +84,13 @@ export class Outbox {
   }
 }
 
-export function post(url, fields) {
+export function post(url, fields, more = {}) {
   const token = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1] ?? "";
   return fetch(url, {
     method: "POST",
     body: new URLSearchParams(fields),
     headers: { Accept: "application/json", "X-CSRFToken": token },
     redirect: "manual",
+    ...more,
   });
 }
