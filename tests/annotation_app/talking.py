@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import threading
@@ -92,6 +93,7 @@ class Talker:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+        gc.collect()  # the connections of the threads that ``run`` has ended
 
 
 def release_both(*names: str) -> None:
@@ -141,3 +143,4 @@ class LiveProcess:
         self.server.should_exit = True
         self.thread.join(10)
         assert not self.thread.is_alive()
+        gc.collect()

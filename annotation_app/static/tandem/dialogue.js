@@ -102,7 +102,6 @@ function refuse(words) {
 
 function show(isAnswering) {
   find("answers").hidden = !isAnswering;
-  find("answering").hidden = !isAnswering;
   form.hidden = isAnswering;
   find("error").hidden = true;
   find("stop").disabled = false;
