@@ -1,4 +1,4 @@
-"""A turn of a live dialogue against models that talk over HTTP: what is told, and what is stored."""
+"""A turn of a live dialogue, with models that talk over HTTP: what is told and what is stored."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_the_second_try_is_served(bob, batch, talker):
     assert texts == {"Use water only.", "With vinegar, and let it stand for a night."}
     assert set(on_screen(events).values()) == texts
     assert sum(event["event"] == "resampling" for event in events) == 1
-    assert [r.text for r in Resampled.objects.all()][0].startswith("I am starter-b")
+    assert Resampled.objects.get().text.startswith("I am starter-b")
     assert "starter" not in "".join(e.get("left", "") + e.get("right", "") for e in events)
 
 

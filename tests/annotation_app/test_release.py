@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections import Counter
 
 import pytest
@@ -89,10 +90,7 @@ def test_a_range_upside_down_stops_the_start(monkeypatch):
 
     monkeypatch.setenv("LOW_TEMPERATURE", "1.5")
     with pytest.raises(ImproperlyConfigured, match=r"LOW_TEMPERATURE is 1\.5, allowed is at most"):
-        exec(
-            compile(open(settings.__file__).read(), settings.__file__, "exec"),
-            vars(settings).copy(),
-        )
+        runpy.run_path(settings.__file__)
 
 
 @pytest.mark.parametrize("url", ["tandem.example", "https://tandem.example/live", "https://"])
@@ -100,11 +98,8 @@ def test_a_live_address_that_is_no_origin_stops_the_start(monkeypatch, url):
     from annotation_app import settings
 
     monkeypatch.setenv("LIVE_URL", url)
-    with pytest.raises(ImproperlyConfigured, match="LIVE_URL is .* allowed is an origin"):
-        exec(
-            compile(open(settings.__file__).read(), settings.__file__, "exec"),
-            vars(settings).copy(),
-        )
+    with pytest.raises(ImproperlyConfigured, match=r"LIVE_URL is .* allowed is an origin"):
+        runpy.run_path(settings.__file__)
 
 
 # --- weights --------------------------------------------------------------------------------------
