@@ -1,9 +1,11 @@
 """The live process: it streams answers to the pages' scripts, and serves nothing else."""
 
 import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import IO, Any
 
 import django
-from django.core.exceptions import DisallowedHost
+from django.core.exceptions import DisallowedHost, RequestAborted
 from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -15,6 +17,8 @@ django.setup(set_prefix=False)
 from annotation_app.access import page_origins  # noqa: E402  (needs the models)
 
 URLS = "annotation_app.live_urls"
+MOST_BYTES = 2**19  # of a request: the longest message, with every character escaped
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 class LiveHandler(ASGIHandler):
@@ -23,6 +27,20 @@ class LiveHandler(ASGIHandler):
     Django's CSRF check knows the address that was asked only. So the origin is checked here
     first; one of our own then counts as that address, and the token is checked as everywhere.
     """
+
+    async def read_body(self, receive: Receive) -> IO[bytes]:
+        """Django itself takes a body of any length to the disk, whoever sends it."""
+        read = 0
+
+        async def receive_some() -> Mapping[str, Any]:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MOST_BYTES:
+                raise RequestAborted
+            return message
+
+        return await super().read_body(receive_some)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         if not request.path.startswith("/live/"):

@@ -74,8 +74,8 @@ class Comparison(models.Model):
         return self.response_a if side == Side.A else self.response_b
 
     def go_on_with(self, side: str) -> None:
-        """The dialogue continues this response; what was said once stays, whatever is undone."""
-        Comparison.objects.filter(pk=self.pk, continued_with="").update(continued_with=side)
+        """The next turn continues this response; an undo after that does not change it."""
+        Comparison.objects.filter(pk=self.pk).update(continued_with=side)
 
     @classmethod
     def pose(

@@ -141,6 +141,13 @@ def test_nothing_else_is_served(browser):
         assert browser.get(address).status_code == 404, address
 
 
+def test_a_body_without_end_is_not_read(browser, talker):
+    answer = browser.post(BEGIN, content=b"text=" + b"x" * 2**20)
+    assert answer.status_code == 500  # without reading on, there is nothing to say
+    longest = {"text": "🫖" * 20_000}
+    assert events(browser.post(BEGIN, data=longest))[-1]["event"] == "done"
+
+
 def test_looking_changes_nothing(browser, talker):
     assert browser.get(BEGIN).status_code == 405
     assert not talker.requests
