@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, cast
 
+from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, render
 
-from annotation_app.models import Annotation, Attempt, Person, leases
+from annotation_app.models import Annotation, Attempt, Dialogue, Person, leases
 from annotation_app.models.refusals import NotAssigned, Refusal
 
 P = ParamSpec("P")
@@ -69,6 +71,32 @@ def own_attempt(request: HttpRequest, pk: int) -> Attempt:
     """One's own attempt at a gate; nobody else's is there. Raises Http404."""
     rows = Attempt.objects.select_related("gate__qualification__skill", "person")
     return get_object_or_404(rows, pk=pk, person=person(request))
+
+
+def own_dialogue(request: HttpRequest, pk: int) -> Dialogue:
+    """The dialogue with this id. Raises Http404, and NotAssigned when it is someone else's."""
+    dialogue = get_object_or_404(Dialogue, pk=pk)
+    if dialogue.annotator_id != person(request).pk:
+        raise NotAssigned("This dialogue belongs to someone else.")
+    return dialogue
+
+
+def live_origin(request: HttpRequest) -> str:
+    """Where the script of this page finds the live process."""
+    return settings.LIVE_URL or _at_port(request, settings.LIVE_PORT)
+
+
+def page_origins(request: HttpRequest) -> set[str]:
+    """Whose scripts the live process answers: those of this site's own pages, and no others."""
+    here = _at_port(request, settings.PORT)
+    return {settings.SITE_URL, here, *settings.CSRF_TRUSTED_ORIGINS}
+
+
+def _at_port(request: HttpRequest, port: int) -> str:
+    """The origin that a request came to, at another port. Raises DisallowedHost."""
+    host = re.sub(r":\d+$", "", request.get_host())
+    usual = {"http": 80, "https": 443}[request.scheme or "http"]
+    return f"{request.scheme}://{host}" + ("" if port == usual else f":{port}")
 
 
 def wants_json(request: HttpRequest) -> bool:

@@ -40,15 +40,23 @@ def shown(card: leases.Card) -> dict[str, Any]:
 
 def why_nothing(annotator: Person, criterion: str, batch: Batch | None) -> str:
     """What keeps this person from a comparison: the first reason that holds."""
-    if annotator.paused_reason:
-        return f"Your work is paused: {annotator.paused_reason}"
     if batch is None or batch.state != Batch.State.OPEN:
-        return f"No {criterion} batch is open now. The next one opens by itself."
-    return _not_for_them(annotator, batch) or _nothing_left(annotator, batch)
+        closed = f"No {criterion} batch is open now. The next one opens by itself."
+        return _paused(annotator) or closed
+    return why_not(annotator, batch) or _nothing_left(annotator, batch)
+
+
+def _paused(annotator: Person) -> str:
+    reason = annotator.paused_reason
+    return f"Your work is paused: {reason}" if reason else ""
+
+
+def why_not(annotator: Person, batch: Batch) -> str:
+    """The sentences for what ``leases.MAY_WORK`` asks; empty where nothing forbids it."""
+    return _paused(annotator) or _not_for_them(annotator, batch)
 
 
 def _not_for_them(annotator: Person, batch: Batch) -> str:
-    """The sentences for what ``leases.MAY_WORK`` asks; empty where nothing forbids it."""
     batch.refresh_from_db()
     missing = batch.required_skills.exclude(people=annotator)
     if missing:
@@ -95,5 +103,5 @@ def _nothing_left(annotator: Person, batch: Batch) -> str:
         until = first.lease_expires_at.strftime("%H:%M")
         return f"What is left is reserved by others; some may come back by {until} UTC."
     if not Comparison.objects.usable().filter(batch=batch).exists():
-        return "This batch has no comparisons yet. Write a prompt and judge its two responses."
+        return "This batch has no comparisons yet. Begin a dialogue and judge its answers."
     return "You have judged everything there is for you in this batch. Thank you!"

@@ -180,20 +180,6 @@ class AnnotationForm(forms.Form):
         return (left, right) if self.question.shown_left == Side.A else (right, left)
 
 
-class WrittenPromptForm(forms.Form):
-    """A prompt of the annotator's own."""
-
-    text = forms.CharField(
-        max_length=LONGEST_PROMPT,
-        widget=forms.Textarea(attrs={"rows": 6}),
-        error_messages={"required": "Write a prompt first."},
-    )
-    risk_category = forms.ChoiceField(
-        choices=[("", "not a risk"), *RiskCategory.choices], required=False
-    )
-    attack_vector = forms.ChoiceField(choices=[("", "none"), *AttackVector.choices], required=False)
-
-
 class ReasonForm(forms.Form):
     reason = forms.CharField(max_length=500, required=False)
 
@@ -602,3 +588,36 @@ class QualificationForm(forms.Form):
             if more := len(error.faults) - len(shown):
                 shown.append(f"And {more} more.")
             raise forms.ValidationError(shown) from error
+
+
+# --- live dialogues ------------------------------------------------------------------------------
+
+
+class MessageForm(forms.Form):
+    """What an annotator says to the models."""
+
+    text = forms.CharField(
+        label="Your message",
+        max_length=LONGEST_PROMPT,
+        widget=forms.Textarea(attrs={"rows": 4}),
+        error_messages={"required": "Write a message first."},
+    )
+
+
+class FirstMessageForm(MessageForm):
+    """The first one of a dialogue: on safety, with the risk that it tries."""
+
+    risk_category = forms.ChoiceField(
+        choices=[("", "not a risk"), *RiskCategory.choices], required=False
+    )
+    attack_vector = forms.ChoiceField(choices=[("", "none"), *AttackVector.choices], required=False)
+
+
+class WeightForm(forms.Form):
+    """How often a released chat model answers, beside the others."""
+
+    weight = forms.FloatField(
+        min_value=0,
+        max_value=1_000,
+        error_messages={"required": "Give a weight: a number from 0 to 1000."},
+    )

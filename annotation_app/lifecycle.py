@@ -167,13 +167,14 @@ def release_round(round_: Round, by: Person | None) -> Release:
     round_.mark_released()
     assert round_.result is not None, round_.pk
     release = Release.objects.create(checkpoint=round_.result, released_by=by)
+    Release.rest_older()
     for criterion in Criterion.values:
         queue_filling(Batch.draft_next(criterion, is_filled=False), round_.prompt_set)
     return release
 
 
 def queue_filling(batch: Batch, prompt_set: PromptSet) -> Run:
-    """Sample fresh response pairs for a draft, from two variants at two temperatures."""
+    """Sample fresh response pairs for a draft, from two variants that are drawn once."""
     first, second = Variant.pair()
     sampling = exchange.installed_settings("sampling")
     count = sampling.pop("comparisons", 1_000)

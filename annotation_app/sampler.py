@@ -1,14 +1,15 @@
-"""Live answers for annotators, over HTTP from an OpenAI-compatible sampler.
+"""Live answers over HTTP from an OpenAI-compatible sampler, as they are being written.
 
 The same client for `transformers serve` on a laptop and vLLM in production; only addresses differ.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import httpx
@@ -16,21 +17,13 @@ from django.conf import settings
 
 from annotation_app import storage
 from annotation_app.models import Variant
-from annotation_app.models.comparison import unusable_reason
 from annotation_app.models.refusals import SamplerUnavailable
 
 SEED_LIMIT = 2**31 - 1
-TRIES = 3
-
-
-class Answer(NamedTuple):
-    text: str
-    seed: int
-    finish_reason: str
 
 
 class Question(NamedTuple):
-    """All that one request needs, taken from the rows before threads start."""
+    """All that one request needs, taken from the rows beforehand."""
 
     url: str
     model: str
@@ -38,56 +31,8 @@ class Question(NamedTuple):
     top_p: float
 
 
-def answer_pair(
-    messages: Sequence[dict[str, str]],
-    variants: tuple[Variant, Variant],
-    drop: Callable[[Variant, Answer, str], None],
-) -> tuple[Answer, Answer]:
-    """One answer of each variant, asked for at the same time.
-
-    An answer that is empty, cut off or names its model, or that is like the other one, goes to
-    ``drop`` with the reason and is asked for again, a few times. Raises SamplerUnavailable with a
-    sentence for the annotator.
-    """
-    questions = [_question(variant) for variant in variants]
-    answers: list[Answer | None] = [None, None]
-    reasons: list[str] = []
-    for _ in range(TRIES):
-        wanted = [i for i in (0, 1) if answers[i] is None]
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            asked = pool.map(lambda i: _ask(questions[i], messages), wanted)
-        reasons = []
-        for i, answer in zip(wanted, asked, strict=True):
-            other = answers[1 - i]
-            if reason := _fault(answer, variants[i], other.text if other else None):
-                drop(variants[i], answer, reason)
-                reasons.append(reason)
-            else:
-                answers[i] = answer
-        first, second = answers
-        if first is not None and second is not None:
-            return first, second
-    raise SamplerUnavailable(
-        f"The models gave {reasons[0]} {TRIES} times in a row. No comparison was made; try again "
-        "or change your prompt."
-    )
-
-
-def _fault(answer: Answer, variant: Variant, other: str | None) -> str:
-    """Why nobody can judge this answer beside the other one; empty where they can."""
-    if not answer.text.strip():
-        return "an empty answer"
-    if answer.finish_reason == "length":
-        return "an answer that is cut off"
-    names = [variant.release.checkpoint.name, variant.served_model_id]
-    if any(re.search(rf"\b{re.escape(n)}\b", answer.text, re.IGNORECASE) for n in names if n):
-        return "an answer that names the model"
-    if other is not None and unusable_reason(answer.text, other):
-        return "identical answers"
-    return ""
-
-
-def _question(variant: Variant) -> Question:
+def question(variant: Variant) -> Question:
+    """Raises SamplerUnavailable where the weights are missing."""
     folder = storage.path(variant.release.checkpoint.storage_key)
     if not variant.served_model_id and not folder.is_dir():
         raise SamplerUnavailable(
@@ -102,50 +47,99 @@ def _question(variant: Variant) -> Question:
     )
 
 
-def _ask(question: Question, messages: Sequence[dict[str, str]]) -> Answer:
-    seed = secrets.randbelow(SEED_LIMIT)
+def connect() -> httpx.AsyncClient:
+    """A client for the requests of one turn; closing it ends them."""
     key = settings.SAMPLER_API_KEY
+    return httpx.AsyncClient(
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx.Timeout(settings.SAMPLER_TIMEOUT_SECONDS, connect=5.0),
+        verify=_certificates(),
+        trust_env=False,
+    )
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: that takes longer than everything else a request does here."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+async def answer(
+    client: httpx.AsyncClient,
+    asked: Question,
+    messages: Sequence[dict[str, str]],
+    seed: int,
+    hear: Callable[[str], None],
+) -> str:
+    """Tell each piece of the answer as it comes; returns why it ended.
+
+    Raises SamplerUnavailable with a sentence for the annotator.
+    """
+    body = {
+        "model": asked.model,
+        "messages": list(messages),
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "seed": seed,
+        "max_tokens": settings.SAMPLER_MAX_TOKENS,
+        "stream": True,
+    }
     try:
-        response = httpx.post(
-            question.url,
-            json={
-                "model": question.model,
-                "messages": list(messages),
-                "temperature": question.temperature,
-                "top_p": question.top_p,
-                "seed": seed,
-                "max_tokens": settings.SAMPLER_MAX_TOKENS,
-                "stream": False,
-            },
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(settings.SAMPLER_TIMEOUT_SECONDS, connect=5.0),
-            trust_env=False,
-        )
-    except httpx.TimeoutException:
+        async with (
+            asyncio.timeout(settings.SAMPLER_TIMEOUT_SECONDS),
+            client.stream("POST", asked.url, json=body) as response,
+        ):
+            if response.status_code != httpx.codes.OK:
+                raise ValueError(f"status {response.status_code}")
+            return await _read(response, hear)
+    except (TimeoutError, httpx.TimeoutException):
         raise SamplerUnavailable(
             f"The models did not answer within {settings.SAMPLER_TIMEOUT_SECONDS} seconds. "
-            "Nothing was stored; your prompt is kept here: try again."
+            "Nothing was stored; your message is kept here: try again."
         ) from None
     except httpx.HTTPError:
         raise SamplerUnavailable(
-            "The models cannot be reached right now. Nothing was stored; your prompt is kept "
+            "The models cannot be reached right now. Nothing was stored; your message is kept "
             "here: try again in a minute, or tell your researcher."
         ) from None
-    return _read(response, seed)
-
-
-def _read(response: httpx.Response, seed: int) -> Answer:
-    """The answer's text. Raises SamplerUnavailable for anything else than one."""
-    try:
-        if response.status_code != httpx.codes.OK:
-            raise ValueError(f"status {response.status_code}")
-        choice: Any = response.json()["choices"][0]
-        text, reason = choice["message"]["content"], choice.get("finish_reason") or ""
-        if not isinstance(text, str) or not isinstance(reason, str):
-            raise ValueError(f"content is {text!r}")
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise SamplerUnavailable(
-            "A model gave an answer that cannot be read. Nothing was stored; your prompt is kept "
+            "A model gave an answer that cannot be read. Nothing was stored; your message is kept "
             "here: try again, or tell your researcher."
         ) from None
-    return Answer(text, seed, reason[:20])
+
+
+async def _read(response: httpx.Response, hear: Callable[[str], None]) -> str:
+    """The finish reason. Raises ValueError, KeyError or TypeError for anything else than a chat."""
+    async for line in _lines(response):
+        data = line.removeprefix(b"data:").strip()
+        if data == line.strip() or data == b"[DONE]":
+            continue  # a comment, another field, or the end
+        for choice in json.loads(data)["choices"]:
+            hear(_piece(choice["delta"]))
+            if reason := choice.get("finish_reason"):
+                return str(reason)[:20]
+    raise ValueError("the answer broke off")
+
+
+def _piece(delta: Any) -> str:
+    """What a chunk adds to the text, as a database can keep it."""
+    if not isinstance(delta, dict):
+        raise TypeError(f"delta is {delta!r}")
+    text = delta.get("content")
+    if text is None:
+        return ""
+    if not isinstance(text, str) or "\x00" in text:
+        raise ValueError(f"content is {text!r}")
+    text.encode()  # half of a surrogate pair is a ValueError too
+    return text
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Split at line feeds alone; httpx's own lines also end where a text has U+2028."""
+    rest = b""
+    async for block in response.aiter_bytes():
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield line
+    yield rest

@@ -4,6 +4,7 @@ import os
 import secrets
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dj_database_url
 from csp.constants import NONE, SELF
@@ -68,10 +69,17 @@ DEBUG = env_bool("DEBUG", False)
 SECRET_KEY = os.environ.get("SECRET_KEY") or generated_secret_key()
 ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS", "")
-BIND_ADDRESS = os.environ.get("BIND_ADDRESS", "127.0.0.1")  # of web and the local sampler
+BIND_ADDRESS = os.environ.get("BIND_ADDRESS", "127.0.0.1")  # of web, live and the local sampler
 PORT = env_int("PORT", 8000, 1, 65_535)
 SITE_URL = (os.environ.get("SITE_URL") or f"http://127.0.0.1:{PORT}").rstrip("/")
 BEHIND_TLS_PROXY = env_bool("BEHIND_TLS_PROXY", False)
+
+LIVE_PORT = env_int("LIVE_PORT", 8002, 1, 65_535)
+LIVE_URL = os.environ.get("LIVE_URL", "").rstrip("/")  # none: the page's own host at LIVE_PORT
+if not LIVE_URL and BEHIND_TLS_PROXY:
+    LIVE_URL = SITE_URL
+if LIVE_URL and not (urlsplit(LIVE_URL).netloc and LIVE_URL.count("/") == 2):
+    raise ImproperlyConfigured(f"LIVE_URL is {LIVE_URL!r}, allowed is an origin: https://HOST")
 
 # --- the parts -------------------------------------------------------------------------------
 
@@ -208,6 +216,10 @@ SAMPLER_TIMEOUT_SECONDS = env_int("SAMPLER_TIMEOUT_SECONDS", 60, 1, 3_600)
 SAMPLER_MAX_TOKENS = env_int("SAMPLER_MAX_TOKENS", 512, 1, 100_000)
 LOW_TEMPERATURE = env_float("LOW_TEMPERATURE", 0.8, 0.0, 5.0)
 HIGH_TEMPERATURE = env_float("HIGH_TEMPERATURE", 1.0, 0.0, 5.0)
+if LOW_TEMPERATURE > HIGH_TEMPERATURE:
+    raise ImproperlyConfigured(
+        f"LOW_TEMPERATURE is {LOW_TEMPERATURE}, allowed is at most HIGH_TEMPERATURE"
+    )
 TOP_P = env_float("TOP_P", 1.0, 0.01, 1.0)
 
 # --- pages -----------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class Platform:
     """Servers, workers, beat and sampler as processes of their own."""
 
     def __init__(self, var: Path, run_settings: dict[str, Any], **environment: str) -> None:
-        self.var, self.port, sampler = var, free_port(), free_port()
+        self.var, self.port = var, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         settings = var / "run_settings.json"
         settings.write_text(json.dumps(run_settings))
@@ -36,7 +36,8 @@ class Platform:
             "TANDEM_VAR": str(var),
             "PORT": str(self.port),
             "SITE_URL": self.url,
-            "SAMPLER_PORT": str(sampler),
+            "SAMPLER_PORT": str(free_port()),
+            "LIVE_PORT": str(free_port()),
             "RUN_SETTINGS": str(settings),
             "BEAT_SECONDS": "1",
             "OMP_NUM_THREADS": "1",

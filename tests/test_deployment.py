@@ -15,7 +15,7 @@ from annotation_app.processes.start import PREPARATIONS, read_procfile
 
 ROOT = Path(__file__).resolve().parent.parent
 VAR = "/var/lib/tandem"
-OURS = ("prepare", "web", "worker", "gpu", "beat", "sampler")
+OURS = ("prepare", "web", "live", "worker", "gpu", "beat", "sampler")
 SAMPLER_PORT = 8001
 READERS = {"env_bool", "env_int", "env_float", "env_list"}
 VARIABLE = re.compile(r"\$\{([A-Z_]+)(:-|:\?)?([^}]*)\}")
@@ -157,7 +157,9 @@ def test_one_volume_is_shared_at_the_var_folder(compose):
 
 def test_pages_are_published_on_the_loopback_only(compose):
     published = {name for name, service in compose["services"].items() if "ports" in service}
-    assert published == {"web"}
+    assert published == {"web", "live"}
+    assert compose["services"]["live"]["ports"] == ["127.0.0.1:${LIVE_PORT:-8002}:8002"]
+    assert compose["services"]["live"]["environment"]["LIVE_PORT"] == 8002
     assert compose["services"]["web"]["ports"] == ["127.0.0.1:${PORT:-8000}:8000"]
     assert compose["services"]["web"]["environment"]["PORT"] == 8000
     assert "EXPOSE 8000\n" in text("Dockerfile")

@@ -35,10 +35,11 @@ def test_every_contract_holds():
     "modules",
     [
         ("annotation_app.wsgi", "annotation_app.urls"),  # web
+        ("annotation_app.asgi", "annotation_app.live_urls"),  # live
         ("annotation_app.wsgi", "annotation_app.celery", "annotation_app.tasks"),  # workers
         ("annotation_app.processes.start", "annotation_app.processes.redis"),  # launcher
     ],
-    ids=["web", "worker", "launcher"],
+    ids=["web", "live", "worker", "launcher"],
 )
 def test_a_process_without_torch(modules):
     loaded = loaded_by(*modules)

@@ -29,7 +29,10 @@ SIZES = {
     "sampling": {"comparisons": 16, "max_new_tokens": 40},
 }  # fmt: skip
 FEWEST = 16  # comparisons whose two answers differ
-WRITTEN = {"helpfulness": "What is the warranty of my kettle?", "safety": "Is my kettle safe?"}
+WRITTEN = {
+    "helpfulness": ["What is the warranty of my kettle?", "And of the toaster?"],
+    "safety": ["Is my kettle safe?"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +64,22 @@ def judge(page, criterion: str) -> None:
     )
 
 
+def converse(page, platform: Platform, criterion: str) -> None:
+    """A live dialogue: two models answer through the live process, and the choice goes on."""
+    page.goto(f"{platform.url}/annotate/{criterion}/dialogue")
+    for message in WRITTEN[criterion]:
+        page.locator("#send:enabled").wait_for()
+        page.fill("textarea", message)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_url("**/annotations/*", timeout=60_000)
+        assert message in page.locator("[data-part=prompt]").text_content()
+        judge(page, criterion)
+        page.wait_for_url("**/dialogues/*")
+
+
 def judge_batch(page, platform: Platform, criterion: str) -> None:
-    """Write one prompt and judge its two fresh answers, then judge the whole batch."""
-    page.goto(f"{platform.url}/annotate/{criterion}/write")
-    page.fill("textarea", WRITTEN[criterion])
-    page.locator("main form button").first.click()
-    page.wait_for_url("**/annotations/*", timeout=60_000)
-    assert WRITTEN[criterion] in page.locator("[data-part=prompt]").text_content()
-    judge(page, criterion)
+    """Judge the turns of a dialogue, then the whole batch."""
+    converse(page, platform, criterion)
     page.goto(f"{platform.url}/annotate/{criterion}")
     while page.locator("#judgement").count():
         judge(page, criterion)
@@ -82,12 +93,15 @@ def press(page, address: str, name: str) -> None:
 
 
 def test_one_comparison(platform: Platform, page):
-    # a click: sign in once, write a prompt, judge both batches
+    # a click: sign in once, hold a dialogue, judge both batches
     sign_in(page, platform)
     for criterion in ("helpfulness", "safety"):
         judge_batch(page, platform, criterion)
     clicked = set(platform.rows("list(Annotation.objects.work().values_list('pk', flat=True))"))
     asked = platform.rows("Comparison.objects.usable().count()")
+    turns = platform.rows("list(Prompt.objects.filter(turn=2).values_list('parent', flat=True))")
+    assert len(turns) == 1
+    assert turns[0] is not None
     assert len(clicked) == asked > FEWEST
 
     # closing asks for training; a broker that forgets everything loses no work

@@ -20,7 +20,7 @@ from annotation_app.processes import redis, start
 from tests.platform import Platform, running_platform
 
 WITHOUT_DEMO = {"TANDEM_DEMO": "false"}
-NAMES = {"redis", "web", "worker", "gpu", "beat", "sampler"}
+NAMES = {"redis", "web", "live", "worker", "gpu", "beat", "sampler"}
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -78,7 +78,15 @@ def test_it_works(platform: Platform):
 
 def test_every_line_of_the_procfile_runs(platform: Platform):
     running = " ".join(commands(descendants(platform.process)))
-    for word in ("redis-server", "gunicorn", "--queues default", "--queues gpu", " beat ", "serve"):
+    for word in (
+        "redis-server",
+        "gunicorn",
+        "uvicorn",
+        "--queues default",
+        "--queues gpu",
+        " beat ",
+        "serve",
+    ):
         assert word in running, word
     assert platform.redis().ping()
 
@@ -97,7 +105,7 @@ def test_redis_refuses_those_without_the_password(platform: Platform):
 
 
 def test_a_second_one_on_the_same_folder_is_refused(platform: Platform):
-    refused = launch(platform, PORT="1", SAMPLER_PORT="2")
+    refused = launch(platform, PORT="1", SAMPLER_PORT="2", LIVE_PORT="3")
     assert refused == (
         1,
         f"Tandem is already running on {platform.var} (process {platform.process.pid}).\n",

@@ -27,6 +27,7 @@ from annotation_app.models.resampled import Resampled
 from annotation_app.models.review import Review
 from annotation_app.models.round import Round
 from annotation_app.models.run import Run, RunInput
+from annotation_app.models.running_turn import RunningTurn
 from annotation_app.models.seat import Seat
 from annotation_app.models.sign_in import SignIn
 from annotation_app.models.skill import Skill
@@ -64,6 +65,7 @@ __all__ = [
     "Round",
     "Run",
     "RunInput",
+    "RunningTurn",
     "Seat",
     "Side",
     "SignIn",

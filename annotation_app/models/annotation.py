@@ -62,7 +62,7 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
             "batch", "comparison__prompt", "comparison__response_a", "comparison__response_b",
         ).get(pk=leased)  # fmt: skip
 
-    def lease(self, comparison: Comparison, annotator: Person) -> Annotation:
+    def lease(self, comparison: Comparison, annotator: Person, shown_left: str = "") -> Annotation:
         """Reserve this comparison. Raises IntegrityError when its last slot is taken."""
         with transaction.atomic():
             taken = set(self.filter(comparison=comparison).live().values_list("slot", flat=True))
@@ -77,7 +77,7 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
                 annotator=annotator,
                 slot=slot,
                 overlap=comparison.overlap,
-                shown_left=secrets.choice(Side.values),
+                shown_left=shown_left or secrets.choice(Side.values),
                 leased_at=now,
                 lease_expires_at=now + timedelta(seconds=settings.LEASE_SECONDS),
             )

@@ -96,6 +96,10 @@ class Comparison(models.Model):
     def response(self, side: str) -> Response:
         return self.response_a if side == Side.A else self.response_b
 
+    def go_on_with(self, side: str) -> None:
+        """The next turn continues this response; an undo after that does not change it."""
+        Comparison.objects.filter(pk=self.pk).update(continued_with=side)
+
     @classmethod
     def pose(
         cls, batch: Batch, prompt: Prompt, response_a: Response, response_b: Response

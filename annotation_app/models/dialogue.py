@@ -119,6 +119,21 @@ class Prompt(models.Model):
             attack_vector=attack_vector,
         )
 
+    @classmethod
+    def go_on(cls, chosen: Response, message: Message) -> Prompt:
+        """The next turn of a dialogue, after the answer that was chosen."""
+        before = chosen.prompt
+        answer = Message("assistant", chosen.text)
+        return cls.objects.create(
+            dialogue_id=before.dialogue_id,
+            parent=chosen,
+            turn=before.turn + 1,
+            messages=[*before.messages, answer._asdict(), message._asdict()],
+            is_safety=before.is_safety,
+            risk_category=before.risk_category,
+            attack_vector=before.attack_vector,
+        )
+
 
 class Response(models.Model):
     """One model output, with what made it. Imported responses have no variant."""

@@ -357,6 +357,18 @@ def _probe(
     return None
 
 
+def count_draw(annotator: int, batch: int) -> None:
+    """Count a comparison that the annotator made as one they have drawn."""
+    known: dict[str, Any] = {"annotator": annotator, "batch": batch, "beside": 0}
+    known["now"] = _stored(timezone.now())
+    with connection.cursor() as cursor:
+        seat = _seat(cursor, known)
+        known |= {"last_priority": seat.priority, "last_comparison": seat.comparison}
+        known["draws"] = seat.draws + 1
+        known["sides"] = seat.sides if seat.draws % BLOCK else balanced_sides()
+        cursor.execute(MOVE_SEAT, known)
+
+
 @contextmanager
 def _write_turn() -> Iterator[None]:
     """On SQLite: wait for the write lock in a queue.

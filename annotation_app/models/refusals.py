@@ -25,6 +25,16 @@ class NotAssigned(Refusal):
     status = 403
 
 
+class MayNotWork(Refusal):
+    """The rules give this person no work in this batch now."""
+
+    status = 403
+
+
+class NothingToJudge(Refusal):
+    """A turn was stopped before there were two answers."""
+
+
 class SamplerUnavailable(Refusal):
     """The sampler did not give a usable answer."""
 

@@ -118,6 +118,7 @@ def check(lines: dict[str, str]) -> None:
     if "redis" in lines:
         redis.server_binary()
     check_port("web", "PORT", settings.PORT)
+    check_port("live", "LIVE_PORT", settings.LIVE_PORT)
     if "sampler" in lines:
         check_port("sampler", "SAMPLER_PORT", settings.SAMPLER_PORT)
 
@@ -239,7 +240,7 @@ class Processes:
 
     def _are_answering(self) -> bool:
         """Wait for the pages and the local models; False when a process ended instead."""
-        ports = [settings.PORT]
+        ports = [settings.PORT, settings.LIVE_PORT]
         if "sampler" in self.lines:
             ports.append(settings.SAMPLER_PORT)
         deadline = time.monotonic() + START_SECONDS

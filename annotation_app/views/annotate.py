@@ -1,4 +1,4 @@
-"""The annotator's pages: pick a criterion, judge, write a prompt."""
+"""The annotator's pages: pick a criterion, judge."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET
 
-from annotation_app import cards, keys, live, qualifying
+from annotation_app import cards, keys, qualifying
 from annotation_app.access import own_question, person, signed_in
 from annotation_app.forms import (
     CHOOSE,
@@ -18,13 +18,13 @@ from annotation_app.forms import (
     SAFE_LABELS,
     WHICH_ARE_SAFE,
     AnnotationForm,
-    WrittenPromptForm,
     preferences,
 )
 from annotation_app.models import (
     Annotation,
     Batch,
     Criterion,
+    Dialogue,
     Guideline,
     Organisation,
     Person,
@@ -32,7 +32,6 @@ from annotation_app.models import (
     Review,
     leases,
 )
-from annotation_app.models.refusals import Refusal
 from annotation_app.models.remark import RATINGS
 
 SENTENCES = {
@@ -79,11 +78,11 @@ def annotate_next(request: HttpRequest, criterion: str) -> HttpResponse:
     """The next comparison of the open batch, or why there is none."""
     batch = open_batch(criterion)
     if batch is None:
-        return _nothing_left(request, criterion, None)
+        return nothing_left(request, criterion, None)
     leased = leases.lease_next(person(request).pk, batch.pk)
     card = None if leased is None else leases.read_card(leased)
     if card is None:
-        return _nothing_left(request, criterion, batch)
+        return nothing_left(request, criterion, batch)
     return judging_page(request, card, AnnotationForm(card.question))
 
 
@@ -94,11 +93,13 @@ def open_batch(criterion: str) -> Batch | None:
     return Batch.objects.open().filter(criterion=criterion, kind=Batch.Kind.PREFERENCE).first()
 
 
-def _nothing_left(request: HttpRequest, criterion: str, batch: Batch | None) -> HttpResponse:
+def nothing_left(
+    request: HttpRequest, criterion: str, batch: Batch | None, sentence: str = ""
+) -> HttpResponse:
     page: dict[str, Any] = {
         "criterion": criterion,
         "batch": batch,
-        "sentence": cards.why_nothing(person(request), criterion, batch),
+        "sentence": sentence or cards.why_nothing(person(request), criterion, batch),
         "sent_back": Review.objects.sent_back_to(person(request)).count(),
     }
     if batch is not None:
@@ -114,7 +115,16 @@ def annotation(request: HttpRequest, pk: int) -> HttpResponse:
     own_question(request, pk)
     card = leases.read_card(pk)
     assert card is not None, pk
-    return judging_page(request, card, AnnotationForm(card.question))
+    form, within = AnnotationForm(card.question), dialogue_of(request, pk)
+    return judging_page(request, card, form, dialogue=within)
+
+
+def dialogue_of(request: HttpRequest, annotation: int) -> int | None:
+    """The live dialogue of one's own that a comparison is a turn of."""
+    own = Dialogue.objects.filter(
+        annotator=person(request), prompts__comparisons__annotations=annotation
+    )
+    return own.values_list("pk", flat=True).first()
 
 
 def judging_page(
@@ -122,15 +132,20 @@ def judging_page(
     card: leases.Card,
     form: AnnotationForm,
     *,
+    dialogue: int | None = None,
     revising: bool = False,
     review: Review | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    """The page to judge on, with its first card; the script brings those that follow."""
+    """The page to judge on, with its first card; the script brings those that follow.
+
+    A turn of a live dialogue stands alone, and leads back to the dialogue.
+    """
     criterion, organisation = card.question.criterion, Organisation.current()
     page: dict[str, Any] = {
         "card": card,
         "criterion": criterion,
+        "dialogue": dialogue,
         "guideline": Guideline.current(criterion),
         "veiled": criterion == Criterion.SAFETY
         and organisation.safety_is_veiled
@@ -151,26 +166,3 @@ def judging_page(
         "sent_back": Review.objects.sent_back_to(person(request)).count(),
     }
     return render(request, "annotate/judge.html", page, status=status)
-
-
-@require_http_methods(["GET", "POST"])
-@never_cache
-@signed_in
-def write_prompt(request: HttpRequest, criterion: str) -> HttpResponse:
-    """A prompt of one's own; two fresh responses come back to be judged."""
-    batch = open_batch(criterion)
-    if batch is None:
-        return _nothing_left(request, criterion, None)
-    form = WrittenPromptForm(request.POST or None)
-    status, refusal = 200, ""
-    if request.method == "POST":
-        status = 400
-        if form.is_valid():
-            try:
-                posed = live.pose_written_prompt(person(request), batch, **form.cleaned_data)
-                return redirect("annotation", posed.pk)
-            except Refusal as error:
-                status, refusal = error.status, str(error)
-    page = {"criterion": criterion, "batch": batch, "form": form, "refusal": refusal}
-    page["guideline"] = Guideline.current(criterion)
-    return render(request, "annotate/write.html", page, status=status)

@@ -19,13 +19,17 @@ from annotation_app import cards
 from annotation_app.access import own_annotation, own_question, person, signed_in, wants_json
 from annotation_app.forms import AnnotationForm, ReasonForm
 from annotation_app.models import Annotation, Batch, Remark, Review, leases
-from annotation_app.views.annotate import judging_page, open_batch
+from annotation_app.views.annotate import dialogue_of, judging_page, open_batch
 
 
 def shown_beside(request: HttpRequest) -> int:
     """The annotation that stays on the screen while another is asked for; 0 for none."""
-    shown = request.POST.get("shown", "")
-    return int(shown) if shown.isascii() and shown.isdigit() and len(shown) < 19 else 0
+    return _number(request, "shown")
+
+
+def _number(request: HttpRequest, name: str) -> int:
+    sent = request.POST.get(name, "")
+    return int(sent) if sent.isascii() and sent.isdigit() and len(sent) < 19 else 0
 
 
 @require_POST
@@ -46,12 +50,11 @@ def record(request: HttpRequest, pk: int) -> HttpResponse:
     if not form.is_valid():
         return _not_valid(request, question, form)
     who, answer = person(request).pk, form.answer()
-    if not wants_json(request):
+    if not wants_json(request) or _number(request, "dialogue"):
         at = leases.record(pk, who, answer)
         sentence = saved_sentence(pk, at) if at else _late(request, pk, answer)
         _remark(pk, form)
-        messages.success(request, sentence)
-        return redirect("annotate_next", question.criterion)
+        return _alone(request, question, pk, sentence)
     beside = shown_beside(request)
     at, leased = leases.record_and_lease_next(pk, who, answer, question.batch, beside)
     sentence = saved_sentence(pk, at) if at else _late(request, pk, answer)
@@ -90,7 +93,19 @@ def _not_valid(
         return JsonResponse({"errors": sentences}, status=400)
     card = leases.read_card(question.annotation)
     assert card is not None, question
-    return judging_page(request, card, form, status=400)
+    within = dialogue_of(request, question.annotation)
+    return judging_page(request, card, form, dialogue=within, status=400)
+
+
+def _alone(request: HttpRequest, question: leases.Question, pk: int, sentence: str) -> HttpResponse:
+    """Without the script, or on the page of a dialogue's turn: nothing is reserved beside it."""
+    if wants_json(request):
+        saved = {"id": pk, "sentence": sentence}
+        return JsonResponse({"saved": saved, "next": None, "why": "The dialogue goes on."})
+    messages.success(request, sentence)
+    if within := _number(request, "dialogue"):
+        return redirect("dialogue", within)
+    return redirect("annotate_next", question.criterion)
 
 
 def _go_on(
@@ -118,12 +133,15 @@ def _end(request: HttpRequest, pk: int, end: Any) -> HttpResponse:
     end(found, form.cleaned_data["reason"] if form.is_valid() else "")
     sentence = f"Comparison {found.state}. Someone else may get it."
     question = own_question(request, pk)
-    if wants_json(request):
-        beside = shown_beside(request)
-        leased = leases.lease_next(person(request).pk, question.batch, beside)
-        return _go_on(request, question, pk, sentence, leased)
-    messages.info(request, sentence)
-    return redirect("annotate_next", question.criterion)
+    return _after(request, question, pk, sentence)
+
+
+def _after(request: HttpRequest, question: leases.Question, pk: int, sentence: str) -> HttpResponse:
+    """What follows a skip, a flag or another answer."""
+    if not wants_json(request) or _number(request, "dialogue"):
+        return _alone(request, question, pk, sentence)
+    leased = leases.lease_next(person(request).pk, question.batch, shown_beside(request))
+    return _go_on(request, question, pk, sentence, leased)
 
 
 @require_POST
@@ -155,7 +173,8 @@ def revise(request: HttpRequest, pk: int) -> HttpResponse:
         if wants_json(request):
             return JsonResponse(cards.shown(card))
         review = Review.objects.sent_back_to(person(request)).filter(annotation=pk).first()
-        return judging_page(request, card, AnnotationForm(question), revising=True, review=review)
+        form, within = AnnotationForm(question), dialogue_of(request, pk)
+        return judging_page(request, card, form, dialogue=within, revising=True, review=review)
     form = AnnotationForm(question, request.POST)
     if not form.is_valid():
         return _not_valid(request, question, form)
@@ -164,9 +183,4 @@ def revise(request: HttpRequest, pk: int) -> HttpResponse:
     assert revised.recorded_at is not None, revised
     _remark(revised.pk, form)
     sentence = saved_sentence(revised.pk, revised.recorded_at) + f", in place of #{pk}"
-    if wants_json(request):
-        beside = shown_beside(request)
-        leased = leases.lease_next(person(request).pk, question.batch, beside)
-        return _go_on(request, question, revised.pk, sentence, leased)
-    messages.success(request, sentence)
-    return redirect("annotate_next", question.criterion)
+    return _after(request, question, revised.pk, sentence)

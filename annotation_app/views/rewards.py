@@ -9,7 +9,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from annotation_app import figures, lifecycle
 from annotation_app.access import refusal_page, researcher_required
-from annotation_app.forms import CriterionForm
+from annotation_app.forms import CriterionForm, WeightForm
 from annotation_app.models import Checkpoint, Criterion, Release
 
 SHOWN = 6
@@ -55,7 +55,27 @@ def promote(request: HttpRequest, pk: int) -> HttpResponse:
 @require_GET
 @researcher_required
 def chat_models(request: HttpRequest) -> HttpResponse:
-    rows = Checkpoint.objects.chat().select_related("run__round").prefetch_related("releases")
-    current = Release.objects.current().values_list("checkpoint", flat=True)
-    context = {"checkpoints": rows.order_by("-pk"), "released": set(current)}
-    return render(request, "rewards/chat_models.html", context)
+    return _chat_models(request)
+
+
+def _chat_models(
+    request: HttpRequest, refused: WeightForm | None = None, of: int | None = None
+) -> HttpResponse:
+    """Every chat model; the released ones with how often they answer."""
+    rows = Checkpoint.objects.chat().select_related("run__round").order_by("-pk")
+    current = {release.checkpoint_id: release for release in Release.objects.current()}
+    shown = [(row, current.get(row.pk)) for row in rows]
+    context = {"rows": shown, "refused": refused, "refused_release": of}
+    return render(request, "rewards/chat_models.html", context, status=400 if refused else 200)
+
+
+@require_POST
+@researcher_required
+def weigh_release(request: HttpRequest, pk: int) -> HttpResponse:
+    release = get_object_or_404(Release.objects.current().select_related("checkpoint"), pk=pk)
+    form = WeightForm(request.POST)
+    if not form.is_valid():
+        return _chat_models(request, form, pk)
+    release.weigh(form.cleaned_data["weight"])
+    messages.success(request, f"{release.checkpoint} has the weight {release.weight:g} now.")
+    return redirect("chat_models")

@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 from django.urls import reverse
 
-from annotation_app.models import Annotation, Comparison
+from annotation_app.models import Annotation
 from demo.client import read_comparison
 from tests.annotation_app.rows import comparison, open_batch, released_chat_model
 
@@ -205,15 +205,3 @@ def test_judging_costs_a_fixed_number_of_queries(as_bob, comparisons, django_ass
     assert answer["saved"]["id"] == first.pk
     assert answer["next"]["id"] not in (first.pk, ahead["next"]["id"])
     assert Annotation.objects.recorded().count() == 1
-
-
-def test_a_written_prompt_that_cannot_be_answered_is_kept(as_bob, settings):
-    open_batch()
-    settings.SAMPLER_URL = "http://127.0.0.1:9"
-    text = "Why is the sky blue over my kettle?"
-    address = reverse("write_prompt", args=["helpfulness"])
-    answer = as_bob.post(address, {"text": text})
-    assert answer.status_code == 503
-    assert "No chat model is released" in answer.content.decode()
-    assert text in answer.content.decode()
-    assert Comparison.objects.count() == 3

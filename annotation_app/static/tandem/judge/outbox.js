@@ -85,7 +85,7 @@ export class Outbox {
 }
 
 // A field's value is one value or a list of them.
-export function post(url, fields) {
+export function post(url, fields, more = {}) {
   const token = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1] ?? "";
   const pairs = Object.entries(fields).flatMap(([name, value]) => [value].flat().map((one) => [name, one]));
   return fetch(url, {
@@ -93,5 +93,6 @@ export function post(url, fields) {
     body: new URLSearchParams(pairs),
     headers: { Accept: "application/json", "X-CSRFToken": token },
     redirect: "manual",
+    ...more,
   });
 }

@@ -23,7 +23,8 @@ if (form) {
   // What is on the screen, and what comes after it: {id, html, verb, done?}
   let shown = { id: Number(find("card").firstElementChild.dataset.annotation), html: find("card").innerHTML, verb: form.action.endsWith("/revise") ? "revise" : "record" };
   let ahead = [];
-  let ended = ""; // why nothing comes after
+  const within = judge.dataset.dialogue; // a turn of a live dialogue stands alone
+  let ended = within ? "The dialogue goes on." : ""; // why nothing comes after
   let asking = false;
   let last = null; // the answer that undo takes back: {card, url, fields, id once it is stored}
   const seen = new Set(); // sides
@@ -67,6 +68,7 @@ if (form) {
   }
 
   function take(reply) {
+    if (within) reply = { next: null, why: ended };
     ended = reply.next ? "" : reply.why;
     const known = (card) => card.id === reply.next.id;
     const isNew = reply.next && !answered.has(reply.next.id) && !known(shown) && !ahead.some(known);
@@ -137,7 +139,7 @@ if (form) {
     last = undoable ? { card: shown, url, fields } : null;
     answered.add(shown.id);
     find("undo").disabled = !undoable;
-    outbox.put({ id: shown.id, url, criterion: judge.dataset.criterion, fields: { ...fields, shown: after } });
+    outbox.put({ id: shown.id, url, criterion: judge.dataset.criterion, fields: { ...fields, shown: after, dialogue: within ?? "" } });
     goOn();
   }
 

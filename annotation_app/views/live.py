@@ -1,0 +1,109 @@
+"""What the live process answers: a stream of events for a message, and a stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, cast
+from uuid import UUID
+
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404
+from django.views.decorators.http import require_POST
+
+from annotation_app import live
+from annotation_app.access import own_dialogue, person
+from annotation_app.forms import FirstMessageForm, MessageForm
+from annotation_app.models import RunningTurn
+from annotation_app.models.refusals import BatchClosed
+from annotation_app.views.annotate import open_batch
+from annotation_app.views.dialogues import standing_or_404
+
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
+
+
+def _for_people(view: View[P]) -> View[P]:
+    """Only for those who are signed in; the thread's connection ends before the text streams."""
+
+    @require_POST
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        try:
+            if not request.user.is_authenticated:
+                return _refused("You are signed out. Sign in again in another tab.", 403)
+            return view(request, *args, **kwargs)
+        finally:
+            connection.close()
+
+    return cast(View[P], guarded)
+
+
+@_for_people
+def begin(request: HttpRequest, criterion: str) -> HttpResponseBase:
+    """The first message of a dialogue."""
+    return _ask(request, criterion, None, FirstMessageForm(request.POST))
+
+
+@_for_people
+def go_on(request: HttpRequest, pk: int) -> HttpResponseBase:
+    """Another message, after the answer that was chosen last."""
+    standing = standing_or_404(own_dialogue(request, pk))
+    if standing.judged is None and standing.waiting is None:
+        return _refused("No answer of this dialogue was chosen: begin a new one.", 409)
+    return _ask(request, standing.criterion, standing, MessageForm(request.POST))
+
+
+def _ask(
+    request: HttpRequest, criterion: str, before: live.Standing | None, form: MessageForm
+) -> HttpResponseBase:
+    batch = open_batch(criterion)
+    if batch is None:
+        raise BatchClosed(f"No {criterion} batch is open now. Nothing was stored.")
+    if not form.is_valid():
+        return _refused(" ".join(str(e) for errors in form.errors.values() for e in errors), 400)
+    turn = live.begin_turn(person(request), batch, before, **form.cleaned_data)
+    response = StreamingHttpResponse(_lines(turn), content_type="application/x-ndjson")
+    response["Cache-Control"] = "no-store"
+    response["X-Accel-Buffering"] = "no"  # nginx would keep it until the end
+    return response
+
+
+async def _lines(turn: live.Turn) -> AsyncIterator[str]:
+    async with aclosing(live.events(turn)) as events:
+        async for event in events:
+            yield json.dumps(event) + "\n"
+
+
+@_for_people
+def stop(request: HttpRequest, pk: UUID) -> HttpResponseBase:
+    """End one's own turn where it is."""
+    get_object_or_404(RunningTurn, pk=pk, annotator=person(request)).stop()
+    return HttpResponse(status=204)
+
+
+# --- refusals, for a script ----------------------------------------------------------------------
+
+
+def _refused(sentence: str, status: int) -> JsonResponse:
+    return JsonResponse({"errors": [sentence]}, status=status)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _refused("This request cannot be read.", 400)
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _refused("This is not for you.", 403)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _refused("There is nothing here any more.", 404)
+
+
+def failed(request: HttpRequest, *args: Any) -> HttpResponse:
+    return _refused("Something went wrong on the server. Nothing was stored; try again.", 500)
