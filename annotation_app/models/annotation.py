@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
 from annotation_app.models import leases
@@ -43,14 +43,20 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
 
     def to_review(self, by: Person) -> AnnotationQuerySet:
         """Those that this person may review and nobody has; a reviewer's correction is done."""
-        reserved = Annotation.objects.filter(annotator=by, state=Annotation.State.LEASED)
+        from annotation_app.models.review import Review
+
+        reviewed = Review.objects.filter(annotation=OuterRef("pk"))
+        corrected = Review.objects.filter(
+            annotation=OuterRef("supersedes"), decision=Review.Decision.EDITED
+        )
+        reserved = Annotation.objects.filter(
+            comparison=OuterRef("comparison"), annotator=by, state=Annotation.State.LEASED
+        )
         return (
             self.reviewable()
             .recorded()
-            .filter(review=None)
+            .filter(~Exists(reviewed), ~Exists(corrected), ~Exists(reserved))
             .exclude(annotator=by)
-            .exclude(supersedes__review__decision="edited")
-            .exclude(comparison__in=reserved.values("comparison"))
         )
 
     def lease_next(self, annotator: Person, batch: Batch, beside: int = 0) -> Annotation | None:

@@ -183,8 +183,8 @@ class Review(models.Model):
 
 def draw(waiting: AnnotationQuerySet) -> int | None:
     """One of the newest answers that wait, at random; those that may be sent back come first."""
-    collecting = waiting.filter(batch__state__in=Batch.COLLECTING)
-    for rows in (collecting, waiting):
+    collecting = list(Batch.objects.filter(state__in=Batch.COLLECTING).values_list("pk", flat=True))
+    for rows in (waiting.filter(batch__in=collecting), waiting):
         newest = list(rows.order_by("-pk").values_list("pk", flat=True)[:NEWEST])
         if newest:
             return secrets.choice(newest)
