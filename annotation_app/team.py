@@ -36,7 +36,7 @@ class AnnotatorFigures(NamedTuple):
     flagged: int
     surplus: int
     hours: float
-    """Active ones, as the page measured them."""
+    """Active ones, as the page measured them, over everything answered."""
     seconds_each: float | None
     last_at: datetime | None
 
@@ -55,7 +55,7 @@ def annotator_figures(annotations: QuerySet[Annotation]) -> list[AnnotatorFigure
             skipped=Count("pk", filter=Q(state=Annotation.State.SKIPPED)),
             flagged=Count("pk", filter=Q(state=Annotation.State.FLAGGED)),
             surplus=Count("pk", filter=Q(state=Annotation.State.SURPLUS)),
-            seconds=Sum("active_seconds", filter=recorded, default=0.0),
+            seconds=Sum("active_seconds", default=0.0),  # also of what no longer stands
             each=Avg("active_seconds", filter=recorded),
             last=Max("recorded_at"),
         )

@@ -429,7 +429,7 @@ def test_costs_do_not_grow(as_rita, client, rita, bob):
     for _ in range(5):
         review_three()
     assert costs() == few
-    assert few[1:3] == [4, 8]  # session and person included
+    assert few[1:3] == [3, 7]  # session and person included
 
 
 # --- in a browser --------------------------------------------------------------------------------

@@ -49,6 +49,13 @@ def test_ties_and_unknown_strengths_have_no_place_on_it(bob, charlie):
     assert str(found.preference.coefficient) == "nan"
 
 
+def test_hours_count_what_was_rejected_too(bob):
+    judge(bob, open_batch(comparisons=2), "ab")
+    Annotation.objects.order_by("pk").first().exclude("rejected on review")
+    (found,) = team.annotator_figures(Annotation.objects.all())
+    assert (found.recorded, found.hours) == (1, 60 / 3600)
+
+
 def test_pace(bob):
     batch = open_batch(comparisons=4)
     judge(bob, batch, "aaab")
