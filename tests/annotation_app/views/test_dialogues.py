@@ -385,6 +385,7 @@ def test_undo_and_skip_lead_back_to_the_dialogue(talk, talker):
     page.keyboard.press("Enter")
     page.wait_for_url("**/dialogues/*")
     page.get_by_role("link", name="Change the last judgement").click()
+    page.wait_for_url("**/revise")
     page.keyboard.press("7")
     page.keyboard.press("Enter")
     page.wait_for_url("**/dialogues/*")
