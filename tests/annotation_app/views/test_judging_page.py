@@ -60,6 +60,7 @@ def ahead(page) -> Annotation:
     first = shown(page)
     for _ in range(100):
         if found := Annotation.objects.filter(state="leased").exclude(pk=first.pk).first():
+            page.wait_for_load_state("networkidle")  # the browser has it too
             return found
         page.wait_for_timeout(50)
     raise AssertionError("nothing was reserved ahead")
@@ -208,7 +209,7 @@ def test_closed_tab_sends_its_answer_when_it_comes_back(judge):
         "n => document.querySelector('[data-annotation]').dataset.annotation !== n",
         arg=str(first.pk),
     )
-    first.refresh_from_db()  # a page that is going may still have sent it
+    saved(page, first)  # a page that is going may still have sent it; it is sent again
     assert (first.state, first.strength) == ("recorded", "significantly_better")
     assert Annotation.objects.recorded().count() == 1
 
