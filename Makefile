@@ -39,7 +39,7 @@ lint: setup
 test: lint
 	@$(BIN)/python -m tests.chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.on_postgresql tests/annotation_app
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.on_postgresql -m "not browser" tests/annotation_app
 	@$(BIN)/python -m tests.chromium --summary
 
 # The long proofs; their dated figures stand in EXPERIMENTS.md.

@@ -10,6 +10,13 @@ from tests import environment  # noqa: F401  (first: it names the settings and t
 from tests.chromium import ARGUMENTS, NO_CHROMIUM, find_chromium
 
 
+def pytest_collection_modifyitems(items):
+    """Tests in a browser are marked: they need not run once more on the other database."""
+    for item in items:
+        if "chromium" in item.fixturenames:
+            item.add_marker("browser")
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say loudly, as the last word, that browser tests did not run."""
     skipped = terminalreporter.stats.get("skipped", [])
