@@ -81,7 +81,7 @@ def test_annotators_are_kept_out(client, bob, charlie, name):
 def test_everyone_else_is_let_in(client, bob, role):
     annotation = answered(bob)
     client.force_login(Person.objects.create_user("someone", role=role))
-    assert 'href="/reviews"' in client.get(WORK).content.decode()
+    assert 'href="/reviews"' in client.get(reverse("team")).content.decode()
     assert client.get(address(annotation)).status_code == 200
 
 
