@@ -1,4 +1,6 @@
-"""The cast: Alice researches, Bob annotates, Charlie must never get in, Dora administers."""
+"""The cast: Alice researches, Bob annotates, Charlie must never get in, Dora administers,
+Rita reviews.
+"""
 
 import pytest
 
@@ -30,6 +32,11 @@ def dora(db):
 
 
 @pytest.fixture
+def rita(db):
+    return _person("rita", "reviewer")
+
+
+@pytest.fixture
 def as_alice(client, alice):
     client.force_login(alice)
     return client
@@ -38,6 +45,12 @@ def as_alice(client, alice):
 @pytest.fixture
 def as_bob(client, bob):
     client.force_login(bob)
+    return client
+
+
+@pytest.fixture
+def as_rita(client, rita):
+    client.force_login(rita)
     return client
 
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import pytest
 from django.db import IntegrityError, transaction
 
-from annotation_app.models import Annotation, Demonstration, Person, Prompt
+from annotation_app.models import Annotation, Demonstration, Prompt
 from annotation_app.models.refusals import NotAssigned, WrongState
 from tests.annotation_app.rows import open_batch
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def rita(db):
-    return Person.objects.create_user("rita", role="reviewer")
 
 
 @pytest.fixture

@@ -38,11 +38,6 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def rita(db):
-    return Person.objects.create_user("rita", role="reviewer")
-
-
-@pytest.fixture
 def sam(db):
     return Person.objects.create_user("sam", role="reviewer")
 

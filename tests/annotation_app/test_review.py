@@ -22,11 +22,6 @@ pytestmark = pytest.mark.django_db
 OTHER = {"choice": "b", "strength": "slightly_better", "a_safe": None, "b_safe": None}
 
 
-@pytest.fixture
-def rita(db):
-    return Person.objects.create_user("rita", password="rita's password", role="reviewer")
-
-
 def answered(person: Person, batch: Batch | None = None, **answer) -> Annotation:
     found = Annotation.objects.lease_next(person, batch or open_batch(comparisons=1))
     assert found is not None

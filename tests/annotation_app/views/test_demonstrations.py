@@ -14,11 +14,6 @@ WRITE_SAFETY = reverse("write_demonstration", args=["safety"])
 
 
 @pytest.fixture
-def rita(db):
-    return Person.objects.create_user("rita", role="reviewer")
-
-
-@pytest.fixture
 def judged(bob):
     """Bob's recorded annotation, in which he preferred "Two years."."""
     annotation = Annotation.objects.lease_next(bob, open_batch())

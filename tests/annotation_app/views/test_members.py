@@ -9,17 +9,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotation_app.models import Annotation, Comparison
-from tests.annotation_app.conftest import _person
 from tests.annotation_app.rows import open_batch
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def as_rita(client, db):
-    """Rita reviews."""
-    client.force_login(_person("rita", "reviewer"))
-    return client
 
 
 def judge(who, batch) -> None:

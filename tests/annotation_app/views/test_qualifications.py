@@ -39,17 +39,6 @@ NEW = reverse("new_qualification")
 GRADING = reverse("grading")
 
 
-@pytest.fixture
-def rita(db):
-    return Person.objects.create_user("rita", role="reviewer")
-
-
-@pytest.fixture
-def as_rita(client, rita):
-    client.force_login(rita)
-    return client
-
-
 def text(answer) -> str:
     return answer.content.decode()
 

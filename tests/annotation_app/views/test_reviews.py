@@ -18,17 +18,6 @@ REVIEWS, NEXT, WORK = reverse("reviews"), reverse("next_review"), reverse("my_wo
 ANNOTATE = reverse("annotate")
 
 
-@pytest.fixture
-def rita(db):
-    return Person.objects.create_user("rita", password="rita's password", role="reviewer")
-
-
-@pytest.fixture
-def as_rita(client, rita):
-    client.force_login(rita)
-    return client
-
-
 def answered(person, batch=None, **answer) -> Annotation:
     found = Annotation.objects.lease_next(person, batch or open_batch(comparisons=1))
     found.record(**{"choice": "a", "strength": "better", "active_seconds": 9.0} | answer)
