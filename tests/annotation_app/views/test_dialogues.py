@@ -17,7 +17,7 @@ from annotation_app.models import (
 )
 from reward.preferences import Message, read_pairs
 from tests.annotation_app.rows import comparison, open_batch
-from tests.annotation_app.talking import LiveProcess, Talker, in_pieces, release_both
+from tests.annotation_app.talking import Talker, in_pieces
 
 START = reverse("start_dialogue", args=["helpfulness"])
 QUESTION = "How do I descale my kettle?"
@@ -212,22 +212,6 @@ def test_exported_pairs_know_their_turn_and_their_parent(bob, settings, tmp_path
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def process():
-    process = LiveProcess()
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def talker(transactional_db, settings, tmp_path):
-    talker = Talker()
-    settings.SAMPLER_URL, settings.STORAGE_ROOT = talker.url, tmp_path
-    release_both()
-    yield talker
-    talker.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from annotation_app.models import Annotation, Comparison, Person, Resampled, RunningTurn
 from tests.annotation_app.rows import open_batch
-from tests.annotation_app.talking import LiveProcess, Talker, in_pieces, release_both
+from tests.annotation_app.talking import LiveProcess, in_pieces
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -20,22 +20,6 @@ PAGE = "http://127.0.0.1:8000"  # where the pages stand, by the settings' defaul
 TOKEN = "t" * 32
 BEGIN = "/live/helpfulness/begin"
 QUESTION = {"text": "How do I descale my kettle?"}
-
-
-@pytest.fixture(scope="module")
-def process():
-    process = LiveProcess()
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def talker(settings, tmp_path, db):
-    talker = Talker()
-    settings.SAMPLER_URL, settings.STORAGE_ROOT = talker.url, tmp_path
-    release_both()
-    yield talker
-    talker.close()
 
 
 @pytest.fixture
