@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 from django import forms
+from django.utils.functional import cached_property
 
 from annotation_app.models import (
     Annotation,
@@ -67,6 +68,20 @@ class LinesField(forms.CharField):
         return attrs
 
 
+class Asked(Protocol):
+    """What the form must know of a question: safety marks or not, and which side stands left."""
+
+    @property
+    def criterion(self) -> str: ...
+    @property
+    def shown_left(self) -> str: ...
+
+
+def a_and_b(question: Asked, left: Any, right: Any) -> tuple[Any, Any]:
+    """The one place where left and right become a and b."""
+    return (left, right) if question.shown_left == Side.A else (right, left)
+
+
 def rating_field() -> forms.TypedChoiceField:
     return forms.TypedChoiceField(
         choices=[(str(rating), str(rating)) for rating in RATINGS],
@@ -83,17 +98,36 @@ def reasons_field() -> forms.MultipleChoiceField:
     )
 
 
-class Asked(Protocol):
-    """What the form must know of a question: safety marks or not, and which side stands left."""
+class NoteForm(forms.Form):
+    """What an annotator notes to an answer: ratings, reasons, a comment, all optional."""
 
-    @property
-    def criterion(self) -> str: ...
-    @property
-    def shown_left(self) -> str: ...
+    left_rating = rating_field()
+    right_rating = rating_field()
+    left_tags = reasons_field()
+    right_tags = reasons_field()
+    comment = LinesField(max_length=LONGEST_COMMENT, required=False)
+
+    def __init__(self, question: Asked, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.question = question
+
+    def remark(self) -> dict[str, Any]:
+        """What was noted, in the row's terms; empty where nothing was."""
+        found = self.cleaned_data
+        a_rating, b_rating = a_and_b(self.question, found["left_rating"], found["right_rating"])
+        a_tags, b_tags = a_and_b(self.question, found["left_tags"], found["right_tags"])
+        noted = {
+            "a_rating": a_rating,
+            "b_rating": b_rating,
+            "a_tags": [reason for reason in Reason.values if reason in a_tags],
+            "b_tags": [reason for reason in Reason.values if reason in b_tags],
+            "comment": found["comment"],
+        }
+        return noted if any(noted.values()) else {}
 
 
 class AnnotationForm(forms.Form):
-    """One judgement in the annotator's own terms, left and right, and what they note to it."""
+    """One judgement in the annotator's own terms, left and right, and their note to it."""
 
     preference = forms.ChoiceField(
         choices=[(value, value) for value in PREFERENCES],
@@ -105,18 +139,25 @@ class AnnotationForm(forms.Form):
     left_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
     right_seconds = forms.FloatField(required=False, min_value=0, max_value=LONGEST)
     guideline_version = forms.IntegerField(required=False, min_value=1, max_value=32_767)
-    left_rating = rating_field()
-    right_rating = rating_field()
-    left_tags = reasons_field()
-    right_tags = reasons_field()
-    comment = LinesField(max_length=LONGEST_COMMENT, required=False)
 
     def __init__(self, question: Asked, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.question = question
 
+    @cached_property
+    def note(self) -> NoteForm:
+        return NoteForm(self.question, self.data if self.is_bound else None)
+
+    @property
+    def has_note(self) -> bool:
+        """Whether anything was noted: most answers come without, and are spared the form."""
+        return any(self.data.get(name) for name in NoteForm.base_fields)
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
+        if self.has_note:
+            for errors in self.note.errors.values():
+                self.add_error(None, errors)
         if self.question.criterion != Criterion.SAFETY:
             cleaned["safe"] = ""
             return cleaned
@@ -149,21 +190,10 @@ class AnnotationForm(forms.Form):
 
     def remark(self) -> dict[str, Any]:
         """What was noted, in the row's terms; empty where nothing was."""
-        found = self.cleaned_data
-        a_rating, b_rating = self._a_and_b(found["left_rating"], found["right_rating"])
-        a_tags, b_tags = self._a_and_b(found["left_tags"], found["right_tags"])
-        noted = {
-            "a_rating": a_rating,
-            "b_rating": b_rating,
-            "a_tags": [reason for reason in Reason.values if reason in a_tags],
-            "b_tags": [reason for reason in Reason.values if reason in b_tags],
-            "comment": found["comment"],
-        }
-        return noted if any(noted.values()) else {}
+        return self.note.remark() if self.has_note else {}
 
     def _a_and_b(self, left: Any, right: Any) -> tuple[Any, Any]:
-        """The one place where left and right become a and b."""
-        return (left, right) if self.question.shown_left == Side.A else (right, left)
+        return a_and_b(self.question, left, right)
 
 
 class ReasonForm(forms.Form):

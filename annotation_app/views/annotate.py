@@ -156,7 +156,7 @@ def judging_page(
         "form": form,
         "ratings": [str(rating) for rating in RATINGS],
         "reasons": Reason.choices,
-        "noted": [(s, form[f"{s}_rating"], form[f"{s}_tags"]) for s in ("left", "right")],
+        "noted": [(s, form.note[f"{s}_rating"], form.note[f"{s}_tags"]) for s in ("left", "right")],
         "revising": revising,
         "review": review,
         "keys": keys.layout(person(request).key_layout),
