@@ -14,11 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 import uvicorn
+from django.urls import reverse
 
 from annotation_app import live, storage
-from annotation_app.models import Batch, Person
-from tests.annotation_app.rows import released_chat_model
+from annotation_app.models import Annotation, Batch, Comparison, Person, Response
+from reward.preferences import Message
+from tests.annotation_app.rows import comparison, released_chat_model
 
+QUESTION = "How do I descale my kettle?"
 NAMES = ("starter-a", "starter-b")
 
 
@@ -101,6 +104,32 @@ def release_both(*names: str) -> None:
     for name in names or NAMES:
         checkpoint = released_chat_model(name).checkpoint
         storage.path(checkpoint.storage_key).mkdir(parents=True)
+
+
+def turn(who: Person, batch: Batch, choice: str = "", text: str = QUESTION) -> Annotation:
+    """A turn as the live process stores it; judged where a choice is given."""
+    prompt = comparison(batch, text).prompt
+    prompt.dialogue.annotator = who
+    prompt.dialogue.save()
+    annotation = Annotation.objects.lease(Comparison.objects.get(prompt=prompt), who)
+    if choice:
+        annotation.record(choice=choice, strength="better")
+    return annotation
+
+
+def page_of(annotation: Annotation) -> str:
+    return reverse("dialogue", args=[annotation.comparison.prompt.dialogue_id])
+
+
+def next_turn(before: Annotation) -> Annotation:
+    chosen = before.comparison.response(before.choice)
+    prompt = before.comparison.prompt.go_on(chosen, Message("user", "And then?"))
+    responses = [Response.objects.create(prompt=prompt, text=text) for text in ("Wait.", "Rinse.")]
+    posed = Comparison.pose(before.comparison.batch, prompt, *responses)
+    before.comparison.go_on_with(before.choice)
+    annotation = Annotation.objects.lease(posed, before.annotator)
+    annotation.record(choice="b", strength="slightly_better")
+    return annotation
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
