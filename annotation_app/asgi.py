@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from io import BytesIO
 from typing import IO, Any
 
 import django
-from django.core.exceptions import DisallowedHost, RequestAborted
+from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIHandler
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
@@ -15,10 +16,20 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "annotation_app.settings")
 django.setup(set_prefix=False)
 
 from annotation_app.access import page_origins  # noqa: E402  (needs the models)
+from annotation_app.forms import LONGEST_PROMPT  # noqa: E402
 
 URLS = "annotation_app.live_urls"
 MOST_BYTES = 2**19  # of a request: the longest message, with every character escaped
+MOST_DISCARDED = 2**24  # bytes that are read on: whoever is still sending hears no answer
+TOO_LONG = (
+    f"The message is too long: at most {LONGEST_PROMPT} characters. Nothing was stored; it is kept "
+    "here: shorten it."
+)
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+class TooLong(Exception):
+    """A body of more than MOST_BYTES."""
 
 
 class LiveHandler(ASGIHandler):
@@ -29,7 +40,7 @@ class LiveHandler(ASGIHandler):
     """
 
     async def read_body(self, receive: Receive) -> IO[bytes]:
-        """Django itself takes a body of any length to the disk, whoever sends it."""
+        """Raises TooLong; Django itself takes a body of any length to the disk."""
         read = 0
 
         async def receive_some() -> Mapping[str, Any]:
@@ -37,10 +48,21 @@ class LiveHandler(ASGIHandler):
             message = await receive()
             read += len(message.get("body", b""))
             if read > MOST_BYTES:
-                raise RequestAborted
+                await discard_rest(message, receive)
+                raise TooLong
             return message
 
         return await super().read_body(receive_some)
+
+    async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().handle(scope, receive, send)
+        except TooLong:
+            request, unreadable = self.create_request(scope, BytesIO())
+            response = unreadable or JsonResponse({"errors": [TOO_LONG]}, status=413)
+            response["Connection"] = "close"
+            origin = own_origin(request) if request else ""
+            await self.send_response(with_cors(response, origin), send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         if not request.path.startswith("/live/"):
@@ -53,6 +75,13 @@ class LiveHandler(ASGIHandler):
         if origin:
             request.META["HTTP_ORIGIN"] = f"{request.scheme}://{request.get_host()}"
         return with_cors(await super().get_response_async(request), origin)
+
+
+async def discard_rest(message: Mapping[str, Any], receive: Receive) -> None:
+    left = MOST_DISCARDED
+    while message.get("more_body") and left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
 
 
 def own_origin(request: HttpRequest) -> str:

@@ -34,7 +34,7 @@ def test_it_works(as_bob, bob):
 
 def test_the_latest_stands_first(as_bob, bob):
     batch = open_batch(comparisons=0)
-    old, middle, new = (turn(bob, batch, "a", f"Question {n}?") for n in range(3))
+    old, *_ = [turn(bob, batch, "a", f"Question {n}?") for n in range(3)]
     page = listed(as_bob)
     assert page.index("Question 2") < page.index("Question 1") < page.index("Question 0")
     next_turn(old)

@@ -353,6 +353,17 @@ def test_a_refused_message_is_kept(talk, settings):
     assert not Comparison.objects.exists()
 
 
+def test_what_is_far_too_long_is_kept_and_said(talk, talker):
+    open_batch(comparisons=0)
+    page = talk()
+    long = "x" * 6_000_000  # more than the browser keeps for a tab
+    page.locator("#message textarea").evaluate("(box, text) => { box.value = text; }", long)
+    page.locator("#send").click()
+    page.get_by_text("The message is too long: at most 20000 characters.").wait_for()
+    assert page.locator("#message textarea").input_value() == long
+    assert not talker.requests
+
+
 def test_without_the_live_process_the_message_is_kept(talk, settings):
     open_batch(comparisons=0)
     settings.LIVE_URL = "http://127.0.0.1:9"
