@@ -1,5 +1,6 @@
 """The live process: it streams answers to the pages' scripts, and serves nothing else."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from io import BytesIO
@@ -20,6 +21,7 @@ from annotation_app.forms import LONGEST_PROMPT  # noqa: E402
 
 URLS = "annotation_app.live_urls"
 MOST_BYTES = 2**19  # of a request: the longest message, with every character escaped
+REQUESTS_AT_ONCE = 8  # each has a thread and a database connection until its text streams
 MOST_DISCARDED = 2**24  # bytes that are read on: whoever is still sending hears no answer
 TOO_LONG = (
     f"The message is too long: at most {LONGEST_PROMPT} characters. Nothing was stored; it is kept "
@@ -38,6 +40,10 @@ class LiveHandler(ASGIHandler):
     Django's CSRF check knows the address that was asked only. So the origin is checked here
     first; one of our own then counts as that address, and the token is checked as everywhere.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
     async def read_body(self, receive: Receive) -> IO[bytes]:
         """Raises TooLong; Django itself takes a body of any length to the disk."""
@@ -74,7 +80,9 @@ class LiveHandler(ASGIHandler):
             return with_cors(HttpResponse(status=204), origin)
         if origin:
             request.META["HTTP_ORIGIN"] = f"{request.scheme}://{request.get_host()}"
-        return with_cors(await super().get_response_async(request), origin)
+        async with self.gate:
+            response = await super().get_response_async(request)
+        return with_cors(response, origin)
 
 
 async def discard_rest(message: Mapping[str, Any], receive: Receive) -> None:

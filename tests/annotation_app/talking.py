@@ -154,12 +154,12 @@ class LiveProcess:
     """uvicorn with the live addresses, in a thread: it sees the settings and rows of a test."""
 
     def __init__(self) -> None:
-        from annotation_app.asgi import application
+        from annotation_app.asgi import LiveHandler
 
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         config = uvicorn.Config(
-            application, lifespan="off", proxy_headers=False, log_level="warning",
+            LiveHandler(), lifespan="off", proxy_headers=False, log_level="warning",
             timeout_graceful_shutdown=2,
         )  # fmt: skip
         self.server = uvicorn.Server(config)

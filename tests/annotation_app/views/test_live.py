@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from uuid import uuid4
 
 import httpx
 import pytest
+from django.test import Client
 
 from annotation_app.models import Annotation, Comparison, Person, Resampled, RunningTurn
 from tests.annotation_app.rows import open_batch
@@ -327,8 +330,9 @@ def test_a_broken_connection_is_a_closed_tab(browser, process, talker):
     wait_for(lambda: not RunningTurn.objects.exists(), "the end of the turn")
 
 
-def test_connections_do_not_pile_up(browser, process):
-    """Every turn and every other request gives its own back."""
+@pytest.fixture
+def connections():
+    """How many the test database has now."""
     from django.db import connection
 
     if connection.vendor != "postgresql":
@@ -339,8 +343,37 @@ def test_connections_do_not_pile_up(browser, process):
             cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname=current_database()")
             return cursor.fetchone()[0]
 
+    return count
+
+
+def test_connections_do_not_pile_up(browser, connections):
+    """Every turn and every other request gives its own back."""
     for _ in range(12):
         *_, done = events(browser.post(BEGIN, data=QUESTION))
         Annotation.objects.get(pk=done["annotation"]).skip()
         browser.post(f"/live/turns/{uuid4()}/stop")
-    assert count() <= 10  # the pool's few threads and the test itself
+    assert connections() <= 10  # the pool's few threads and the test itself
+
+
+def test_many_at_once_wait_for_a_connection(browser, process, talker, connections):
+    """PostgreSQL has a hundred for all of Tandem; only the first messages of a few ask at once."""
+    from annotation_app.asgi import REQUESTS_AT_ONCE
+
+    talker.script = lambda body: in_pieces(f"{body['seed']} goes on " * 5000, 0.02)
+    most = 0
+    with ExitStack() as stack, ThreadPoolExecutor(40) as pool:
+        theirs = [
+            stack.enter_context(signed_in(process, Client(), Person.objects.create_user(f"p{n}")))
+            for n in range(40)
+        ]
+
+        def begin(one: httpx.Client) -> str:
+            answer = stack.enter_context(one.stream("POST", BEGIN, data=QUESTION))
+            return next(answer.iter_lines())
+
+        begun = [pool.submit(begin, one) for one in theirs]
+        while not all(future.done() for future in begun):
+            most = max(most, connections())
+        assert all('"start"' in future.result() for future in begun)
+    assert most <= REQUESTS_AT_ONCE + min(32, (os.cpu_count() or 1) + 4) + 1
+    wait_for(lambda: not RunningTurn.objects.exists(), "the end of the turns")
