@@ -6,8 +6,9 @@ talk at different paces::
     python -m benchmarks.streams --dialogues 8 32 64 128 --out streams.json
     python -m benchmarks.streams --database postgresql
 
-Everyone sends a message at the same moment, or one after the other within ``--over`` seconds. A step is a line that adds text to a page. The sides
-are counted in characters after every step: they must never differ, however late a step comes.
+Everyone sends a message at the same moment, or one after the other within ``--over`` seconds. A
+step is a line that adds text to a page. The sides are counted in characters after every step: they
+must never differ, however late a step comes.
 """
 
 from __future__ import annotations

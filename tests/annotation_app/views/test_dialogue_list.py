@@ -12,7 +12,7 @@ from tests.annotation_app.talking import QUESTION, next_turn, page_of, turn
 
 pytestmark = pytest.mark.django_db
 LIST = reverse("annotate")
-WAITS = "two answers wait for your judgement"
+WAITS = "Two answers wait for your judgement."
 
 
 def listed(client) -> str:
@@ -145,7 +145,7 @@ def test_many_dialogues_cost_as_much_as_one(as_bob, bob, django_assert_num_queri
     page = listed(as_bob)
     assert page.count("<li>") == 10
     assert page_of(last) in page
-    assert "These are your latest 10." in page
+    assert "your latest 10 in all" in page
     with django_assert_num_queries(6):
         as_bob.get(LIST)
     Annotation.objects.exclude(comparison=last.comparison).update(state="skipped")
