@@ -151,3 +151,32 @@ def test_many_dialogues_cost_as_much_as_one(as_bob, bob, django_assert_num_queri
     Annotation.objects.exclude(comparison=last.comparison).update(state="skipped")
     with django_assert_num_queries(6):
         as_bob.get(LIST)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "size",
+    [{"width": 390, "height": 844}, {"width": 1280, "height": 900}],
+    ids=["phone", "desktop"],
+)
+@pytest.mark.django_db(transaction=True)
+def test_by_keys_to_an_older_one(page, live_server, client, bob, scheme, size):
+    from axe_playwright_python.sync_playwright import Axe
+
+    batch = open_batch(comparisons=0)
+    oldest, *_ = [turn(bob, batch, "a", f"{'x' * 150} {n}?") for n in range(10)]
+    client.force_login(bob)
+    cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value}
+    page.context.add_cookies([{**cookie, "url": live_server.url}])
+    page.set_viewport_size(size)
+    page.emulate_media(color_scheme=scheme)
+    page.goto(live_server.url + LIST)
+    assert page.locator(".dialogues a").filter(visible=True).count() == 3
+    page.locator("details > summary").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".dialogues a").filter(visible=True).count() == 10
+    assert Axe().run(page).response["violations"] == []
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    page.locator(".dialogues a").last.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**{page_of(oldest)}")
