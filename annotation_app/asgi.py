@@ -1,13 +1,15 @@
 """The live process: it streams answers to the pages' scripts, and serves nothing else."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from io import BytesIO
 from typing import IO, Any
 
 import django
-from django.core.exceptions import DisallowedHost, RequestAborted
+from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIHandler
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
@@ -15,10 +17,21 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "annotation_app.settings")
 django.setup(set_prefix=False)
 
 from annotation_app.access import page_origins  # noqa: E402  (needs the models)
+from annotation_app.forms import LONGEST_PROMPT  # noqa: E402
 
 URLS = "annotation_app.live_urls"
 MOST_BYTES = 2**19  # of a request: the longest message, with every character escaped
+REQUESTS_AT_ONCE = 8  # each has a thread and a database connection until its text streams
+MOST_DISCARDED = 2**24  # bytes that are read on: whoever is still sending hears no answer
+TOO_LONG = (
+    f"The message is too long: at most {LONGEST_PROMPT} characters. Nothing was stored; it is kept "
+    "here: shorten it."
+)
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+class TooLong(Exception):
+    """A body of more than MOST_BYTES."""
 
 
 class LiveHandler(ASGIHandler):
@@ -28,8 +41,12 @@ class LiveHandler(ASGIHandler):
     first; one of our own then counts as that address, and the token is checked as everywhere.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Semaphore(REQUESTS_AT_ONCE)
+
     async def read_body(self, receive: Receive) -> IO[bytes]:
-        """Django itself takes a body of any length to the disk, whoever sends it."""
+        """Raises TooLong; Django itself takes a body of any length to the disk."""
         read = 0
 
         async def receive_some() -> Mapping[str, Any]:
@@ -37,10 +54,21 @@ class LiveHandler(ASGIHandler):
             message = await receive()
             read += len(message.get("body", b""))
             if read > MOST_BYTES:
-                raise RequestAborted
+                await discard_rest(message, receive)
+                raise TooLong
             return message
 
         return await super().read_body(receive_some)
+
+    async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().handle(scope, receive, send)
+        except TooLong:
+            request, unreadable = self.create_request(scope, BytesIO())
+            response = unreadable or JsonResponse({"errors": [TOO_LONG]}, status=413)
+            response["Connection"] = "close"
+            origin = own_origin(request) if request else ""
+            await self.send_response(with_cors(response, origin), send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         if not request.path.startswith("/live/"):
@@ -52,7 +80,16 @@ class LiveHandler(ASGIHandler):
             return with_cors(HttpResponse(status=204), origin)
         if origin:
             request.META["HTTP_ORIGIN"] = f"{request.scheme}://{request.get_host()}"
-        return with_cors(await super().get_response_async(request), origin)
+        async with self.gate:
+            response = await super().get_response_async(request)
+        return with_cors(response, origin)
+
+
+async def discard_rest(message: Mapping[str, Any], receive: Receive) -> None:
+    left = MOST_DISCARDED
+    while message.get("more_body") and left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
 
 
 def own_origin(request: HttpRequest) -> str:

@@ -18,16 +18,22 @@ from annotation_app.models import (
     leases,
 )
 
+TURN_WAITS = "A turn of your dialogue waits to be judged."
 DECLINED = "You have chosen not to do safety work. You may change that under your name."
 
 
 def following(
     annotator: Person, criterion: str, batch: Batch | None, leased: int | None
 ) -> dict[str, Any]:
-    """``{"next": a card or null, "why": a sentence where it is null}``."""
+    """``{"next": a card or null, "why": a sentence where it is null}``.
+
+    A turn of a live dialogue has a page of its own, to which ``annotate_next`` leads.
+    """
     card = None if leased is None else leases.read_card(leased)
     if card is None:
         return {"next": None, "why": why_nothing(annotator, criterion, batch)}
+    if card.dialogue is not None:
+        return {"next": None, "why": TURN_WAITS}
     return {"next": shown(card), "why": ""}
 
 

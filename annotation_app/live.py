@@ -134,7 +134,9 @@ def standing(dialogue: Dialogue) -> Standing:
     states = (Annotation.State.RECORDED, Annotation.State.SURPLUS)
     judged = [turn for turn in turns if turn.state in states]
     waiting = [turn for turn in turns if turn.state == Annotation.State.LEASED]
-    last = max(turns, key=lambda turn: turn.comparison.prompt_id)
+    if not judged:  # an answer that comes late is kept too, and the dialogue goes on from it
+        waiting = waiting or [turn for turn in turns if turn.state == Annotation.State.EXPIRED]
+    last = max(turns, key=lambda turn: (turn.comparison.prompt_id, turn.pk))
     led_nowhere = last.state not in states and last not in waiting
     return Standing(
         criterion=last.comparison.criterion,

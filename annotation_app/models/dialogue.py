@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Count, Max, OuterRef, Q, Subquery
+from django.db.models.fields.json import KT
+from django.db.models.functions import Left
 
 from annotation_app.models.choices import AttackVector, RiskCategory, Split, one_of
 from reward.preferences import Message, dialogue_root
 
 if TYPE_CHECKING:
+    from annotation_app.models.batch import Batch
     from annotation_app.models.person import Person
+
+FIRST_WORDS = 100  # characters of a dialogue's first message
 
 
 class DialogueRoot(models.Model):
@@ -50,6 +56,36 @@ def split_by_hash(digest: str) -> str:
     return Split.HOLDOUT if position < settings.HOLDOUT_SHARE else Split.TRAIN
 
 
+class DialogueQuerySet(models.QuerySet["Dialogue"]):
+    def to_go_on_with(self, annotator: Person, batch: Batch) -> DialogueQuerySet:
+        """Theirs of this batch that an answer was chosen in, or that wait for it; latest first.
+
+        Adds ``first_words``, ``turns``, ``answered_at``, ``judged`` and ``reserved``.
+        """
+        first = Prompt.objects.filter(dialogue=OuterRef("pk")).order_by("turn", "pk")
+        said = first.annotate(said=Left(KT("messages__0__content"), FIRST_WORDS)).values("said")
+        turns = "prompts__comparisons__annotations__"
+        return (
+            self.filter(
+                annotator=annotator,
+                **{
+                    f"{turns}annotator": annotator,
+                    f"{turns}batch": batch,
+                    f"{turns}purpose": "work",
+                    f"{turns}state__in": ["leased", "expired", "recorded", "surplus"],
+                },
+            )
+            .annotate(
+                first_words=Subquery(said[:1]),
+                turns=Max("prompts__turn"),
+                answered_at=Max(f"{turns}leased_at"),
+                judged=Count("pk", filter=Q(**{f"{turns}state__in": ["recorded", "surplus"]})),
+                reserved=Count("pk", filter=Q(**{f"{turns}state": "leased"})),
+            )
+            .order_by("-answered_at", "-pk")
+        )
+
+
 class Dialogue(models.Model):
     """One conversation between an annotator, or an imported person, and the models."""
 
@@ -59,6 +95,8 @@ class Dialogue(models.Model):
     )
     source = models.CharField(max_length=60, default="collected")
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = DialogueQuerySet.as_manager()
 
     def __str__(self) -> str:
         return f"dialogue {self.pk}"

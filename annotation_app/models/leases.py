@@ -182,7 +182,9 @@ SELECT a.id, a.annotator_id, a.state, a.purpose, a.shown_left, b.criterion, a.ba
 FROM annotation_app_annotation a
 JOIN annotation_app_batch b ON b.id = a.batch_id{joins}
 WHERE a.id = %s"""
-TEXTS = ", p.messages, l.text, r.text"
+TEXTS = """, p.messages, l.text, r.text,
+  (SELECT d.id FROM annotation_app_dialogue d
+   WHERE d.id = p.dialogue_id AND d.annotator_id = a.annotator_id AND a.purpose = 'work')"""
 JOINS = """
 JOIN annotation_app_comparison c ON c.id = a.comparison_id
 JOIN annotation_app_prompt p ON p.id = c.prompt_id
@@ -218,6 +220,7 @@ class Card(NamedTuple):
     messages: list[dict[str, str]]
     left: str
     right: str
+    dialogue: int | None  # the live dialogue of the annotator's own that it is a turn of
 
 
 def read_question(annotation: int) -> Question | None:
@@ -235,9 +238,9 @@ def read_card(annotation: int) -> Card | None:
         found = cursor.fetchone()
     if found is None:
         return None
-    *question, messages, left, right = found
+    *question, messages, left, right, dialogue = found
     read = json.loads(messages) if isinstance(messages, str) else messages
-    return Card(Question(*question), read, left, right)
+    return Card(Question(*question), read, left, right, dialogue)
 
 
 def lease_next(annotator: int, batch: int, beside: int = 0) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
@@ -34,6 +34,7 @@ from annotation_app.models import (
 )
 from annotation_app.models.remark import RATINGS
 
+MOST_DIALOGUES = 10  # that are offered to go on with
 SENTENCES = {
     "choose": CHOOSE,
     "safe": WHICH_ARE_SAFE,
@@ -53,13 +54,21 @@ def annotate(request: HttpRequest) -> HttpResponse:
     who = person(request)
     batches = Batch.objects.open().filter(kind=Batch.Kind.PREFERENCE)
     found = {batch.criterion: batch for batch in batches.with_progress()}
+    organisation = Organisation.current()
     choices = [
-        {"criterion": c, "batch": found.get(c.value), "mine": _recorded_by(who, found.get(c.value))}
+        {
+            "criterion": c,
+            "batch": found.get(c.value),
+            "mine": _recorded_by(who, found.get(c.value)),
+            "dialogues": _to_go_on_with(who, found.get(c.value)),
+            "veiled": c == Criterion.SAFETY and organisation.safety_is_veiled,
+        }
         for c in Criterion
     ]
     page = {
         "choices": choices,
-        "warning": Organisation.current().safety_warning,
+        "most_dialogues": MOST_DIALOGUES,
+        "warning": organisation.safety_warning,
         "sent_back": Review.objects.sent_back_to(who).count(),
     }
     return render(request, "annotate/choose.html", page)
@@ -71,11 +80,20 @@ def _recorded_by(who: Person, batch: Batch | None) -> int:
     return Annotation.objects.recorded().filter(annotator=who, batch=batch).count()
 
 
+def _to_go_on_with(who: Person, batch: Batch | None) -> list[Dialogue]:
+    if batch is None or not batch.takes_written_prompts:
+        return []
+    return list(Dialogue.objects.to_go_on_with(who, batch)[:MOST_DIALOGUES])
+
+
 @require_GET
 @never_cache
 @signed_in
 def annotate_next(request: HttpRequest, criterion: str) -> HttpResponse:
-    """The next comparison of the open batch, or why there is none."""
+    """The next comparison of the open batch, or why there is none.
+
+    A turn of a live dialogue that waits comes first, on a page of its own.
+    """
     batch = open_batch(criterion)
     if batch is None:
         return nothing_left(request, criterion, None)
@@ -83,6 +101,8 @@ def annotate_next(request: HttpRequest, criterion: str) -> HttpResponse:
     card = None if leased is None else leases.read_card(leased)
     if card is None:
         return nothing_left(request, criterion, batch)
+    if card.dialogue is not None:
+        return redirect("annotation", card.question.annotation)
     return judging_page(request, card, AnnotationForm(card.question))
 
 
@@ -115,16 +135,7 @@ def annotation(request: HttpRequest, pk: int) -> HttpResponse:
     own_question(request, pk)
     card = leases.read_card(pk)
     assert card is not None, pk
-    form, within = AnnotationForm(card.question), dialogue_of(request, pk)
-    return judging_page(request, card, form, dialogue=within)
-
-
-def dialogue_of(request: HttpRequest, annotation: int) -> int | None:
-    """The live dialogue of one's own that a comparison is a turn of."""
-    own = Dialogue.objects.filter(
-        annotator=person(request), prompts__comparisons__annotations=annotation
-    )
-    return own.values_list("pk", flat=True).first()
+    return judging_page(request, card, AnnotationForm(card.question))
 
 
 def judging_page(
@@ -132,7 +143,6 @@ def judging_page(
     card: leases.Card,
     form: AnnotationForm,
     *,
-    dialogue: int | None = None,
     revising: bool = False,
     review: Review | None = None,
     status: int = 200,
@@ -145,7 +155,7 @@ def judging_page(
     page: dict[str, Any] = {
         "card": card,
         "criterion": criterion,
-        "dialogue": dialogue,
+        "dialogue": card.dialogue,
         "guideline": Guideline.current(criterion),
         "veiled": criterion == Criterion.SAFETY
         and organisation.safety_is_veiled

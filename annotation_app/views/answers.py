@@ -19,7 +19,7 @@ from annotation_app import cards
 from annotation_app.access import own_annotation, own_question, person, signed_in, wants_json
 from annotation_app.forms import AnnotationForm, ReasonForm
 from annotation_app.models import Annotation, Batch, Remark, Review, leases
-from annotation_app.views.annotate import dialogue_of, judging_page, open_batch
+from annotation_app.views.annotate import judging_page, open_batch
 
 
 def shown_beside(request: HttpRequest) -> int:
@@ -93,8 +93,7 @@ def _not_valid(
         return JsonResponse({"errors": sentences}, status=400)
     card = leases.read_card(question.annotation)
     assert card is not None, question
-    within = dialogue_of(request, question.annotation)
-    return judging_page(request, card, form, dialogue=within, status=400)
+    return judging_page(request, card, form, status=400)
 
 
 def _alone(request: HttpRequest, question: leases.Question, pk: int, sentence: str) -> HttpResponse:
@@ -173,8 +172,8 @@ def revise(request: HttpRequest, pk: int) -> HttpResponse:
         if wants_json(request):
             return JsonResponse(cards.shown(card))
         review = Review.objects.sent_back_to(person(request)).filter(annotation=pk).first()
-        form, within = AnnotationForm(question), dialogue_of(request, pk)
-        return judging_page(request, card, form, dialogue=within, revising=True, review=review)
+        form = AnnotationForm(question)
+        return judging_page(request, card, form, revising=True, review=review)
     form = AnnotationForm(question, request.POST)
     if not form.is_valid():
         return _not_valid(request, question, form)

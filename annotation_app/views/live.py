@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, cast
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
+from django.core.exceptions import BadRequest
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -46,16 +48,28 @@ def _for_people(view: View[P]) -> View[P]:
 @_for_people
 def begin(request: HttpRequest, criterion: str) -> HttpResponseBase:
     """The first message of a dialogue."""
+    refuse_unreadable(request)
     return _ask(request, criterion, None, FirstMessageForm(request.POST))
 
 
 @_for_people
 def go_on(request: HttpRequest, pk: int) -> HttpResponseBase:
     """Another message, after the answer that was chosen last."""
+    refuse_unreadable(request)
     standing = standing_or_404(own_dialogue(request, pk))
     if standing.judged is None and standing.waiting is None:
         return _refused("No answer of this dialogue was chosen: begin a new one.", 409)
     return _ask(request, standing.criterion, standing, MessageForm(request.POST))
+
+
+def refuse_unreadable(request: HttpRequest) -> None:
+    """Raises BadRequest for what Django would take for an empty form, or for other characters."""
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise BadRequest("not a form")
+    try:
+        unquote_to_bytes(request.body).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("not UTF-8") from None
 
 
 def _ask(
@@ -94,7 +108,11 @@ def _refused(sentence: str, status: int) -> JsonResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _refused("This request cannot be read.", 400)
+    sentence = (
+        "The message cannot be read. Nothing was stored; it is kept here: reload the page and send "
+        "it again."
+    )
+    return _refused(sentence, 400)
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:

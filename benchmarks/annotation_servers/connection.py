@@ -21,13 +21,18 @@ class Response(NamedTuple):
 
 
 def wait_until_answering(
-    process: subprocess.Popen[bytes], port: int, path: str, seconds: float, what: str
+    process: subprocess.Popen[bytes],
+    port: int,
+    path: str,
+    seconds: float,
+    what: str,
+    status: int = http.client.OK,
 ) -> None:
-    """Ask until the status is 200. Raises TimeoutError; also when the process has ended."""
+    """Ask until this is the status. Raises TimeoutError; also when the process has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if Connection("127.0.0.1", port).request("GET", path).status == http.client.OK:
+            if Connection("127.0.0.1", port).request("GET", path).status == status:
                 return
         except OSError:
             pass

@@ -37,6 +37,11 @@ class Tandem:
 
     def start(self, items: list[Item], annotators: int, overlap: int = 1) -> None:
         """Make the tables and the batch, then serve it."""
+        self.prepare(items, annotators, overlap)
+        self.launch()
+
+    def prepare(self, items: list[Item], annotators: int, overlap: int = 1) -> None:
+        """Make the tables and the batch."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.manage("migrate", "-v0")
         self.manage("collectstatic", "--no-input", "-v0")
@@ -48,16 +53,19 @@ class Tandem:
                 f"fill({str(self.folder / 'items.json')!r}, {annotators}, {overlap})",
             )
         )  # fmt: skip
-        self.launch()
 
     def launch(self) -> None:
         """Start the web processes and wait until they answer."""
+        self.process = self.begin("web")
+        wait_until_answering(self.process, self.port, "/sign-in", 60, self.name)
+
+    def begin(self, line: str) -> subprocess.Popen[bytes]:
+        """The process that the Procfile starts under this name, with this interpreter."""
         lines = dict(line.split(": ", 1) for line in _procfile())
-        command = lines["web"].replace("exec gunicorn", f"exec {sys.executable} -m gunicorn")
-        self.process = subprocess.Popen(
+        command = lines[line].replace("exec ", f"exec {sys.executable} -m ", 1)
+        return subprocess.Popen(
             ["sh", "-c", command], cwd=ROOT, env=self.environment, stderr=subprocess.DEVNULL
         )
-        wait_until_answering(self.process, self.port, "/sign-in", 60, self.name)
 
     def annotator(self, number: int) -> TandemAnnotator:
         return TandemAnnotator(self.port, self.sessions[number])

@@ -14,11 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 import uvicorn
+from django.urls import reverse
 
 from annotation_app import live, storage
-from annotation_app.models import Batch, Person
-from tests.annotation_app.rows import released_chat_model
+from annotation_app.models import Annotation, Batch, Comparison, Person, Response
+from reward.preferences import Message
+from tests.annotation_app.rows import comparison, released_chat_model
 
+QUESTION = "How do I descale my kettle?"
 NAMES = ("starter-a", "starter-b")
 
 
@@ -103,6 +106,32 @@ def release_both(*names: str) -> None:
         storage.path(checkpoint.storage_key).mkdir(parents=True)
 
 
+def turn(who: Person, batch: Batch, choice: str = "", text: str = QUESTION) -> Annotation:
+    """A turn as the live process stores it; judged where a choice is given."""
+    prompt = comparison(batch, text).prompt
+    prompt.dialogue.annotator = who
+    prompt.dialogue.save()
+    annotation = Annotation.objects.lease(Comparison.objects.get(prompt=prompt), who)
+    if choice:
+        annotation.record(choice=choice, strength="better")
+    return annotation
+
+
+def page_of(annotation: Annotation) -> str:
+    return reverse("dialogue", args=[annotation.comparison.prompt.dialogue_id])
+
+
+def next_turn(before: Annotation) -> Annotation:
+    chosen = before.comparison.response(before.choice)
+    prompt = before.comparison.prompt.go_on(chosen, Message("user", "And then?"))
+    responses = [Response.objects.create(prompt=prompt, text=text) for text in ("Wait.", "Rinse.")]
+    posed = Comparison.pose(before.comparison.batch, prompt, *responses)
+    before.comparison.go_on_with(before.choice)
+    annotation = Annotation.objects.lease(posed, before.annotator)
+    annotation.record(choice="b", strength="slightly_better")
+    return annotation
+
+
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """In a thread of its own: Playwright keeps a loop in that of the tests."""
     with ThreadPoolExecutor(1) as pool:
@@ -125,12 +154,12 @@ class LiveProcess:
     """uvicorn with the live addresses, in a thread: it sees the settings and rows of a test."""
 
     def __init__(self) -> None:
-        from annotation_app.asgi import application
+        from annotation_app.asgi import LiveHandler
 
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         config = uvicorn.Config(
-            application, lifespan="off", proxy_headers=False, log_level="warning",
+            LiveHandler(), lifespan="off", proxy_headers=False, log_level="warning",
             timeout_graceful_shutdown=2,
         )  # fmt: skip
         self.server = uvicorn.Server(config)

@@ -15,7 +15,7 @@ let running = null; // {turn: its id once the models are asked, stopped}
 // --- the message -------------------------------------------------------------------------
 
 box.value = sessionStorage.getItem(draft) || box.value;
-box.addEventListener("input", () => sessionStorage.setItem(draft, box.value));
+box.addEventListener("input", () => keep(box.value));
 box.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
 });
@@ -25,6 +25,14 @@ form.addEventListener("submit", (event) => {
   if (box.value.trim()) converse();
   else refuse("Write a message first.");
 });
+
+function keep(text) {
+  try {
+    sessionStorage.setItem(draft, text);
+  } catch {
+    // Longer than a browser keeps; it stands in the box.
+  }
+}
 
 async function converse() {
   const fields = Object.fromEntries(new FormData(form));
@@ -83,7 +91,7 @@ const told = {
 
 function begin(text) {
   running = { turn: null, stopped: false };
-  sessionStorage.setItem(draft, text);
+  keep(text);
   find("asked").textContent = text;
   for (const side of ["left", "right"]) find(`${side}-text`).textContent = "";
   show(true);

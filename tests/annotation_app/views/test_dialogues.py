@@ -12,31 +12,21 @@ from annotation_app.models import (
     Comparison,
     Organisation,
     Person,
-    Response,
     RunningTurn,
 )
-from reward.preferences import Message, read_pairs
+from reward.preferences import read_pairs
 from tests.annotation_app.rows import comparison, open_batch
-from tests.annotation_app.talking import Talker, in_pieces
+from tests.annotation_app.talking import (
+    QUESTION,
+    Talker,
+    in_pieces,
+    next_turn,
+    page_of,
+    turn,
+)
 
 START = reverse("start_dialogue", args=["helpfulness"])
-QUESTION = "How do I descale my kettle?"
 PHONE = {"width": 390, "height": 844}
-
-
-def turn(who: Person, batch: Batch, choice: str = "", text: str = QUESTION) -> Annotation:
-    """A turn as the live process stores it; judged where a choice is given."""
-    prompt = comparison(batch, text).prompt
-    prompt.dialogue.annotator = who
-    prompt.dialogue.save()
-    annotation = Annotation.objects.lease(Comparison.objects.get(prompt=prompt), who)
-    if choice:
-        annotation.record(choice=choice, strength="better")
-    return annotation
-
-
-def page_of(annotation: Annotation) -> str:
-    return reverse("dialogue", args=[annotation.comparison.prompt.dialogue_id])
 
 
 # --- the pages ------------------------------------------------------------------------------------
@@ -104,7 +94,7 @@ def test_a_turn_stands_alone_on_its_judging_page(as_bob, bob):
     page = as_bob.get(reverse("annotation", args=[annotation.pk])).content.decode()
     assert "data-next" not in page
     assert f'data-done="{page_of(annotation)}"' in page
-    assert "End the dialogue" in page
+    assert "Leave the dialogue" in page
     other = Annotation.objects.lease_next(Person.objects.create_user("eve"), batch)
     assert other.comparison != annotation.comparison
 
@@ -123,6 +113,63 @@ def test_after_a_turn_the_dialogue_goes_on(as_bob, bob, verb, script):
     else:
         assert answer.url == reverse("dialogue", args=[dialogue])
     assert not Annotation.objects.filter(state="leased").exists()  # nothing reserved beside it
+
+
+@pytest.mark.django_db
+def test_the_ordinary_way_leads_to_a_turn_that_waits(as_bob, bob):
+    batch = open_batch()
+    annotation = turn(bob, batch)
+    answer = as_bob.get(reverse("annotate_next", args=["helpfulness"]))
+    assert answer.url == reverse("annotation", args=[annotation.pk])
+    assert Annotation.objects.get().state == "leased"  # nothing else was drawn
+    annotation.record(choice="a", strength="better")
+    assert as_bob.get(reverse("annotate_next", args=["helpfulness"])).status_code == 200
+
+
+@pytest.mark.django_db
+def test_a_turn_is_never_brought_as_the_next_card(as_bob, bob):
+    batch = open_batch()
+    first = Annotation.objects.lease_next(bob, batch)
+    waiting = turn(bob, batch)
+    as_script = {"Accept": "application/json"}
+    ahead = reverse("next_card", args=["helpfulness"])
+    answer = as_bob.post(ahead, {"shown": first.pk}, headers=as_script).json()
+    assert (answer["next"], answer["why"]) == (None, "A turn of your dialogue waits to be judged.")
+    for verb, fields in (("record", {"preference": "left_better"}), ("skip", {})):
+        answer = as_bob.post(reverse(verb, args=[first.pk]), fields, headers=as_script).json()
+        assert answer["saved"]["id"] == first.pk
+        assert (answer["next"], answer["why"][:6]) == (None, "A turn")
+        Annotation.objects.filter(pk=first.pk).update(state="leased", choice="")
+    waiting.refresh_from_db()
+    assert waiting.state == "leased"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("purpose", ["re-serve", "reference"])
+def test_a_probe_with_a_turn_of_ones_own_is_no_turn(as_bob, bob, purpose):
+    annotation = turn(bob, open_batch(), "a")
+    probe = Annotation.objects.create(
+        comparison=annotation.comparison, batch=annotation.batch, annotator=bob, purpose=purpose,
+        shown_left="a", leased_at=annotation.leased_at,
+        lease_expires_at=annotation.lease_expires_at,
+    )  # fmt: skip
+    page = as_bob.get(reverse("annotate_next", args=["helpfulness"]))
+    assert page.status_code == 200
+    assert f'data-annotation="{probe.pk}"' in page.content.decode()
+    assert "data-dialogue" not in page.content.decode()
+
+
+@pytest.mark.django_db
+def test_a_turn_that_came_back_after_its_reservation_counts_as_judged(as_bob, bob):
+    batch = open_batch(comparisons=0)
+    first = turn(bob, batch)
+    first.release()
+    again = Annotation.objects.lease_next(bob, batch)
+    assert again.comparison == first.comparison
+    again.record(choice="a", strength="better")
+    page = as_bob.get(page_of(first)).content.decode()
+    assert "Go on with the dialogue" in page
+    assert page.count(QUESTION) == 1  # in the dialogue, and not in the box once more
 
 
 @pytest.mark.django_db
@@ -181,17 +228,6 @@ def test_a_dialogue_costs_a_fixed_number_of_queries(as_bob, bob, turns, django_a
     as_bob.get(page_of(annotation))
     with django_assert_num_queries(10):
         as_bob.get(page_of(annotation))
-
-
-def next_turn(before: Annotation) -> Annotation:
-    chosen = before.comparison.response(before.choice)
-    prompt = before.comparison.prompt.go_on(chosen, Message("user", "And then?"))
-    responses = [Response.objects.create(prompt=prompt, text=text) for text in ("Wait.", "Rinse.")]
-    posed = Comparison.pose(before.comparison.batch, prompt, *responses)
-    before.comparison.go_on_with(before.choice)
-    annotation = Annotation.objects.lease(posed, before.annotator)
-    annotation.record(choice="b", strength="slightly_better")
-    return annotation
 
 
 @pytest.mark.django_db
@@ -317,6 +353,17 @@ def test_a_refused_message_is_kept(talk, settings):
     assert not Comparison.objects.exists()
 
 
+def test_what_is_far_too_long_is_kept_and_said(talk, talker):
+    open_batch(comparisons=0)
+    page = talk()
+    long = "x" * 6_000_000  # more than the browser keeps for a tab
+    page.locator("#message textarea").evaluate("(box, text) => { box.value = text; }", long)
+    page.locator("#send").click()
+    page.get_by_text("The message is too long: at most 20000 characters.").wait_for()
+    assert page.locator("#message textarea").input_value() == long
+    assert not talker.requests
+
+
 def test_without_the_live_process_the_message_is_kept(talk, settings):
     open_batch(comparisons=0)
     settings.LIVE_URL = "http://127.0.0.1:9"
@@ -384,6 +431,32 @@ def test_undo_and_skip_lead_back_to_the_dialogue(talk, talker):
     page.wait_for_url("**/dialogues/*")
     assert page.locator("#message textarea").input_value() == "And then?"
     assert not Annotation.objects.filter(state="leased").exists()
+
+
+def test_from_the_ordinary_page_to_a_waiting_turn_and_into_its_dialogue(talk, bob, live_server):
+    batch = open_batch(comparisons=5)
+    page = talk()
+    page.goto(live_server.url + reverse("annotate_next", args=["helpfulness"]))
+    page.wait_for_function("() => document.querySelector('#saved')")
+    waiting = turn(bob, batch)  # as another tab makes it
+    for _ in range(3):
+        if page.url.endswith(f"/annotations/{waiting.pk}"):
+            break
+        before = page.locator("#card").inner_html()
+        page.keyboard.press("2")
+        page.keyboard.press("Enter")
+        page.wait_for_function(
+            "before => document.getElementById('card')?.innerHTML !== before", arg=before
+        )
+        page.wait_for_load_state()
+    page.wait_for_url(f"**/annotations/{waiting.pk}")
+    page.wait_for_timeout(300)
+    assert list(Annotation.objects.filter(state="leased")) == [waiting]  # nothing prefetched
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**{page_of(waiting)}")
+    waiting.refresh_from_db()
+    assert waiting.state == "recorded"
 
 
 def test_safety_texts_are_veiled_as_on_the_judging_page(talk, talker):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from uuid import uuid4
 
 import httpx
 import pytest
+from django.test import Client
 
 from annotation_app.models import Annotation, Comparison, Person, Resampled, RunningTurn
 from tests.annotation_app.rows import open_batch
@@ -19,6 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 PAGE = "http://127.0.0.1:8000"  # where the pages stand, by the settings' default
 TOKEN = "t" * 32
 BEGIN = "/live/helpfulness/begin"
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 QUESTION = {"text": "How do I descale my kettle?"}
 
 
@@ -126,10 +131,67 @@ def test_nothing_else_is_served(browser):
 
 
 def test_a_body_without_end_is_not_read(browser, talker):
-    answer = browser.post(BEGIN, content=b"text=" + b"x" * 2**20)
-    assert answer.status_code == 500  # without reading on, there is nothing to say
+    for length in (2**19, 2**20, 2**23):
+        answer = browser.post(BEGIN, content=b"text=" + b"x" * length, headers=FORM)
+        assert (answer.status_code, answer.json()["errors"]) == (
+            413,
+            ["The message is too long: at most 20000 characters. Nothing was stored; it is kept "
+             "here: shorten it."],
+        )  # fmt: skip
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+    evil = {**FORM, "Origin": "https://evil.example"}
+    answer = browser.post(BEGIN, content=b"text=" + b"x" * 2**20, headers=evil)
+    assert answer.status_code == 413
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert not talker.requests
     longest = {"text": "🫖" * 20_000}
     assert events(browser.post(BEGIN, data=longest))[-1]["event"] == "done"
+
+
+def test_what_never_ends_is_cut_off(browser, process, talker):
+    """Only so much is read on, even for an answer."""
+    head = f"POST {BEGIN} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {2**40}\r\n\r\n"
+    sent = 0
+    with (
+        socket.create_connection(("127.0.0.1", process.port), timeout=10) as peer,
+        suppress(ConnectionResetError, BrokenPipeError),
+    ):
+        peer.sendall(head.encode())
+        while sent < 2**26:
+            peer.sendall(b"x" * 2**16)
+            sent += 2**16
+    assert 2**24 < sent < 2**26  # with what the kernel keeps on either side
+
+
+@pytest.mark.parametrize("address", [BEGIN, "/live/dialogues/1/go-on"])
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b'{"text": "Hello"}'),
+        ("text/plain", b"text=Hello"),
+        ("", b"text=Hello"),
+        ("multipart/form-data; boundary=x", b"not a part"),
+        ("multipart/form-data", b"--x--"),
+        ("application/x-www-form-urlencoded", b"text=caf\xe9"),
+        ("application/x-www-form-urlencoded", b"text=caf%E9"),
+        ("application/x-www-form-urlencoded; charset=latin-1", b"text=caf%E9"),
+        ("application/x-www-form-urlencoded; charset=nonsense", b"text=caf%E9"),
+        ("application/x-www-form-urlencoded", b"&".join(b"a%d=1" % n for n in range(1001))),
+    ],
+)
+def test_what_is_no_form_is_a_sentence(browser, talker, address, kind, body):
+    answer = browser.post(address, content=body, headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0].startswith("The message cannot be read. Nothing was stored")
+    assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+    assert not talker.requests
+    assert not RunningTurn.objects.exists()
+
+
+def test_every_character_arrives(browser, talker):
+    text = "café ☕ \u2028 100 % + 5 & a=b \ufffd"
+    browser.post(BEGIN, data={"text": text})
+    assert talker.requests[0]["messages"][-1]["content"] == text
 
 
 def test_looking_changes_nothing(browser, talker):
@@ -178,7 +240,7 @@ def test_a_dialogue_without_a_chosen_answer(browser, talker):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({}, "Write a message first."),
+        ({"risk_category": ""}, "Write a message first."),
         ({"text": "   "}, "Write a message first."),
         ({"text": "x" * 20_001}, "at most 20000 characters"),
         ({"text": "a\x00b"}, "Null characters are not allowed."),
@@ -268,8 +330,9 @@ def test_a_broken_connection_is_a_closed_tab(browser, process, talker):
     wait_for(lambda: not RunningTurn.objects.exists(), "the end of the turn")
 
 
-def test_connections_do_not_pile_up(browser, process):
-    """Every turn and every other request gives its own back."""
+@pytest.fixture
+def connections():
+    """How many the test database has now."""
     from django.db import connection
 
     if connection.vendor != "postgresql":
@@ -280,8 +343,37 @@ def test_connections_do_not_pile_up(browser, process):
             cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname=current_database()")
             return cursor.fetchone()[0]
 
+    return count
+
+
+def test_connections_do_not_pile_up(browser, connections):
+    """Every turn and every other request gives its own back."""
     for _ in range(12):
         *_, done = events(browser.post(BEGIN, data=QUESTION))
         Annotation.objects.get(pk=done["annotation"]).skip()
         browser.post(f"/live/turns/{uuid4()}/stop")
-    assert count() <= 10  # the pool's few threads and the test itself
+    assert connections() <= 10  # the pool's few threads and the test itself
+
+
+def test_many_at_once_wait_for_a_connection(browser, process, talker, connections):
+    """PostgreSQL has a hundred for all of Tandem; only the first messages of a few ask at once."""
+    from annotation_app.asgi import REQUESTS_AT_ONCE
+
+    talker.script = lambda body: in_pieces(f"{body['seed']} goes on " * 5000, 0.02)
+    most = 0
+    with ExitStack() as stack, ThreadPoolExecutor(40) as pool:
+        theirs = [
+            stack.enter_context(signed_in(process, Client(), Person.objects.create_user(f"p{n}")))
+            for n in range(40)
+        ]
+
+        def begin(one: httpx.Client) -> str:
+            answer = stack.enter_context(one.stream("POST", BEGIN, data=QUESTION))
+            return next(answer.iter_lines())
+
+        begun = [pool.submit(begin, one) for one in theirs]
+        while not all(future.done() for future in begun):
+            most = max(most, connections())
+        assert all('"start"' in future.result() for future in begun)
+    assert most <= REQUESTS_AT_ONCE + min(32, (os.cpu_count() or 1) + 4) + 1
+    wait_for(lambda: not RunningTurn.objects.exists(), "the end of the turns")
