@@ -31,7 +31,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         from annotation_app.models.comparison import Comparison
 
         work = Annotation.objects.filter(
-            batch=models.OuterRef("pk"), purpose=Annotation.Purpose.WORK,
+            batch=models.OuterRef("pk"), purpose__in=Annotation.BECOMES_PAIR,
             comparison__unusable_reason="",
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
 
         Adds ``preferred`` and ``judged``.
         """
-        work = Q(annotations__purpose="work", annotations__state="recorded")
+        work = Q(annotations__purpose__in=["work", "review"], annotations__state="recorded")
         clearly = Q(annotations__strength__in=["significantly_better", "better"])
         return (
             self.usable()

@@ -68,7 +68,8 @@ def annotate(request: HttpRequest) -> HttpResponse:
 def _recorded_by(who: Person, batch: Batch | None) -> int:
     if batch is None:
         return 0
-    return Annotation.objects.recorded().filter(annotator=who, batch=batch).count()
+    mine = Annotation.objects.recorded().without_corrections()
+    return mine.filter(annotator=who, batch=batch).count()
 
 
 @require_GET

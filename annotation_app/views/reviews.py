@@ -56,6 +56,7 @@ def reviews(request: HttpRequest) -> HttpResponse:
 def _overview(request: HttpRequest, form: ReviewFilterForm) -> HttpResponse:
     since = timezone.now() - timedelta(days=DAYS)
     page: dict[str, Any] = {"form": form, "counted": COUNTED, "days": DAYS}
+    page["last"] = Review.objects.newest_of(person(request))
     page["annotators"] = team.review_figures(
         Annotation.objects.reviewable().filter(recorded_at__gte=since)
     )
@@ -136,6 +137,25 @@ def _decide(
     return f"Approved: #{pk} by {name} stands."
 
 
+@require_POST
+@reviewer_required
+def undo_review(request: HttpRequest, pk: int) -> HttpResponse:
+    """Take one's own decision back, and stand before its answer again."""
+    found = get_object_or_404(Review.objects.select_related("annotation"), pk=pk)
+    waiting = found.annotation
+    try:
+        waiting = found.undo(person(request))
+    except WrongState as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, f"Undone: {_in_short(found)} waits for another decision.")
+    return redirect(_address("review", ReviewFilterForm(request.GET), waiting.pk))
+
+
+def _in_short(review: Review) -> str:
+    return f"#{review.annotation_id}, {review.get_decision_display().lower()},"
+
+
 def _review_page(
     request: HttpRequest,
     annotation: Annotation,
@@ -171,6 +191,7 @@ def _review_page(
         "warning": organisation.safety_warning,
         "query": ReviewFilterForm(request.GET).query(),
         "has_keys": person(request).key_layout != KeyLayout.NONE,
+        "last": Review.objects.newest_of(person(request)),
     }
     return render(request, "reviews/review.html", page, status=status)
 

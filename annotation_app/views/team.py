@@ -26,7 +26,7 @@ NEWEST = 20
 @signed_in
 def my_work(request: HttpRequest) -> HttpResponse:
     """One's own progress and hours; never what others said."""
-    mine = Annotation.objects.filter(annotator=person(request))
+    mine = Annotation.objects.without_corrections().filter(annotator=person(request))
     now = timezone.now()
     rows = [
         (name, work.annotator_figures(mine.filter(leased_at__gte=now - timedelta(days=days))))
@@ -61,8 +61,8 @@ def team(request: HttpRequest) -> HttpResponse:
     period = request.GET.get("period", "week")
     period = period if period in PERIODS else "week"
     since = timezone.now() - timedelta(days=PERIODS[period])
-    recent = Annotation.objects.filter(leased_at__gte=since, annotator__is_active=True)
-    days = work.per_day(Annotation.objects.filter(annotator__is_active=True), DAYS)
+    judged = Annotation.objects.without_corrections().filter(annotator__is_active=True)
+    recent, days = judged.filter(leased_at__gte=since), work.per_day(judged, DAYS)
     quality = quality_by_annotator(recent)
     page = {
         "period": period,
@@ -84,7 +84,8 @@ def agreement(request: HttpRequest) -> HttpResponse:
     """Agreement of a criterion: in all, by batch, by annotator and by pair of annotators."""
     criterion = request.GET.get("criterion", Criterion.HELPFULNESS)
     criterion = criterion if criterion in Criterion.values else Criterion.HELPFULNESS
-    rows = Annotation.objects.work().filter(comparison__criterion=criterion)
+    work_only = Annotation.objects.work().without_corrections()
+    rows = work_only.filter(comparison__criterion=criterion)
     judgements = work.shared_judgements(rows)
     page = {
         "criterion": criterion,
