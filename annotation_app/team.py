@@ -214,10 +214,11 @@ def queues() -> list[Queue]:
 
 def per_day(annotations: QuerySet[Annotation], days: int) -> Mapping[str, int]:
     """Recorded annotations on each of the last days (UTC), today last."""
-    today = timezone.now().date()
-    counted = dict(
+    midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    today = midnight.date()
+    counted = dict(  # a moment is compared: a date would have to be made of every row
         annotations.filter(state=Annotation.State.RECORDED)
-        .filter(recorded_at__date__gt=today - timedelta(days=days))
+        .filter(recorded_at__gte=midnight - timedelta(days=days - 1))
         .values_list("recorded_at__date")
         .annotate(n=Count("pk"))
     )

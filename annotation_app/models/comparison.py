@@ -96,6 +96,9 @@ class Comparison(models.Model):
     def response(self, side: str) -> Response:
         return self.response_a if side == Side.A else self.response_b
 
+    def response_id(self, side: str) -> int:
+        return int(self.response_a_id if side == Side.A else self.response_b_id)
+
     def go_on_with(self, side: str) -> None:
         """The next turn continues this response; an undo after that does not change it."""
         Comparison.objects.filter(pk=self.pk).update(continued_with=side)

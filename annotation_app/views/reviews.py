@@ -57,12 +57,16 @@ def _overview(request: HttpRequest, form: ReviewFilterForm) -> HttpResponse:
     since = timezone.now() - timedelta(days=DAYS)
     page: dict[str, Any] = {"form": form, "counted": COUNTED, "days": DAYS}
     page["last"] = Review.objects.newest_of(person(request))
-    page["annotators"] = team.review_figures(
-        Annotation.objects.reviewable().filter(recorded_at__gte=since)
-    )
+    batches = list(Batch.objects.collecting_since(since).values_list("pk", flat=True))
+    recent = Annotation.objects.reviewable().filter(batch__in=batches, recorded_at__gte=since)
+    page["annotators"] = team.review_figures(recent)
     if form.is_valid():
         waiting = form.narrow(Annotation.objects.to_review(person(request)))
+        if not form.is_bounded():  # else all that was ever reviewed would be gone through
+            collecting = Batch.objects.filter(state__in=Batch.COLLECTING)
+            waiting = waiting.filter(batch__in=list(collecting.values_list("pk", flat=True)))
         page |= {"waiting": waiting[: COUNTED + 1].count(), "query": form.query()}
+        page["is_bounded"] = form.is_bounded()
     return render(request, "reviews/list.html", page, status=200 if form.is_valid() else 400)
 
 

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET
 from annotation_app import figures
 from annotation_app import team as work
 from annotation_app.access import person, reviewer_required, signed_in
-from annotation_app.models import Annotation, Criterion, Demonstration, Review
+from annotation_app.models import Annotation, Criterion, Demonstration, Person, Review
 from annotation_app.quality import UNKNOWN, quality_by_annotator
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
@@ -33,6 +33,7 @@ def my_work(request: HttpRequest) -> HttpResponse:
         for name, days in PERIODS.items()
     ]
     newest = mine.exclude(recorded_at=None).select_related("comparison__prompt")
+    newest = newest.order_by("-recorded_at")[:NEWEST]
     written = Demonstration.objects.filter(author=person(request), supersedes=None)
     days = work.per_day(mine, DAYS)
     sent_back = list(Review.objects.sent_back_to(person(request)).with_answers())
@@ -44,13 +45,24 @@ def my_work(request: HttpRequest) -> HttpResponse:
         "periods": [(name, found[0] if found else None) for name, found in rows],
         "days": days,
         "per_day": figures.per_day(days, "Your annotations on each day"),
-        "newest": newest.order_by("-recorded_at")[:NEWEST],
+        "newest": _with_better_answers(person(request), list(newest)),
         "sent_back": sent_back,
         "feedback": feedback,
         "news": [review.pk for review in feedback if review.seen_at is None],
         "written": written.select_related("prompt").order_by("-pk")[:NEWEST],
     }
     return render(request, "team/my_work.html", page)
+
+
+def _with_better_answers(
+    author: Person, annotations: list[Annotation]
+) -> list[tuple[Annotation, int | None]]:
+    """Each with the author's standing better answer than the response it prefers. One query."""
+    written = Demonstration.objects.standing().filter(
+        author=author, corrects__prompt__in=[a.comparison.prompt_id for a in annotations]
+    )
+    better = dict(written.values_list("corrects", "pk"))
+    return [(a, better.get(a.comparison.response_id(a.choice))) for a in annotations]
 
 
 @require_GET
