@@ -17,8 +17,7 @@ from annotation_app.models import (
     Seat,
     leases,
 )
-
-DECLINED = "You have chosen not to do safety work. You may change that under your name."
+from annotation_app.models.person import DECLINED
 
 
 def following(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from annotation_app.models import (
@@ -11,6 +11,7 @@ from annotation_app.models import (
     Batch,
     FurtherAttempt,
     Gate,
+    GateQuestion,
     Person,
     Qualification,
 )
@@ -24,6 +25,7 @@ class Standing(NamedTuple):
     attempts: list[Attempt]
     allowed: int
     is_next: bool  # everything before it is passed, and it is not
+    is_declined: bool  # it shows safety texts, and the person does no safety work
 
     @property
     def newest(self) -> Attempt | None:
@@ -39,11 +41,13 @@ class Standing(NamedTuple):
 
     @property
     def state(self) -> str:
-        """passed, running, waiting, failed (nothing left), open (may begin), or later."""
+        """passed, running, waiting, declined, failed (nothing left), open (may begin), or later."""
         if self.is_passed:
             return "passed"
         if self.newest and self.newest.state in (Attempt.State.RUNNING, Attempt.State.WAITING):
             return self.newest.state
+        if self.is_declined:
+            return "declined"
         if not self.left:
             return "failed"
         return "open" if self.is_next else "later"
@@ -80,12 +84,12 @@ def ways(person: Person) -> list[Way]:
     mine.finish_overdue()
     attempts, further = list(mine), FurtherAttempt.objects.filter(person=person)
     allowed = [(leave.gate_id, leave.person_id) for leave in further]
-    tried = {attempt.gate_id for attempt in attempts}
+    tried, declined = {attempt.gate_id for attempt in attempts}, _declined(person)
     found = []
     for qualification in Qualification.objects.with_gates():
         gates = list(qualification.gates.all())
         if qualification.is_open or tried & {gate.pk for gate in gates}:
-            found.append(_way(qualification, person, gates, attempts, allowed))
+            found.append(_way(qualification, person, gates, attempts, allowed, declined))
     return found
 
 
@@ -110,7 +114,15 @@ def way_of(person: Person, qualification: Qualification) -> Way:
     mine.finish_overdue()
     further = FurtherAttempt.objects.filter(person=person, gate__qualification=qualification)
     allowed = [(leave.gate_id, leave.person_id) for leave in further]
-    return _way(qualification, person, list(qualification.gates.all()), list(mine), allowed)
+    gates = list(qualification.gates.all())
+    return _way(qualification, person, gates, list(mine), allowed, _declined(person))
+
+
+def _declined(person: Person) -> set[int]:
+    """The gates with safety texts, for someone who does no safety work; else none, unasked."""
+    if person.does_safety:
+        return set()
+    return set(GateQuestion.objects.exclude(a_safe=None).values_list("gate", flat=True))
 
 
 def _way(
@@ -119,6 +131,7 @@ def _way(
     gates: Iterable[Gate],
     attempts: Sequence[Attempt],
     allowed: Sequence[tuple[int, int]],
+    declined: Container[int] = (),
 ) -> Way:
     standings: list[Standing] = []
     for gate in gates:
@@ -127,6 +140,7 @@ def _way(
             attempts=[attempt for attempt in attempts if attempt.gate_id == gate.pk],
             allowed=gate.most_attempts + allowed.count((gate.pk, person.pk)),
             is_next=all(before.is_passed for before in standings),
+            is_declined=gate.pk in declined,
         )
         standings.append(standing._replace(is_next=standing.is_next and not standing.is_passed))
     return Way(qualification, person, standings)

@@ -330,7 +330,7 @@ class Annotation(models.Model):
         That is after UNDO_SECONDS, unless a reviewer has sent it back; a correction never is.
         """
         if self.purpose == self.Purpose.REVIEW:
-            raise LeaseLost("This is a correction: to change it, undo it on the page of its review.")
+            raise LeaseLost("This is a correction: undo it on the page of its review.")
         if self.state != self.State.RECORDED or self.recorded_at is None:
             raise LeaseLost(f"Only a stored answer can be undone; this one is {self.state}.")
         if self.batch.state not in Batch.COLLECTING:

@@ -12,6 +12,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from annotation_app.models.choices import Criterion, Side, Strength, one_of
+from annotation_app.models.person import DECLINED
 from annotation_app.models.qualification import Gate, GateQuestion
 from annotation_app.models.refusals import NoAttempt, NotAssigned, TimeOver, WrongState
 
@@ -208,6 +209,8 @@ def refuse_attempt(gate: Gate, person: Person) -> int:
         raise NoAttempt(f"A reviewer still grades what you wrote for “{gate}”.")
     if not gate.qualification.is_open:
         raise NoAttempt(gate.qualification.closed_sentence)
+    if not person.does_safety and gate.shows_safety():
+        raise NoAttempt(f"“{gate}” shows safety texts. {DECLINED}")
     before = Gate.objects.filter(
         qualification=gate.qualification_id, position__lt=gate.position
     ).exclude(attempts__in=Attempt.objects.filter(person=person, state=Attempt.State.PASSED))

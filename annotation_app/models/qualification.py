@@ -199,6 +199,10 @@ class Gate(models.Model):
             questions=tuple(question.part() for question in self.questions.all()),
         )
 
+    def shows_safety(self) -> bool:
+        """Whether any of its questions asks what is safe."""
+        return self.questions.exclude(a_safe=None).exists()
+
     @property
     def is_writing(self) -> bool:
         """Whether a reviewer grades it; the others are marked by their references."""

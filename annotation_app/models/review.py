@@ -36,12 +36,16 @@ class ReviewQuerySet(models.QuerySet["Review"]):
 
     def sent_back_to(self, annotator: Person) -> ReviewQuerySet:
         """Those that this annotator may still answer by judging again."""
-        return self.standing().filter(
-            annotator=annotator,
-            decision=Review.Decision.SENT_BACK,
-            annotation__state=Annotation.State.RECORDED,
-            annotation__batch__state__in=Batch.COLLECTING,
-        ).order_by("pk")
+        return (
+            self.standing()
+            .filter(
+                annotator=annotator,
+                decision=Review.Decision.SENT_BACK,
+                annotation__state=Annotation.State.RECORDED,
+                annotation__batch__state__in=Batch.COLLECTING,
+            )
+            .order_by("pk")
+        )
 
     def feedback_for(self, annotator: Person) -> ReviewQuerySet:
         """What there is for this annotator to learn from: what is new to them first."""
@@ -163,7 +167,7 @@ class Review(models.Model):
         return review
 
     def undo(self, by: Person) -> Annotation:
-        """Take the decision back; returns the row that waits for another one. Again changes nothing.
+        """Take the decision back, once; returns the row that waits for another one.
 
         Raises NotAssigned for someone else's, and WrongState where it is late or something has
         followed from it.

@@ -150,7 +150,8 @@ def judging_page(
         "guideline": Guideline.current(criterion),
         "veiled": criterion == Criterion.SAFETY
         and organisation.safety_is_veiled
-        and "show" not in request.GET,
+        and "show" not in request.GET
+        and SENTENCES["veiled"],
         "warning": organisation.safety_warning,
         "preferences": preferences(),
         "safe": [(value, f"safe_{value}", label) for value, label in SAFE_LABELS.items()],

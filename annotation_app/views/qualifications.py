@@ -72,7 +72,7 @@ def gate(request: HttpRequest, pk: int) -> HttpResponse:
         refusal, number = str(error), 0
     page = {"gate": found, "number": number, "refusal": refusal}
     page["allowed"] = attempts_allowed(found, who)
-    if found.questions.exclude(a_safe=None).exists():
+    if found.shows_safety():
         page["warning"] = Organisation.current().safety_warning
     return render(request, "qualifications/gate.html", page)
 

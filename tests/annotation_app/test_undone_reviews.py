@@ -193,7 +193,7 @@ def test_undoing_in_two_tabs_undoes_once():
     assert Annotation.objects.count() == 3
 
 
-# --- a correction is a reviewer's decision, not their work ------------------------------------------
+# --- a correction is a decision of the reviewer, not their work -----------------------------------
 
 
 def test_a_correction_is_the_pair_and_nobodys_progress(bob, rita):
