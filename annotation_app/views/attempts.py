@@ -44,6 +44,7 @@ def attempt(request: HttpRequest, pk: int) -> HttpResponse:
         empty = found.answers.filter(answered_at=None).order_by("position").first()
         return redirect("attempt_question", pk, empty.position if empty else 1)
     answers = found.answers.select_related("question", "question__gate")
+    answers = answers.prefetch_related("grades")
     page = {"attempt": found, "answers": answers, "shows_each": shows_each(found)}
     return render(request, "qualifications/result.html", page)
 
