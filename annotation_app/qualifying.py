@@ -41,7 +41,7 @@ class Standing(NamedTuple):
 
     @property
     def state(self) -> str:
-        """passed, running, waiting, declined, failed (nothing left), open (may begin), or later."""
+        """What the page says: "failed" with nothing left to try, "open" where one may begin."""
         if self.is_passed:
             return "passed"
         if self.newest and self.newest.state in (Attempt.State.RUNNING, Attempt.State.WAITING):
@@ -50,6 +50,8 @@ class Standing(NamedTuple):
             return "declined"
         if not self.left:
             return "failed"
+        if not self.gate.qualification.is_open:
+            return "closed"
         return "open" if self.is_next else "later"
 
     @property
@@ -72,6 +74,16 @@ class Way(NamedTuple):
     @property
     def passed(self) -> int:
         return sum(standing.is_passed for standing in self.standings)
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether an attempt runs or waits for its grades."""
+        going_on = (Attempt.State.RUNNING, Attempt.State.WAITING)
+        return any(standing.state in going_on for standing in self.standings)
+
+    @property
+    def is_at_its_last(self) -> bool:
+        return self.passed == len(self.standings) - 1
 
     @property
     def next(self) -> Standing | None:
@@ -144,6 +156,34 @@ def _way(
         )
         standings.append(standing._replace(is_next=standing.is_next and not standing.is_passed))
     return Way(qualification, person, standings)
+
+
+class Left(NamedTuple):
+    """Whom another version finds on their way through the one before, or at its end."""
+
+    holders: int
+    on_an_attempt: int
+    between_gates: int
+
+    def __str__(self) -> str:
+        return (
+            f"whoever has the skill keeps it ({self.holders}); a running or ungraded attempt may be "
+            f"finished, and its last gate still gives the skill ({self.on_an_attempt}); whoever is "
+            f"between gates begins anew ({self.between_gates})."
+        )
+
+
+def left_in(qualification: Qualification) -> Left:
+    """Of everyone who is active: each once, as the first of the three that holds."""
+    active = Person.objects.filter(is_active=True)
+    holders = active.filter(skills=qualification.skill_id)
+    others = active.exclude(skills=qualification.skill_id)
+    tried = Attempt.objects.filter(gate__qualification=qualification)
+    going_on = [Attempt.State.RUNNING, Attempt.State.WAITING]
+    on_an_attempt = others.filter(attempts__in=tried.filter(state__in=going_on)).distinct()
+    passed = others.filter(attempts__in=tried.filter(state=Attempt.State.PASSED)).distinct()
+    between = passed.exclude(pk__in=on_an_attempt.values("pk"))
+    return Left(holders.count(), on_an_attempt.count(), between.count())
 
 
 def leading_to_work(person: Person, batch: Batch) -> QualificationQuerySet:
