@@ -407,7 +407,9 @@ class Annotation(models.Model):
             correction = Annotation.objects.get(supersedes=self)
             restored = correction._supersede(self.annotator_id, self.Purpose.WORK, given)
         if restored is None:
-            raise WrongState(f"Your correction is {correction.state} by now, so it stays.")
+            raise WrongState(
+                f"Your correction is {correction.state} by now, so it can be undone no more."
+            )
         return restored
 
     def _return_to_a_slot(self, given: dict[str, Any]) -> Annotation:

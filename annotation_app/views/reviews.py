@@ -152,12 +152,14 @@ def undo_review(request: HttpRequest, pk: int) -> HttpResponse:
     except WrongState as refusal:
         messages.error(request, str(refusal))
     else:
-        messages.success(request, f"Undone: {_in_short(found)} waits for another decision.")
+        messages.success(request, _undone(found, waiting))
     return redirect(_address("review", ReviewFilterForm(request.GET), waiting.pk))
 
 
-def _in_short(review: Review) -> str:
-    return f"#{review.annotation_id}, {review.get_decision_display().lower()},"
+def _undone(review: Review, waiting: Annotation) -> str:
+    pk, decision = review.annotation_id, review.get_decision_display().lower()
+    restored = "" if waiting.pk == pk else f" as #{waiting.pk}"
+    return f"Undone: #{pk} is {decision} no more and waits for another decision{restored}."
 
 
 def _review_page(

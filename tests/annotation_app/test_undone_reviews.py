@@ -135,7 +135,7 @@ def test_work_that_was_excluded_meanwhile_stays_out(bob, rita):
     approved, edited = answered(bob), answered(bob, open_batch("safety"), a_safe=True, b_safe=True)
     reviews = [Review.approve(approved, rita), Review.edit(edited, rita, **OTHER)]
     Annotation.objects.exclude_each("at random")
-    for review, sentence in zip(reviews, ("decision stays", "so it stays"), strict=True):
+    for review, sentence in zip(reviews, ("decision stays", "can be undone no more"), strict=True):
         with pytest.raises(WrongState, match=f"excluded by now, .*{sentence}"):
             review.undo(rita)
     assert Review.objects.standing().count() == 2

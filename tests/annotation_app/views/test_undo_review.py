@@ -42,7 +42,10 @@ def test_it_works(as_rita, bob):
     answer = as_rita.post(undo(review), follow=True)
     restored = Annotation.objects.get(supersedes=annotation)
     assert answer.redirect_chain == [(address(restored), 302)]
-    assert f"Undone: #{annotation.pk}, rejected, waits for another decision." in read(answer)
+    assert (
+        f"Undone: #{annotation.pk} is rejected no more and waits for another decision as "
+        f"#{restored.pk}." in read(answer)
+    )
     assert 'id="decision"' in read(answer)
     assert "Last decision" not in read(answer)
 
