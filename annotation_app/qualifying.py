@@ -167,9 +167,9 @@ class Left(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"whoever has the skill keeps it ({self.holders}); a running or ungraded attempt may be "
-            f"finished, and its last gate still gives the skill ({self.on_an_attempt}); whoever is "
-            f"between gates begins anew ({self.between_gates})."
+            f"whoever has the skill keeps it ({self.holders}); a running or ungraded attempt may "
+            "be finished, and its last gate still gives the skill "
+            f"({self.on_an_attempt}); whoever is between gates begins anew ({self.between_gates})."
         )
 
 
