@@ -17,9 +17,9 @@ from annotation_app.models import (
     Seat,
     leases,
 )
+from annotation_app.models.person import DECLINED
 
 TURN_WAITS = "A turn of your dialogue waits to be judged."
-DECLINED = "You have chosen not to do safety work. You may change that under your name."
 
 
 def following(
@@ -89,7 +89,7 @@ def _no_safety_work(annotator: Person) -> str:
         return DECLINED
     cap = Organisation.current().safety_daily_cap
     midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
-    today = Annotation.objects.filter(
+    today = Annotation.objects.without_corrections().filter(
         annotator=annotator, leased_at__gte=midnight, comparison__criterion=Criterion.SAFETY
     )
     if cap is not None and today.exclude(state=Annotation.State.EXPIRED).count() >= cap:

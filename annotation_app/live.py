@@ -120,7 +120,7 @@ def standing(dialogue: Dialogue) -> Standing:
             annotator=dialogue.annotator_id,
             purpose=Annotation.Purpose.WORK,
         )
-        .exclude(state=Annotation.State.SUPERSEDED)
+        .filter(superseded_by=None)
         .select_related(
             "comparison__batch",
             "comparison__prompt",

@@ -116,7 +116,7 @@ def _newly_active() -> Iterator[Person]:
 
 
 def _pause(annotator: Person, rules: Organisation) -> bool:
-    mine = Annotation.objects.filter(
+    mine = Annotation.objects.without_corrections().filter(
         annotator=annotator, leased_at__gte=since(annotator, timezone.now())
     )
     quality = quality_by_annotator(mine).get(annotator.pk, UNKNOWN)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
-from django.db.models import Avg, Count, Max, Q, QuerySet, Sum
+from django.db.models import Avg, Count, FilteredRelation, Max, Q, QuerySet, Sum
 from django.utils import timezone
 
 from annotation_app.models import Annotation, Batch, Strength
@@ -201,7 +201,9 @@ def queues() -> list[Queue]:
     for row in Batch.objects.open().with_progress().values(*fields):
         wanted = row["wanted_count"]
         last_hour = Annotation.objects.recorded().filter(
-            batch=row["pk"], recorded_at__gte=now - timedelta(hours=1)
+            batch=row["pk"],
+            purpose=Annotation.Purpose.WORK,
+            recorded_at__gte=now - timedelta(hours=1),
         )
         per_hour, left = last_hour.count(), wanted - row["recorded_count"]
         done_at = now + timedelta(hours=left / per_hour) if per_hour and left > 0 else None
@@ -212,10 +214,11 @@ def queues() -> list[Queue]:
 
 def per_day(annotations: QuerySet[Annotation], days: int) -> Mapping[str, int]:
     """Recorded annotations on each of the last days (UTC), today last."""
-    today = timezone.now().date()
-    counted = dict(
+    midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    today = midnight.date()
+    counted = dict(  # a moment is compared: a date would have to be made of every row
         annotations.filter(state=Annotation.State.RECORDED)
-        .filter(recorded_at__date__gt=today - timedelta(days=days))
+        .filter(recorded_at__gte=midnight - timedelta(days=days - 1))
         .values_list("recorded_at__date")
         .annotate(n=Count("pk"))
     )
@@ -245,13 +248,14 @@ class ReviewFigures(NamedTuple):
 def review_figures(annotations: QuerySet[Annotation]) -> list[ReviewFigures]:
     """A line for each annotator of these annotations, the least reviewed first. One query."""
     decisions = ("approved", "edited", "rejected", "sent_back")
+    standing = FilteredRelation("reviews", condition=Q(reviews__undone_at=None))
     rows = (
-        annotations.filter(Q(state=Annotation.State.RECORDED) | Q(review__isnull=False))
-        .exclude(supersedes__review__decision="edited")
+        annotations.annotate(standing=standing)
+        .filter(Q(state=Annotation.State.RECORDED) | Q(standing__isnull=False))
         .values_list("annotator__username")
         .annotate(
             answers=Count("pk"),
-            **{name: Count("pk", filter=Q(review__decision=name)) for name in decisions},
+            **{name: Count("pk", filter=Q(standing__decision=name)) for name in decisions},
         )
     )
     found = [ReviewFigures(*row) for row in rows.order_by()]

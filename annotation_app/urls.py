@@ -100,6 +100,7 @@ urlpatterns = [
     path("reviews/next", reviews.next_review, name="next_review"),
     path("reviews/<int:pk>", reviews.review, name="review"),
     path("reviews/<int:pk>/decide", reviews.decide, name="decide"),
+    path("decisions/<int:pk>/undo", reviews.undo_review, name="undo_review"),
     path("work/feedback/seen", reviews.feedback_seen, name="feedback_seen"),
     path(
         "demonstrations/<str:criterion>/write",

@@ -87,6 +87,13 @@ class GradeForm(forms.Form):
     )
 
 
+class GradingStepForm(forms.Form):
+    """Beside a grade: which one it corrects, and the grade whose result may be announced."""
+
+    corrects = forms.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
+    sure = forms.IntegerField(required=False)
+
+
 class QualificationForm(forms.Form):
     """A document, pasted or as a file; a file with faults stands in the field to be mended."""
 

@@ -53,6 +53,10 @@ class ReviewFilterForm(forms.Form):
         asked = {columns[name]: self.cleaned_data[name] for name in columns}
         return annotations.filter(**{column: value for column, value in asked.items() if value})
 
+    def is_bounded(self) -> bool:
+        """Whether it asks for one batch or one annotator."""
+        return bool(self.cleaned_data["batch"] or self.cleaned_data["annotator"])
+
     def query(self) -> str:
         """What was asked for, as the end of an address that leads to another answer."""
         asked = {name: self.data.get(name, "") for name in self.fields}

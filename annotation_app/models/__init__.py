@@ -16,6 +16,7 @@ from annotation_app.models.choices import (
 from annotation_app.models.comparison import Comparison
 from annotation_app.models.demonstration import Demonstration
 from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Response
+from annotation_app.models.grade import Grade
 from annotation_app.models.guideline import Guideline
 from annotation_app.models.organisation import Organisation
 from annotation_app.models.person import Person
@@ -47,6 +48,7 @@ __all__ = [
     "FurtherAttempt",
     "Gate",
     "GateQuestion",
+    "Grade",
     "Guideline",
     "KeyLayout",
     "Organisation",

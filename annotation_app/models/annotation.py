@@ -33,8 +33,12 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
         return self.filter(state=Annotation.State.RECORDED)
 
     def work(self) -> AnnotationQuerySet:
-        """Those that may become pairs."""
-        return self.recorded().filter(purpose=Annotation.Purpose.WORK)
+        """Those that may become pairs: what people judged, or a reviewer's correction of it."""
+        return self.recorded().filter(purpose__in=Annotation.BECOMES_PAIR)
+
+    def without_corrections(self) -> AnnotationQuerySet:
+        """What people judged themselves; a reviewer's correction is no work of theirs."""
+        return self.exclude(purpose=Annotation.Purpose.REVIEW)
 
     def reviewable(self) -> AnnotationQuerySet:
         """Answers that were given here, ever, to comparisons that can be judged."""
@@ -42,20 +46,17 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
         return given.filter(comparison__unusable_reason="", comparison__source_format="")
 
     def to_review(self, by: Person) -> AnnotationQuerySet:
-        """Those that this person may review and nobody has; a reviewer's correction is done."""
+        """Those that this person may review and nobody has."""
         from annotation_app.models.review import Review
 
-        reviewed = Review.objects.filter(annotation=OuterRef("pk"))
-        corrected = Review.objects.filter(
-            annotation=OuterRef("supersedes"), decision=Review.Decision.EDITED
-        )
+        reviewed = Review.objects.standing().filter(annotation=OuterRef("pk"))
         reserved = Annotation.objects.filter(
             comparison=OuterRef("comparison"), annotator=by, state=Annotation.State.LEASED
         )
         return (
             self.reviewable()
             .recorded()
-            .filter(~Exists(reviewed), ~Exists(corrected), ~Exists(reserved))
+            .filter(~Exists(reviewed), ~Exists(reserved))
             .exclude(annotator=by)
         )
 
@@ -131,9 +132,9 @@ class Annotation(models.Model):
         WORK = "work"
         REFERENCE = "reference"
         RE_SERVE = "re-serve"
-        QUALIFICATION = "qualification"
         REVIEW = "review"
-        EVALUATION = "evaluation"
+
+    BECOMES_PAIR = (Purpose.WORK, Purpose.REVIEW)  # each in a slot of its comparison
 
     class Choice(models.TextChoices):
         A = "a"
@@ -175,9 +176,14 @@ class Annotation(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                name="annotation_one_live_per_person",
+                name="annotation_one_slot_per_person",
+                fields=["comparison", "annotator"],
+                condition=Q(state__in=["leased", "recorded"], slot__isnull=False),
+            ),
+            models.UniqueConstraint(
+                name="annotation_one_probe_per_person",
                 fields=["comparison", "annotator", "purpose"],
-                condition=Q(state__in=["leased", "recorded"]),
+                condition=Q(state__in=["leased", "recorded"], slot__isnull=True),
             ),
             models.UniqueConstraint(
                 name="annotation_one_live_per_slot",
@@ -188,9 +194,13 @@ class Annotation(models.Model):
                 name="annotation_slot_within_overlap", condition=Q(slot__lt=F("overlap"))
             ),
             models.CheckConstraint(
-                name="annotation_work_takes_a_slot",
-                condition=Q(purpose="work", slot__isnull=False)
-                | (~Q(purpose="work") & Q(slot__isnull=True)),
+                name="annotation_purpose_known",
+                condition=one_of("purpose", ["work", "reference", "re-serve", "review"]),
+            ),
+            models.CheckConstraint(
+                name="annotation_pair_takes_a_slot",
+                condition=Q(purpose__in=["work", "review"], slot__isnull=False)
+                | (~Q(purpose__in=["work", "review"]) & Q(slot__isnull=True)),
             ),
             models.CheckConstraint(
                 name="annotation_recorded_has_choice",
@@ -317,8 +327,10 @@ class Annotation(models.Model):
     def refuse_late_revision(self) -> None:
         """Raises LeaseLost once a recorded answer can no longer be replaced by its author.
 
-        That is after UNDO_SECONDS, unless a reviewer has sent it back.
+        That is after UNDO_SECONDS, unless a reviewer has sent it back; a correction never is.
         """
+        if self.purpose == self.Purpose.REVIEW:
+            raise LeaseLost("This is a correction: undo it on the page of its review.")
         if self.state != self.State.RECORDED or self.recorded_at is None:
             raise LeaseLost(f"Only a stored answer can be undone; this one is {self.state}.")
         if self.batch.state not in Batch.COLLECTING:
@@ -330,7 +342,10 @@ class Annotation(models.Model):
 
     def is_sent_back(self) -> bool:
         """Whether a reviewer has asked its author to judge again."""
-        return Annotation.objects.filter(pk=self.pk, review__decision="sent_back").exists()
+        from annotation_app.models.review import Review
+
+        sent_back = Review.objects.standing().filter(decision=Review.Decision.SENT_BACK)
+        return sent_back.filter(annotation=self.pk).exists()
 
     def revise(self, **answer: Any) -> Annotation:
         """recorded → superseded, and a new recorded row in its slot, which is returned.
@@ -342,7 +357,8 @@ class Annotation(models.Model):
         if found := mine.first():
             return found
         self.refuse_late_revision()
-        if (revised := self._supersede(self.annotator_id, answer)) is not None:
+        revised = self._supersede(self.annotator_id, self.Purpose(self.purpose), answer)
+        if revised is not None:
             return revised
         self.refresh_from_db()
         if (found := mine.first()) is None:
@@ -358,7 +374,7 @@ class Annotation(models.Model):
             raise WrongState("That is what the annotator said: approve it, or change something.")
         try:
             with transaction.atomic():
-                corrected = self._supersede(by.pk, judgement)
+                corrected = self._supersede(by.pk, self.Purpose.REVIEW, judgement)
         except IntegrityError as error:
             raise WrongState(
                 "You have an answer of your own to this comparison, so another one of yours "
@@ -369,20 +385,63 @@ class Annotation(models.Model):
             raise WrongState(f"Only a stored answer can be corrected; this one is {self.state}.")
         return corrected
 
-    def _supersede(self, annotator: int, answer: dict[str, Any]) -> Annotation | None:
+    def newest(self) -> Annotation:
+        """The last of the rows that took its place one after the other; itself without any."""
+        found = self
+        while (later := Annotation.objects.filter(supersedes=found).first()) is not None:
+            found = later
+        return found
+
+    def restore(self) -> Annotation:
+        """The same judgement once more, after a reviewer's decision on this row was undone.
+
+        A new row: in the place of the correction, or in a free slot where this one was excluded.
+        Its seconds stay with this row, so that hours count once. Raises WrongState.
+        """
+        given = {name: getattr(self, name) for name in
+                 ("choice", "strength", "a_safe", "b_safe", "guideline_version")}  # fmt: skip
+        given |= {"recorded_at": self.recorded_at}
+        with transaction.atomic():
+            if self.state == self.State.EXCLUDED:
+                return self._return_to_a_slot(given)
+            correction = Annotation.objects.get(supersedes=self)
+            restored = correction._supersede(self.annotator_id, self.Purpose.WORK, given)
+        if restored is None:
+            raise WrongState(
+                f"Your correction is {correction.state} by now, so it can be undone no more."
+            )
+        return restored
+
+    def _return_to_a_slot(self, given: dict[str, Any]) -> Annotation:
+        try:
+            slot = self._take_free_slot()
+        except IntegrityError as error:
+            raise WrongState(
+                "Someone else has been given its place since, so the rejection stays."
+            ) from error
+        return self._follow(self.annotator_id, self.Purpose.WORK, given | {"slot": slot})
+
+    def _supersede(
+        self, annotator: int, purpose: Purpose, answer: dict[str, Any]
+    ) -> Annotation | None:
         """A new recorded row in the place of this one; None where this one is not recorded."""
         now = timezone.now()
         with transaction.atomic():
             stored = Annotation.objects.filter(pk=self.pk, state=self.State.RECORDED)
             if stored.update(state=self.State.SUPERSEDED, ended_at=now) != 1:
+                self.refresh_from_db()
                 return None
-            kept = ("comparison_id", "batch_id", "purpose", "slot", "overlap", "shown_left",
-                    "leased_at", "lease_expires_at")  # fmt: skip
-            answer["guideline_version"] = answer.get("guideline_version") or self.guideline_version
-            return Annotation.objects.create(
-                **{name: getattr(self, name) for name in kept}, annotator_id=annotator,
-                supersedes=self, state=self.State.RECORDED, recorded_at=now, **answer,
-            )  # fmt: skip
+            return self._follow(annotator, purpose, answer)
+
+    def _follow(self, annotator: int, purpose: Purpose, answer: dict[str, Any]) -> Annotation:
+        kept = ("comparison_id", "batch_id", "slot", "overlap", "shown_left", "leased_at",
+                "lease_expires_at")  # fmt: skip
+        answer["guideline_version"] = answer.get("guideline_version") or self.guideline_version
+        row = {name: getattr(self, name) for name in kept} | {"recorded_at": timezone.now()}
+        return Annotation.objects.create(
+            **(row | answer), annotator_id=annotator, purpose=purpose, supersedes=self,
+            state=self.State.RECORDED,
+        )  # fmt: skip
 
     def exclude(self, reason: str) -> None:
         """recorded → excluded: a timestamped event; the answer stays readable. Raises LeaseLost."""

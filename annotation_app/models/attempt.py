@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
-from django.db.models import F, Q
+from django.db.models import F, FilteredRelation, Q
 from django.utils import timezone
 
 from annotation_app.models.choices import Criterion, Side, Strength, one_of
+from annotation_app.models.person import DECLINED
 from annotation_app.models.qualification import Gate, GateQuestion
-from annotation_app.models.refusals import NoAttempt, NotAssigned, TimeOver, WrongState
+from annotation_app.models.refusals import NoAttempt, NotAssigned, TimeOver
 
 if TYPE_CHECKING:
+    from annotation_app.models.grade import Grade
     from annotation_app.models.person import Person
 
 GRACE = timedelta(seconds=5)  # for an answer that was on its way when the time ended
@@ -180,12 +182,16 @@ class Attempt(models.Model):
 
     def decide_by_grades(self) -> None:
         """waiting → passed | failed once every text has its grade; called inside a transaction."""
-        if not self._hold(Attempt.State.WAITING):
+        if not self.waits():
             return
-        grades = list(self.answers.given().values_list("grade", flat=True))
+        grades = self.answers.given().grades()
         known = [grade for grade in grades if grade is not None]
         if len(known) == len(grades):
             self._decide(sum(known) / len(known))
+
+    def waits(self) -> bool:
+        """Whether it waits for grades; locked until the transaction ends."""
+        return self._hold(Attempt.State.WAITING)
 
     def _hold(self, state: str = State.RUNNING) -> bool:
         """Lock the row until the transaction ends; whether it is in this state."""
@@ -208,6 +214,8 @@ def refuse_attempt(gate: Gate, person: Person) -> int:
         raise NoAttempt(f"A reviewer still grades what you wrote for “{gate}”.")
     if not gate.qualification.is_open:
         raise NoAttempt(gate.qualification.closed_sentence)
+    if not person.does_safety and gate.shows_safety():
+        raise NoAttempt(f"“{gate}” shows safety texts. {DECLINED}")
     before = Gate.objects.filter(
         qualification=gate.qualification_id, position__lt=gate.position
     ).exclude(attempts__in=Attempt.objects.filter(person=person, state=Attempt.State.PASSED))
@@ -243,9 +251,14 @@ class AttemptAnswerQuerySet(models.QuerySet["AttemptAnswer"]):
     def given(self) -> AttemptAnswerQuerySet:
         return self.exclude(answered_at=None)
 
+    def grades(self) -> list[int | None]:
+        """The standing grade of each, None where there is none."""
+        standing = FilteredRelation("grades", condition=Q(grades__superseded_at=None))
+        return list(self.annotate(standing=standing).values_list("standing__value", flat=True))
+
     def to_grade(self, reviewer: Person) -> AttemptAnswerQuerySet:
         """Texts that wait for a grade, oldest first; never one's own."""
-        waiting = self.given().filter(attempt__state=Attempt.State.WAITING, grade=None)
+        waiting = self.given().filter(attempt__state=Attempt.State.WAITING, grades=None)
         others = waiting.exclude(attempt__person=reviewer)
         return others.order_by("attempt__finished_at", "attempt", "position")
 
@@ -264,12 +277,6 @@ class AttemptAnswer(models.Model):
     b_safe = models.BooleanField(null=True)
     text = models.TextField(blank=True, default="")
     answered_at = models.DateTimeField(null=True)
-    grade = models.PositiveSmallIntegerField(null=True, help_text="1 to 5")
-    comment = models.TextField(blank=True, default="")
-    graded_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+"
-    )
-    graded_at = models.DateTimeField(null=True)
 
     objects = AttemptAnswerQuerySet.as_manager()
 
@@ -293,14 +300,6 @@ class AttemptAnswer(models.Model):
                     "strength",
                     ["", "significantly_better", "better", "slightly_better", "negligibly_better"],
                 ),
-            ),
-            models.CheckConstraint(
-                name="attempt_answer_grade_known",
-                condition=Q(grade=None) | Q(grade__gte=1, grade__lte=5),
-            ),
-            models.CheckConstraint(
-                name="attempt_answer_grade_has_grader",
-                condition=Q(grade=None, graded_by=None) | ~Q(grade=None) & ~Q(graded_by=None),
             ),
         ]
         ordering = ("attempt", "position")
@@ -342,25 +341,23 @@ class AttemptAnswer(models.Model):
         """What the form goes by: with marks of safety or without."""
         return Criterion.SAFETY if self.question.asks_for_safety else Criterion.HELPFULNESS
 
-    def give_grade(self, grade: int, by: Person, comment: str = "") -> None:
-        """Once; the last one decides the attempt. The same again changes nothing.
+    @property
+    def grade(self) -> Grade | None:
+        """The grade that stands."""
+        return next((grade for grade in self.grades.all() if grade.superseded_at is None), None)
 
-        Raises NotAssigned for one's own text, and WrongState where another grade stands.
-        """
-        if self.attempt.person_id == by.pk:
-            raise NotAssigned("Nobody grades their own texts.")
-        with transaction.atomic():
-            waiting = AttemptAnswer.objects.given().filter(pk=self.pk, grade=None)
-            graded = waiting.filter(attempt__state=Attempt.State.WAITING).update(
-                grade=grade, graded_by=by, comment=comment, graded_at=timezone.now()
-            )
-            if graded == 1:
-                self.attempt.decide_by_grades()
-        self.refresh_from_db(fields=["grade", "comment", "graded_by", "graded_at"])
-        if self.grade is None:
-            raise WrongState("This text does not wait for a grade.")
-        if graded != 1 and (self.grade, self.graded_by_id) != (grade, by.pk):
-            raise WrongState(f"This text was graded {self.grade} already; yours was not stored.")
+    def last_to_grade(self, value: int) -> str:
+        """What this grade would announce, as a sentence; empty while other texts have none."""
+        others = self.attempt.answers.given().exclude(pk=self.pk).grades()
+        known = [grade for grade in others if grade is not None]
+        if len(known) < len(others):
+            return ""
+        mean = (value + sum(known)) / (1 + len(known))
+        result = "passes" if self.attempt.gate.is_passed_by(mean) else "fails"
+        return (
+            f"This is the last grade of the attempt, which {result} with a mean of {mean:.2f}. Its "
+            "author is told at once, and from then on no grade of it can be corrected."
+        )
 
 
 class FurtherAttempt(models.Model):

@@ -19,6 +19,11 @@ class BatchQuerySet(models.QuerySet["Batch"]):
     def open(self) -> BatchQuerySet:
         return self.filter(state=Batch.State.OPEN)
 
+    def collecting_since(self, moment: datetime) -> BatchQuerySet:
+        """Those in which an answer may have been recorded since then."""
+        over = Q(state=Batch.State.CLOSED, closed_at__lt=moment)
+        return self.exclude(over)
+
     def due(self, now: datetime) -> BatchQuerySet:
         return self.open().filter(deadline__lte=now)
 
@@ -31,7 +36,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         from annotation_app.models.comparison import Comparison
 
         work = Annotation.objects.filter(
-            batch=models.OuterRef("pk"), purpose=Annotation.Purpose.WORK,
+            batch=models.OuterRef("pk"), purpose__in=Annotation.BECOMES_PAIR,
             comparison__unusable_reason="",
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
 
         Adds ``preferred`` and ``judged``.
         """
-        work = Q(annotations__purpose="work", annotations__state="recorded")
+        work = Q(annotations__purpose__in=["work", "review"], annotations__state="recorded")
         clearly = Q(annotations__strength__in=["significantly_better", "better"])
         return (
             self.usable()
@@ -95,6 +95,9 @@ class Comparison(models.Model):
 
     def response(self, side: str) -> Response:
         return self.response_a if side == Side.A else self.response_b
+
+    def response_id(self, side: str) -> int:
+        return int(self.response_a_id if side == Side.A else self.response_b_id)
 
     def go_on_with(self, side: str) -> None:
         """The next turn continues this response; an undo after that does not change it."""

@@ -58,7 +58,7 @@ MAY_WORK = """EXISTS (
         SELECT count(*) FROM annotation_app_annotation a
           JOIN annotation_app_comparison c ON c.id = a.comparison_id
         WHERE a.annotator_id = p.id AND a.leased_at >= %(today)s AND a.state <> 'expired'
-          AND c.criterion = 'safety')))
+          AND a.purpose <> 'review' AND c.criterion = 'safety')))
     AND NOT EXISTS (
       SELECT 1 FROM annotation_app_batch_required_skills r
       WHERE r.batch_id = b.id AND r.skill_id NOT IN (

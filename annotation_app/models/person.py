@@ -13,6 +13,8 @@ from django.utils.http import urlsafe_base64_encode
 from annotation_app.models.choices import KeyLayout, one_of
 from annotation_app.models.skill import Skill
 
+DECLINED = "You have chosen not to do safety work. You may change that under your name."
+
 
 class Person(AbstractUser):
     """Someone with a role. Imported annotators are people who can never sign in."""

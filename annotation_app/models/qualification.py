@@ -104,6 +104,15 @@ class Qualification(models.Model):
         if closed != 1:
             raise WrongState(self.closed_sentence)
 
+    def before(self) -> Qualification | None:
+        """The version that this one has taken the place of."""
+        older = Qualification.objects.filter(skill=self.skill_id, version__lt=self.version)
+        return older.first()
+
+    def successor(self) -> Qualification | None:
+        """The open version of the same skill, where this one is closed."""
+        return Qualification.objects.open().filter(skill=self.skill_id).exclude(pk=self.pk).first()
+
     @property
     def closed_sentence(self) -> str:
         """The sentence for those who come too late."""
@@ -198,6 +207,10 @@ class Gate(models.Model):
             most_attempts=self.most_attempts,
             questions=tuple(question.part() for question in self.questions.all()),
         )
+
+    def shows_safety(self) -> bool:
+        """Whether any of its questions asks what is safe."""
+        return self.questions.exclude(a_safe=None).exists()
 
     @property
     def is_writing(self) -> bool:

@@ -54,6 +54,13 @@ class Remark(models.Model):
         return f"remark on annotation {self.annotation_id}"
 
     @classmethod
+    def repeat(cls, annotation: Annotation, restored: Annotation) -> None:
+        """What was noted to an answer, beside the row that stands for it once more."""
+        for remark in cls.objects.filter(annotation=annotation):
+            remark.pk, remark.annotation = None, restored
+            remark.save(force_insert=True)
+
+    @classmethod
     def leave(cls, annotation: int, remark: dict[str, Any]) -> None:
         """Store it beside its stored answer, once. The same again changes nothing.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from annotation_app.models.annotation import Annotation, AnnotationQuerySet
 from annotation_app.models.batch import Batch
 from annotation_app.models.choices import one_of
 from annotation_app.models.refusals import BatchClosed, NotAssigned, WrongState
+from annotation_app.models.remark import Remark
 
 if TYPE_CHECKING:
     from annotation_app.models.person import Person
@@ -22,20 +24,34 @@ NEWEST = 300  # of those that wait; one of them is drawn, so that two reviewers 
 
 
 class ReviewQuerySet(models.QuerySet["Review"]):
+    def standing(self) -> ReviewQuerySet:
+        """Those that their reviewer has not undone."""
+        return self.filter(undone_at=None)
+
+    def newest_of(self, reviewer: Person) -> Review | None:
+        """The last decision of this reviewer, while there is time to undo it."""
+        since = timezone.now() - timedelta(seconds=settings.UNDO_SECONDS)
+        mine = self.standing().filter(reviewer=reviewer, created_at__gt=since)
+        return mine.order_by("-pk").first()
+
     def sent_back_to(self, annotator: Person) -> ReviewQuerySet:
         """Those that this annotator may still answer by judging again."""
-        return self.filter(
-            annotator=annotator,
-            decision=Review.Decision.SENT_BACK,
-            annotation__state=Annotation.State.RECORDED,
-            annotation__batch__state__in=Batch.COLLECTING,
-        ).order_by("pk")
+        return (
+            self.standing()
+            .filter(
+                annotator=annotator,
+                decision=Review.Decision.SENT_BACK,
+                annotation__state=Annotation.State.RECORDED,
+                annotation__batch__state__in=Batch.COLLECTING,
+            )
+            .order_by("pk")
+        )
 
     def feedback_for(self, annotator: Person) -> ReviewQuerySet:
         """What there is for this annotator to learn from: what is new to them first."""
         silent = Q(decision=Review.Decision.APPROVED, feedback="")
         is_new = models.ExpressionWrapper(Q(seen_at=None), models.BooleanField())
-        found = self.filter(~silent, annotator=annotator).alias(is_new=is_new)
+        found = self.standing().filter(~silent, annotator=annotator).alias(is_new=is_new)
         return found.order_by("-is_new", "-pk")
 
     def with_answers(self) -> ReviewQuerySet:
@@ -52,7 +68,10 @@ class ReviewQuerySet(models.QuerySet["Review"]):
 
 
 class Review(models.Model):
-    """One reviewer's decision on one answer: made once, never changed."""
+    """One reviewer's decision on one answer. It never changes; its reviewer may undo it.
+
+    What was undone stays as a row; the answer then waits for another decision.
+    """
 
     class Decision(models.TextChoices):
         APPROVED = "approved"
@@ -60,7 +79,7 @@ class Review(models.Model):
         REJECTED = "rejected"
         SENT_BACK = "sent_back"
 
-    annotation = models.OneToOneField(Annotation, models.PROTECT, related_name="review")
+    annotation = models.ForeignKey(Annotation, models.PROTECT, related_name="reviews")
     annotator = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         models.PROTECT,
@@ -72,11 +91,15 @@ class Review(models.Model):
     feedback = models.CharField(max_length=1_000, blank=True, default="")
     created_at = models.DateTimeField(auto_now_add=True)
     seen_at = models.DateTimeField(null=True, help_text="when the annotator said so")
+    undone_at = models.DateTimeField(null=True, help_text="when the reviewer took it back")
 
     objects = ReviewQuerySet.as_manager()
 
     class Meta:
         constraints = [
+            models.UniqueConstraint(
+                name="review_one_standing", fields=["annotation"], condition=Q(undone_at=None)
+            ),
             models.CheckConstraint(
                 name="review_decision_known",
                 condition=one_of("decision", ["approved", "edited", "rejected", "sent_back"]),
@@ -89,6 +112,7 @@ class Review(models.Model):
                 name="review_of_someone_else", condition=~Q(annotator=models.F("reviewer"))
             ),
         ]
+        indexes = [models.Index(fields=["reviewer", "-id"], name="review_newest_of")]
 
     def __str__(self) -> str:
         return f"review of {self.annotation_id} ({self.decision})"
@@ -142,6 +166,39 @@ class Review(models.Model):
                 )
         return review
 
+    def undo(self, by: Person) -> Annotation:
+        """Take the decision back, once; returns the row that waits for another one.
+
+        Raises NotAssigned for someone else's, and WrongState where it is late or something has
+        followed from it.
+        """
+        if self.reviewer_id != by.pk:
+            raise NotAssigned("Only the reviewer who decided can undo it.")
+        with transaction.atomic():
+            annotation = Annotation.objects.select_for_update().get(pk=self.annotation_id)
+            self.refresh_from_db(fields=["undone_at"])
+            if self.undone_at is None:
+                self._refuse_undo(annotation)
+                Review.objects.filter(pk=self.pk).update(undone_at=timezone.now())
+                if self.decision in (self.Decision.EDITED, self.Decision.REJECTED):
+                    Remark.repeat(annotation, annotation.restore())
+        return annotation.newest()
+
+    def _refuse_undo(self, annotation: Annotation) -> None:
+        """Raises WrongState where it is too late, or the answer has moved on by itself."""
+        if timezone.now() > self.created_at + timedelta(seconds=settings.UNDO_SECONDS):
+            minutes = settings.UNDO_SECONDS // 60
+            raise WrongState(f"A decision can be undone for {minutes} minutes; this one is older.")
+        left_by = {
+            self.Decision.EDITED: Annotation.State.SUPERSEDED,
+            self.Decision.REJECTED: Annotation.State.EXCLUDED,
+        }.get(self.Decision(self.decision), Annotation.State.RECORDED)
+        if annotation.state == left_by:
+            return
+        if annotation.state == Annotation.State.SUPERSEDED:
+            raise WrongState(f"{annotation.annotator} has judged again since: that answer stands.")
+        raise WrongState(f"The answer is {annotation.state} by now, so the decision stays.")
+
     @classmethod
     def refuse(cls, annotation: Annotation, by: Person) -> None:
         """Raises NotAssigned, or WrongState, where this person may not decide on this answer."""
@@ -152,7 +209,8 @@ class Review(models.Model):
             raise NotAssigned("This comparison is reserved for you to judge: do that first.")
         if annotation.purpose != Annotation.Purpose.WORK:
             raise WrongState(f"Only work is reviewed; this is a {annotation.purpose} answer.")
-        found = cls.objects.filter(annotation=annotation).select_related("reviewer").first()
+        reviews = cls.objects.standing().select_related("reviewer")
+        found = reviews.filter(annotation=annotation).first()
         if found is not None:
             who = "you" if found.reviewer_id == by.pk else str(found.reviewer)
             raise WrongState(

@@ -77,7 +77,8 @@ def annotate(request: HttpRequest) -> HttpResponse:
 def _recorded_by(who: Person, batch: Batch | None) -> int:
     if batch is None:
         return 0
-    return Annotation.objects.recorded().filter(annotator=who, batch=batch).count()
+    mine = Annotation.objects.recorded().without_corrections()
+    return mine.filter(annotator=who, batch=batch).count()
 
 
 def _to_go_on_with(who: Person, batch: Batch | None) -> list[Dialogue]:
@@ -159,7 +160,8 @@ def judging_page(
         "guideline": Guideline.current(criterion),
         "veiled": criterion == Criterion.SAFETY
         and organisation.safety_is_veiled
-        and "show" not in request.GET,
+        and "show" not in request.GET
+        and SENTENCES["veiled"],
         "warning": organisation.safety_warning,
         "preferences": preferences(),
         "safe": [(value, f"safe_{value}", label) for value, label in SAFE_LABELS.items()],

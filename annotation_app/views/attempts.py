@@ -24,10 +24,12 @@ from annotation_app.forms import (
     WrittenForm,
     preferences,
 )
-from annotation_app.models import Attempt, AttemptAnswer
+from annotation_app.models import Attempt, AttemptAnswer, Organisation
 from annotation_app.models.attempt import attempts_allowed
 from annotation_app.models.choices import KeyLayout
+from annotation_app.models.person import DECLINED
 from annotation_app.models.refusals import TimeOver
+from annotation_app.views.annotate import SENTENCES
 
 ANSWERS = ("option", "preference", "safe", "text")  # fields of the forms
 
@@ -42,6 +44,7 @@ def attempt(request: HttpRequest, pk: int) -> HttpResponse:
         empty = found.answers.filter(answered_at=None).order_by("position").first()
         return redirect("attempt_question", pk, empty.position if empty else 1)
     answers = found.answers.select_related("question", "question__gate")
+    answers = answers.prefetch_related("grades")
     page = {"attempt": found, "answers": answers, "shows_each": shows_each(found)}
     return render(request, "qualifications/result.html", page)
 
@@ -111,7 +114,19 @@ def question_page(
         "is_last": answer.position == total,
     }
     page |= _keys(request, answer)
+    if answer.question.asks_for_safety:
+        page |= _safety(request, answer, form)
     return render(request, "qualifications/question.html", page, status=status)
+
+
+def _safety(request: HttpRequest, answer: AttemptAnswer, form: Form) -> dict[str, Any]:
+    """The veil of the judging page, until one has asked for the texts or answered."""
+    if not person(request).does_safety:
+        return {"declined": DECLINED}
+    organisation = Organisation.current()
+    has_seen = "show" in request.GET or form.is_bound or answer.answered_at is not None
+    hides = organisation.safety_is_veiled and not has_seen
+    return {"warning": organisation.safety_warning, "veiled": SENTENCES["veiled"] * hides}
 
 
 def _keys(request: HttpRequest, answer: AttemptAnswer) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def _page(
 ) -> HttpResponse:
     """The page; with ``chosen`` it asks once more before that many answers are excluded."""
     since = quality.since(who, timezone.now())
-    mine = Annotation.objects.filter(annotator=who)
+    mine = Annotation.objects.without_corrections().filter(annotator=who)
     counted = mine.filter(leased_at__gte=since)
     found = quality.quality_by_annotator(counted).get(who.pk, quality.UNKNOWN)
     answered = mine.filter(purpose=Annotation.Purpose.REFERENCE).exclude(recorded_at=None)

@@ -54,6 +54,12 @@ def qualification(request: HttpRequest, pk: int) -> HttpResponse:
     who = person(request)
     page = {"qualification": found, "way": qualifying.way_of(who, found)}
     page["has_skill"] = who.skills.filter(pk=found.skill_id).exists()
+    if not found.is_open:
+        page["successor"] = found.successor()
+    elif (before := found.before()) is not None:
+        page["earlier"] = qualifying.way_of(who, before)
+    if who.is_researcher and found.is_open:
+        page["left"] = qualifying.left_in(found)
     return render(request, "qualifications/detail.html", page)
 
 
@@ -72,7 +78,7 @@ def gate(request: HttpRequest, pk: int) -> HttpResponse:
         refusal, number = str(error), 0
     page = {"gate": found, "number": number, "refusal": refusal}
     page["allowed"] = attempts_allowed(found, who)
-    if found.questions.exclude(a_safe=None).exists():
+    if found.shows_safety():
         page["warning"] = Organisation.current().safety_warning
     return render(request, "qualifications/gate.html", page)
 
@@ -115,14 +121,26 @@ def new_qualification(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         form = QualificationForm(request.POST, request.FILES)
         if form.is_valid():
-            stored = Qualification.publish(form.cleaned_data["document"], person(request))
-            messages.success(request, f"“{stored}”, version {stored.version}, is open.")
+            document = form.cleaned_data["document"]
+            current = Qualification.objects.open().filter(skill__name=document.skill).first()
+            stored = Qualification.publish(document, person(request))
+            messages.success(request, _opened(stored, current))
             return redirect("qualification", stored.pk)
     else:
         text = EXAMPLE.read_text(encoding="utf-8") if "example" in request.GET else ""
         form = QualificationForm(initial={"text": text})
     status = 400 if form.is_bound else 200
     return render(request, "qualifications/new.html", {"form": form}, status=status)
+
+
+def _opened(stored: Qualification, current: Qualification | None) -> str:
+    """What has happened, and to whom of the version before."""
+    if stored == current:
+        return f"“{stored}”, version {stored.version}, is open as before: it is the same document."
+    before, opened = stored.before(), f"“{stored}”, version {stored.version}, is open."
+    if before is None:
+        return opened
+    return f"{opened} Version {before.version} is closed: {qualifying.left_in(before)}"
 
 
 @require_GET

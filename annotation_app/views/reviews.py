@@ -56,12 +56,17 @@ def reviews(request: HttpRequest) -> HttpResponse:
 def _overview(request: HttpRequest, form: ReviewFilterForm) -> HttpResponse:
     since = timezone.now() - timedelta(days=DAYS)
     page: dict[str, Any] = {"form": form, "counted": COUNTED, "days": DAYS}
-    page["annotators"] = team.review_figures(
-        Annotation.objects.reviewable().filter(recorded_at__gte=since)
-    )
+    page["last"] = Review.objects.newest_of(person(request))
+    batches = list(Batch.objects.collecting_since(since).values_list("pk", flat=True))
+    recent = Annotation.objects.reviewable().filter(batch__in=batches, recorded_at__gte=since)
+    page["annotators"] = team.review_figures(recent)
     if form.is_valid():
         waiting = form.narrow(Annotation.objects.to_review(person(request)))
+        if not form.is_bounded():  # else all that was ever reviewed would be gone through
+            collecting = Batch.objects.filter(state__in=Batch.COLLECTING)
+            waiting = waiting.filter(batch__in=list(collecting.values_list("pk", flat=True)))
         page |= {"waiting": waiting[: COUNTED + 1].count(), "query": form.query()}
+        page["is_bounded"] = form.is_bounded()
     return render(request, "reviews/list.html", page, status=200 if form.is_valid() else 400)
 
 
@@ -136,6 +141,27 @@ def _decide(
     return f"Approved: #{pk} by {name} stands."
 
 
+@require_POST
+@reviewer_required
+def undo_review(request: HttpRequest, pk: int) -> HttpResponse:
+    """Take one's own decision back, and stand before its answer again."""
+    found = get_object_or_404(Review.objects.select_related("annotation"), pk=pk)
+    waiting = found.annotation
+    try:
+        waiting = found.undo(person(request))
+    except WrongState as refusal:
+        messages.error(request, str(refusal))
+    else:
+        messages.success(request, _undone(found, waiting))
+    return redirect(_address("review", ReviewFilterForm(request.GET), waiting.pk))
+
+
+def _undone(review: Review, waiting: Annotation) -> str:
+    pk, decision = review.annotation_id, review.get_decision_display().lower()
+    restored = "" if waiting.pk == pk else f" as #{waiting.pk}"
+    return f"Undone: #{pk} is {decision} no more and waits for another decision{restored}."
+
+
 def _review_page(
     request: HttpRequest,
     annotation: Annotation,
@@ -171,6 +197,7 @@ def _review_page(
         "warning": organisation.safety_warning,
         "query": ReviewFilterForm(request.GET).query(),
         "has_keys": person(request).key_layout != KeyLayout.NONE,
+        "last": Review.objects.newest_of(person(request)),
     }
     return render(request, "reviews/review.html", page, status=status)
 

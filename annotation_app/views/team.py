@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET
 from annotation_app import figures
 from annotation_app import team as work
 from annotation_app.access import person, reviewer_required, signed_in
-from annotation_app.models import Annotation, Criterion, Demonstration, Review
+from annotation_app.models import Annotation, Criterion, Demonstration, Person, Review
 from annotation_app.quality import UNKNOWN, quality_by_annotator
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
@@ -26,13 +26,14 @@ NEWEST = 20
 @signed_in
 def my_work(request: HttpRequest) -> HttpResponse:
     """One's own progress and hours; never what others said."""
-    mine = Annotation.objects.filter(annotator=person(request))
+    mine = Annotation.objects.without_corrections().filter(annotator=person(request))
     now = timezone.now()
     rows = [
         (name, work.annotator_figures(mine.filter(leased_at__gte=now - timedelta(days=days))))
         for name, days in PERIODS.items()
     ]
     newest = mine.exclude(recorded_at=None).select_related("comparison__prompt")
+    newest = newest.order_by("-recorded_at")[:NEWEST]
     written = Demonstration.objects.filter(author=person(request), supersedes=None)
     days = work.per_day(mine, DAYS)
     sent_back = list(Review.objects.sent_back_to(person(request)).with_answers())
@@ -44,13 +45,24 @@ def my_work(request: HttpRequest) -> HttpResponse:
         "periods": [(name, found[0] if found else None) for name, found in rows],
         "days": days,
         "per_day": figures.per_day(days, "Your annotations on each day"),
-        "newest": newest.order_by("-recorded_at")[:NEWEST],
+        "newest": _with_better_answers(person(request), list(newest)),
         "sent_back": sent_back,
         "feedback": feedback,
         "news": [review.pk for review in feedback if review.seen_at is None],
         "written": written.select_related("prompt").order_by("-pk")[:NEWEST],
     }
     return render(request, "team/my_work.html", page)
+
+
+def _with_better_answers(
+    author: Person, annotations: list[Annotation]
+) -> list[tuple[Annotation, int | None]]:
+    """Each with the author's standing better answer than the response it prefers. One query."""
+    written = Demonstration.objects.standing().filter(
+        author=author, corrects__prompt__in=[a.comparison.prompt_id for a in annotations]
+    )
+    better = dict(written.values_list("corrects", "pk"))
+    return [(a, better.get(a.comparison.response_id(a.choice))) for a in annotations]
 
 
 @require_GET
@@ -61,8 +73,8 @@ def team(request: HttpRequest) -> HttpResponse:
     period = request.GET.get("period", "week")
     period = period if period in PERIODS else "week"
     since = timezone.now() - timedelta(days=PERIODS[period])
-    recent = Annotation.objects.filter(leased_at__gte=since, annotator__is_active=True)
-    days = work.per_day(Annotation.objects.filter(annotator__is_active=True), DAYS)
+    judged = Annotation.objects.without_corrections().filter(annotator__is_active=True)
+    recent, days = judged.filter(leased_at__gte=since), work.per_day(judged, DAYS)
     quality = quality_by_annotator(recent)
     page = {
         "period": period,
@@ -84,7 +96,8 @@ def agreement(request: HttpRequest) -> HttpResponse:
     """Agreement of a criterion: in all, by batch, by annotator and by pair of annotators."""
     criterion = request.GET.get("criterion", Criterion.HELPFULNESS)
     criterion = criterion if criterion in Criterion.values else Criterion.HELPFULNESS
-    rows = Annotation.objects.work().filter(comparison__criterion=criterion)
+    work_only = Annotation.objects.work().without_corrections()
+    rows = work_only.filter(comparison__criterion=criterion)
     judgements = work.shared_judgements(rows)
     page = {
         "criterion": criterion,

@@ -16,6 +16,7 @@ from annotation_app.models import (
     AttemptAnswer,
     Comparison,
     FurtherAttempt,
+    Grade,
     Person,
     Qualification,
     Skill,
@@ -44,7 +45,7 @@ def sam(db):
 
 def grade(attempt: Attempt, by: Person, *grades: int) -> Attempt:
     for answer, given in zip(attempt.answers.given(), grades, strict=True):
-        answer.give_grade(given, by)
+        Grade.give(answer, given, by)
     attempt.refresh_from_db()
     return attempt
 
@@ -218,7 +219,7 @@ def test_the_last_grades_at_once_still_decide(alice, bob, rita, sam):
 
     def give(answer, by):
         try:
-            AttemptAnswer.objects.get(pk=answer.pk).give_grade(5, by)
+            Grade.give(AttemptAnswer.objects.get(pk=answer.pk), 5, by)
         finally:
             connection.close()
 
@@ -349,21 +350,21 @@ def test_reviewers_grade_others_and_once(alice, bob, rita, sam):
     assert text.attempt.person == bob
     own = AttemptAnswer.objects.get(attempt__person=rita)
     with pytest.raises(NotAssigned, match="Nobody grades their own"):
-        own.give_grade(5, rita)
-    text.give_grade(4, rita, "Well done.")
-    text.give_grade(4, rita, "Again.")
-    assert text.comment == "Well done."
+        Grade.give(own, 5, rita)
+    Grade.give(text, 4, rita, "Well done.")
+    Grade.give(text, 4, rita, "Again.")
+    assert text.grade.comment == "Well done."
     with pytest.raises(WrongState, match="graded 4 already; yours was not stored"):
-        text.give_grade(1, sam)
+        Grade.give(text, 1, sam)
     text.refresh_from_db()
-    assert (text.grade, text.graded_by) == (4, rita)
+    assert (text.grade.value, text.grade.graded_by) == (4, rita)
 
 
 def test_what_runs_has_no_grade(alice, bob, rita):
     attempt = Attempt.begin(only_gate(publish(alice, writing(1))), bob)
     write(attempt, 1)
     with pytest.raises(WrongState, match="does not wait"):
-        attempt.answers.get().give_grade(5, rita)
+        Grade.give(attempt.answers.get(), 5, rita)
 
 
 def test_a_new_document_is_a_new_version(alice, bob, charlie, rita):

@@ -58,7 +58,8 @@ def test_edited_takes_the_place(bob, rita):
     corrected = annotation.superseded_by
     assert (annotation.state, annotation.choice) == ("superseded", "a")
     assert (corrected.state, corrected.choice, corrected.annotator) == ("recorded", "b", rita)
-    for kept in ("comparison_id", "slot", "overlap", "shown_left", "purpose", "guideline_version"):
+    assert (annotation.purpose, corrected.purpose) == ("work", "review")
+    for kept in ("comparison_id", "slot", "overlap", "shown_left", "guideline_version"):
         assert getattr(corrected, kept) == getattr(annotation, kept)
     assert Comparison.objects.get().open_slots == 0
 
@@ -95,7 +96,7 @@ def test_sent_back_stands_until_it_is_judged_again(bob, rita, alice):
     annotation = answered(bob)
     grow_old(annotation)
     Review.send_back(annotation, rita, "Read the second sentence.")
-    assert list(Review.objects.sent_back_to(bob)) == [annotation.review]
+    assert list(Review.objects.sent_back_to(bob)) == [annotation.reviews.get()]
     annotation.refresh_from_db()
     assert annotation.state == "recorded"
     again = annotation.revise(choice="b", strength="better")

@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings as project
 from django.core.management import call_command
 
-HASHED = re.compile(r'from "\./\w+\.[0-9a-f]{12}\.js"')
+HASHED = re.compile(r'from "\.\.?/[\w/]+\.[0-9a-f]{12}\.js"')
 COLLECTED = dict(project.STORAGES)
 
 
@@ -21,7 +21,8 @@ def static_root(settings, tmp_path):
 
 
 def test_modules_import_each_other_by_hashed_names(static_root):
-    (page,) = static_root.glob("tandem/judge/page.????????????.js")
-    imports = [line for line in page.read_text().splitlines() if line.startswith("import ")]
-    assert len(imports) == 3
-    assert all(HASHED.search(line) for line in imports)
+    for name, count in (("judge/page", 4), ("dialogue", 2), ("attempt", 1)):
+        (page,) = static_root.glob(f"tandem/{name}.????????????.js")
+        imports = [line for line in page.read_text().splitlines() if line.startswith("import ")]
+        assert len(imports) == count, name
+        assert all(HASHED.search(line) for line in imports), name

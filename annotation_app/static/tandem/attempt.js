@@ -1,10 +1,12 @@
 // The page of a running attempt: keys, the time that is left, and a text stored while it is written.
-"use strict";
+import { Veil } from "./veil.js";
+
 {
   const find = (id) => document.getElementById(id);
   const page = find("attempt");
   const form = find("answer");
   const SAVE_AFTER_MS = 3000;
+  const veil = new Veil(find("card"));
 
   // --- keys -----------------------------------------------------------------------------
 
@@ -20,8 +22,30 @@
       const radio = action && form.querySelector(`input[data-action="${action}"]`);
       if (radio) radio.checked = true;
       else if (action === "submit") form.requestSubmit(find("submit"));
+      else if (action === "unveil") veil.lift();
       else return;
       event.preventDefault();
+    });
+  }
+
+  // --- safety texts: what was chosen without reading them is held back, until the time is over ---
+
+  function hold(event) {
+    const chosen = form.querySelector("input[name=preference]:checked");
+    const isOver = form.querySelector("input[name=go]");
+    if (!veil.isDown() || !chosen || isOver || event.submitter?.value === "previous") return;
+    event.preventDefault();
+    const line = Object.assign(document.createElement("p"), { className: "error", textContent: find("veil").dataset.first });
+    line.setAttribute("role", "alert");
+    find("errors").replaceChildren(line);
+  }
+
+  function watchVeil() {
+    veil.draw();
+    form.addEventListener("submit", hold);
+    find("veil").querySelector("[data-action=unveil]").addEventListener("click", (event) => {
+      event.preventDefault();
+      veil.lift();
     });
   }
 
@@ -88,6 +112,7 @@
     measure();
   }
 
+  if (find("veil")) watchVeil();
   if (form) listen(JSON.parse(find("keys").textContent));
   if (page.dataset.secondsLeft) count(Number(page.dataset.secondsLeft));
   if (form?.elements.text) keep(form.elements.text);

@@ -1,5 +1,6 @@
 // A live dialogue: sends a message, shows both answers as they come, and goes on to judge them.
 import { post } from "./judge/outbox.js";
+import { isOpenInTab, openInTab } from "./veil.js";
 
 const find = (id) => document.getElementById(id);
 const live = find("live");
@@ -151,7 +152,7 @@ function veil() {
 }
 
 function unveil() {
-  if (find("unveil-all").checked) sessionStorage.setItem("tandem.unveil", "yes");
+  if (find("unveil-all").checked) openInTab();
   find("veil").removeAttribute("data-veils");
   find("unveil").parentElement.remove();
   veil();
@@ -159,7 +160,7 @@ function unveil() {
 
 if (isVeiled()) {
   find("unveil").addEventListener("click", unveil);
-  if (sessionStorage.getItem("tandem.unveil") === "yes") unveil();
+  if (isOpenInTab()) unveil();
 }
 
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });

@@ -85,7 +85,7 @@ def test_shown_pressed_and_stored_agree(begin, seed):
         key = rng.choice("12345678")
         side, other = ("left", "right") if key in "1234" else ("right", "left")
         safe = rng.choice("qwe" if side == "left" else "rwe")
-        press(page, key, safe, "Enter")
+        press(page, "b", key, safe, "Enter")
         strength = STRENGTHS[int(key) - 1] if side == "left" else STRENGTHS[8 - int(key)]
         marks = {"w": (True, True), "e": (False, False)}.get(safe, (True, False))
         expected.append((texts[side], strength, marks, texts[other]))
@@ -199,7 +199,7 @@ def test_every_page_is_accessible_and_fits(go, page, alice, bob, charlie, scheme
         go(reverse("attempt", args=[attempt.pk]))
         assert (axe(page), fits(page)) == ([], True), gate.kind
         if gate.kind == "comparisons":
-            press(page, "2", "r", "Enter")
+            press(page, "b", "2", "r", "Enter")
             page.get_by_text("marked unsafe and the other").wait_for()
             assert (axe(page), fits(page)) == ([], True), "error"
         if gate.is_writing:

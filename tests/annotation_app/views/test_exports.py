@@ -163,7 +163,7 @@ def test_comments(as_alice, bob, no_chance):
     "change",
     [
         {"state": "superseded"}, {"state": "excluded"}, {"state": "surplus"},
-        {"purpose": "reference", "slot": None}, {"purpose": "qualification", "slot": None},
+        {"purpose": "reference", "slot": None}, {"purpose": "re-serve", "slot": None},
     ],
 )  # fmt: skip
 def test_only_what_may_become_a_pair_is_exported(as_alice, bob, change):

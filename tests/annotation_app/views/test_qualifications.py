@@ -337,7 +337,10 @@ def test_grading(as_rita, rita, bob, alice):
     assert as_rita.post(address, {"grade": "1"}).status_code == 409
     assert as_rita.get(reverse("grade", args=[own.pk])).status_code == 403
     assert as_rita.post(reverse("grade", args=[own.pk]), {"grade": "5"}).status_code == 403
-    assert as_rita.post(answer.url, {"grade": "4"}).url == GRADING
+    page = text(as_rita.post(answer.url, {"grade": "4", "comment": "Kept."}))
+    assert "the last grade of the attempt, which passes with a mean of 4.50" in page
+    assert "Kept.</textarea>" in page
+    assert as_rita.post(answer.url, {"grade": "4", "sure": "4"}).url == GRADING
     assert "Nothing waits for a grade" in text(as_rita.get(GRADING))
     first.attempt.refresh_from_db()
     assert (first.attempt.state, first.attempt.score) == ("passed", 4.5)

@@ -108,7 +108,7 @@ def test_edit_through_the_page(as_rita, bob):
     assert (found.choice, found.strength, found.a_safe, found.b_safe) == (
         "b", "slightly_better", False, True,
     )  # fmt: skip
-    assert annotation.review.feedback == "A is unsafe."
+    assert annotation.reviews.get().feedback == "A is unsafe."
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def test_costs_do_not_grow(as_rita, client, rita, bob):
     for _ in range(5):
         review_three()
     assert costs() == few
-    assert few[1:3] == [3, 7]  # session and person included
+    assert few[1:3] == [3, 8]  # session and person included
 
 
 # --- in a browser --------------------------------------------------------------------------------
@@ -485,7 +485,7 @@ def test_a_key_for_each_decision(desk, bob):
     assert found == {
         "approved": "", "edited": "", "rejected": "A bad answer. Be exact.", "sent_back": "Again.",
     }  # fmt: skip
-    corrected = Annotation.objects.get(review=None, supersedes__isnull=False)
+    corrected = Annotation.objects.get(purpose="review")
     assert f"left_{corrected.strength}" != before
 
 

@@ -2,6 +2,7 @@
 import { showDifference } from "./difference.js";
 import { Outbox, post } from "./outbox.js";
 import { Watch } from "./watch.js";
+import { Veil } from "../veil.js";
 
 const judge = document.getElementById("judge");
 const form = document.getElementById("judgement");
@@ -17,6 +18,7 @@ if (form) {
   const actionOf = Object.fromEntries(Object.entries(keys).map(([action, key]) => [key.toLowerCase(), action]));
   const isSafety = Boolean(form.querySelector(".safety"));
   const watch = new Watch();
+  const veil = new Veil(find("card"));
   const outbox = new Outbox(judge.dataset.person, told);
   const drafts = new Drafts(`tandem.drafts.${judge.dataset.person}`);
 
@@ -45,7 +47,7 @@ if (form) {
     complain([]);
     fillIn(drafts.of(card.id));
     seen.clear();
-    veil();
+    veil.draw();
     watch.start();
     watchSides();
     applyViews();
@@ -113,7 +115,7 @@ if (form) {
   // --- answers --------------------------------------------------------------------------
 
   function faults() {
-    if (find("veil")?.hidden === false) return [sentences.veiled];
+    if (veil.isDown()) return [sentences.veiled];
     const chosen = form.elements.preference.value;
     if (!chosen) return [sentences.choose];
     if (PHONE.matches && seen.size < 2) return [sentences.look];
@@ -281,24 +283,6 @@ if (form) {
     if (PHONE.matches) find(side).scrollIntoView({ inline: "start", block: "nearest" });
   }
 
-  // --- safety texts are hidden until asked for, per text or for this tab ------------------
-
-  function veil() {
-    if (!find("veil")) return;
-    const open = sessionStorage.getItem("tandem.unveil") === "yes";
-    find("veil").hidden = open;
-    find("card").classList.toggle("veiled", !open);
-    find("card").inert = !open;
-  }
-
-  function unveil() {
-    if (!find("veil") || find("veil").hidden) return;
-    if (find("unveil-all").checked) sessionStorage.setItem("tandem.unveil", "yes");
-    find("veil").hidden = true;
-    find("card").classList.remove("veiled");
-    find("card").inert = false;
-  }
-
   async function renewGuidelines() {
     const answer = await fetch(judge.dataset.guidelines).catch(() => null);
     if (!answer?.ok) return; // the next card says it again
@@ -352,7 +336,7 @@ if (form) {
     raw: () => toggle("raw"),
     together: () => toggle("together"),
     help: () => find("help-dialog").showModal(),
-    unveil,
+    unveil: veil.lift,
     note: openNote,
     look_left: () => look("left"),
     look_right: () => look("right"),
@@ -417,7 +401,7 @@ if (form) {
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
   if (!find("errors").firstChild) fillIn(drafts.of(shown.id));
-  veil();
+  veil.draw();
   watchSides();
   if (outbox.items().some((item) => item.id === shown.id)) goOn(); // answered before the tab closed
   outbox.flush();
