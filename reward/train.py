@@ -93,11 +93,13 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     steps = list(step_pairs(rows, config))
     done = _resume(folder, model, optimiser)
     folder.rewind_metrics(done)
+    training_started = time.monotonic()
     for step, minibatch_rows in enumerate(steps[done:], start=done + 1):
         figures = optimiser_step(model, optimiser, minibatch_rows, config, step, len(steps))
         folder.log_metrics(step, len(steps), **figures)
         if step % config.checkpoint_every_steps == 0 and step < len(steps):
             folder.save_checkpoint(partial(_save_state, model, optimiser, step))
+    training_seconds = time.monotonic() - training_started
 
     # 4. measure and leave
     at_once = 2 * config.pairs_per_minibatch
@@ -112,6 +114,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
             "over_long": too_long,
             "composition": composition(row.pair for row in rows),
             "steps": len(steps),
+            "training_seconds": round(training_seconds, 3),
             "seconds": round(time.monotonic() - started, 1),
         }
     )
