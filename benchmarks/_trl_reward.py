@@ -70,15 +70,49 @@ def trainer_config(settings: dict[str, Any]) -> RewardConfig:
     )
 
 
+def speed_config(settings: dict[str, Any]) -> RewardConfig:
+    """RewardTrainer as it comes, or tuned, and nothing set that does not have to be."""
+    tuned = {
+        "train_sampling_strategy": "group_by_length",
+        "length_column_name": "length",
+        "remove_unused_columns": False,
+        "gradient_checkpointing": False,
+    }
+    return RewardConfig(
+        output_dir=settings["out"],
+        per_device_train_batch_size=settings["pairs_per_step"],
+        num_train_epochs=1,
+        max_length=settings["max_tokens"],
+        learning_rate=settings["learning_rate"],
+        seed=settings["seed"],
+        use_cpu=not torch.cuda.is_available(),
+        bf16=settings["dtype"] == "bfloat16",
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **(tuned if settings["kind"] == "tuned" else {}),
+    )
+
+
+def with_lengths(trainer: RewardTrainer) -> None:
+    """The column that grouping by length reads, of the tokens that TRL has made."""
+    trainer.train_dataset = trainer.train_dataset.map(
+        lambda row: {"length": max(len(row["chosen_ids"]), len(row["rejected_ids"]))}
+    )
+
+
 def main(settings_file: Path) -> None:
     """Train once and write what it gave."""
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     started = time.monotonic()
     pairs = load_columns(Path(settings["pairs"]))
-    trainer = RecordingTrainer(
-        model=settings["model"], args=trainer_config(settings), train_dataset=pairs
-    )
+    kind = settings.get("kind", "in step")
+    arguments = trainer_config(settings) if kind == "in step" else speed_config(settings)
+    trainer = RecordingTrainer(model=settings["model"], args=arguments, train_dataset=pairs)
     trainer.losses = []
+    if kind == "tuned":
+        with_lengths(trainer)
     training_started = time.monotonic()
     trainer.train()
     training_seconds = time.monotonic() - training_started

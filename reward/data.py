@@ -141,12 +141,20 @@ def within_length(
     return kept, len(rows) - len(kept)
 
 
-def epoch_order(count: int, epoch: int, seed: int, shuffle: bool) -> list[int]:
-    """The order of one epoch: the file's, or drawn from seed and epoch alone, so it resumes."""
-    order = list(range(count))
-    if shuffle:
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-    return order
+def epoch_order(roots: Sequence[str], epoch: int, seed: int, shuffle: bool) -> list[int]:
+    """The order of one epoch: the file's, or drawn from seed and epoch alone, so it resumes.
+
+    ``roots`` names the dialogue root of each pair: the comparisons of a dialogue stay together, so
+    that a step can share their history.
+    """
+    if not shuffle:
+        return list(range(len(roots)))
+    dialogues: dict[str, list[int]] = {}
+    for index, root in enumerate(roots):
+        dialogues.setdefault(root, []).append(index)
+    drawn = list(dialogues.values())
+    random.Random(f"{seed}/{epoch}").shuffle(drawn)
+    return [index for dialogue in drawn for index in dialogue]
 
 
 def composition(pairs: Iterable[PreferencePair]) -> dict[str, int]:

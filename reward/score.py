@@ -15,7 +15,7 @@ from tqdm import tqdm
 from reward.accuracy import ScoredPair
 from reward.config import ScoreConfig
 from reward.data import PairRows, row_tokens
-from reward.model import load_reward_model, pick_device, score_rows
+from reward.model import load_reward_model, pick_device, score_rows, shares_prefixes
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.settings import parse
 
@@ -43,12 +43,14 @@ class Scorer:
 def score_tokens(
     model: object, rows: Sequence[Sequence[int]], at_once: int, dtype: str = "float32"
 ) -> Tensor:
-    """Raw scores (B,) on the CPU; rows of like length go through the model together."""
+    """Raw scores (B,) on the CPU; rows of like beginnings go through the model together, or, where
+    nothing is shared, of like lengths."""
     scores = torch.empty(len(rows))
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    likeness = list if shares_prefixes(model) else len
+    order = sorted(range(len(rows)), key=lambda i: likeness(rows[i]))
     starts = range(0, len(rows), at_once)
     for start in tqdm(starts, desc="scoring", ncols=80, disable=_quiet(len(starts))):
-        chosen = by_length[start : start + at_once]
+        chosen = order[start : start + at_once]
         scores[chosen] = score_rows(model, [rows[i] for i in chosen], dtype).cpu()
     return scores
 

@@ -42,6 +42,7 @@ from reward.model import (
     pick_device,
     save_reward_model,
     score_rows,
+    shares_prefixes,
     start_from_chat_model,
 )
 from reward.preferences import Criterion
@@ -92,11 +93,13 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     steps = list(step_pairs(rows, config))
     done = _resume(folder, model, optimiser)
     folder.rewind_metrics(done)
+    training_started = time.monotonic()
     for step, minibatch_rows in enumerate(steps[done:], start=done + 1):
         figures = optimiser_step(model, optimiser, minibatch_rows, config, step, len(steps))
         folder.log_metrics(step, len(steps), **figures)
         if step % config.checkpoint_every_steps == 0 and step < len(steps):
             folder.save_checkpoint(partial(_save_state, model, optimiser, step))
+    training_seconds = time.monotonic() - training_started
 
     # 4. measure and leave
     at_once = 2 * config.pairs_per_minibatch
@@ -111,6 +114,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
             "over_long": too_long,
             "composition": composition(row.pair for row in rows),
             "steps": len(steps),
+            "training_seconds": round(training_seconds, 3),
             "seconds": round(time.monotonic() - started, 1),
         }
     )
@@ -135,7 +139,7 @@ def build_optimiser(model: Any, config: TrainConfig) -> torch.optim.AdamW:
 def step_pairs(rows: Sequence[PairRows], config: TrainConfig) -> Iterator[list[PairRows]]:
     """The pairs of each optimiser step, over all epochs; the last step of an epoch may be small."""
     for epoch in range(config.epochs):
-        order = epoch_order(len(rows), epoch, config.seed, config.shuffle)
+        order = epoch_order([row.pair.root for row in rows], epoch, config.seed, config.shuffle)
         for start in range(0, len(order), config.pairs_per_step):
             yield [rows[i] for i in order[start : start + config.pairs_per_step]]
 
@@ -179,7 +183,7 @@ def optimiser_step(
         group["lr"] = rate
     known_total = sum(row.pair.safety is not None for row in rows)
     ranking = auxiliary = correct = 0.0
-    for minibatch in _minibatches(rows, config.pairs_per_minibatch):
+    for minibatch in _minibatches(model, rows, config.pairs_per_minibatch):
         chosen, rejected = _score_pairs(model, minibatch, config.dtype)
         known = sum(row.pair.safety is not None for row in minibatch)
         rank = _ranking(chosen, rejected, minibatch, config) * (len(minibatch) / len(rows))
@@ -211,11 +215,14 @@ def auxiliary_weight(config: TrainConfig) -> float:
     return config.auxiliary_weight if config.criterion is Criterion.SAFETY else 0.0
 
 
-def _minibatches(rows: Sequence[PairRows], size: int) -> Iterator[list[PairRows]]:
-    """Pairs of like length together, so that little is padded."""
-    by_length = sorted(rows, key=lambda row: row.longest)
-    for start in range(0, len(by_length), size):
-        yield by_length[start : start + size]
+def _minibatches(model: Any, rows: Sequence[PairRows], size: int) -> Iterator[list[PairRows]]:
+    """Pairs of like beginnings together, or, where nothing is shared, of like lengths."""
+    if shares_prefixes(model):
+        order = sorted(rows, key=lambda row: row.chosen)
+    else:
+        order = sorted(rows, key=lambda row: row.longest)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def _score_pairs(model: Any, rows: Sequence[PairRows], dtype: str) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,144 @@
+"""Attention over a prefix tree, for any transformers decoder whose attention can be exchanged.
+
+H heads, D channels of a head, N packed tokens. Everything but attention works on tokens one by one,
+so it is done once for each distinct token; attention takes chain by chain what stands before it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from reward.prefix_tree import PrefixTree
+
+NAME = "prefix_tree"
+
+
+class Layout:
+    """A prefix tree on a device, as the attention and the last layer need it."""
+
+    def __init__(self, tree: PrefixTree, device: torch.device) -> None:
+        self.tokens = torch.tensor([tree.tokens], device=device)  # (1, N)
+        self.positions = torch.tensor([tree.positions], device=device)  # (1, N)
+        self.ends = torch.tensor(tree.ends, device=device)  # (B,)
+        self.read = torch.tensor(sorted(set(tree.ends)), device=device)
+        self.sizes = [chain.end - chain.start for chain in tree.chains]
+        self.windows: set[int | None] = set()  # what the model's layers asked for
+        starts = [chain.start for chain in tree.chains]
+        self.before = [
+            [(c, run[0] - starts[c], run[1] - starts[c]) for run, c in _homes(starts, chain.before)]
+            for chain in tree.chains
+        ]
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
+
+    def mask(self, chain: int, window: int | None) -> Tensor | None:
+        """What a chain's tokens may attend to, (their number, all before them and they); None
+        where that is simply everything up to themselves, from the row's first token on."""
+        before = sum(end - start for _, start, end in self.before[chain])
+        keys = before + self.sizes[chain]
+        if not before and (window is None or keys <= window):
+            return None
+        wanted = (chain, window if window is not None and keys > window else None)
+        if wanted not in self._masks:
+            device = self.tokens.device
+            ones = torch.ones(self.sizes[chain], keys, dtype=torch.bool, device=device)
+            mask = ones.tril(before)
+            self._masks[wanted] = mask if wanted[1] is None else mask.triu(before - wanted[1] + 1)
+        return self._masks[wanted]
+
+
+def _homes(
+    starts: list[int], runs: tuple[tuple[int, int], ...]
+) -> list[tuple[tuple[int, int], int]]:
+    """Each run with the chain that it lies in."""
+    return [(run, bisect_right(starts, run[0]) - 1) for run in runs]
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each row of the tree; dropout is never applied.
+
+    ``query`` is (1, H, N, D), ``key`` and ``value`` are that or have fewer heads; returns
+    (1, N, H, D). Called by the layers of a model that ``set_attn_implementation`` was told NAME.
+    """
+    if layout is None:
+        raise ValueError("attention over a prefix tree was asked for without a layout")
+    layout.windows.add(sliding_window)
+    keys, values = torch.split(key, layout.sizes, 2), torch.split(value, layout.sizes, 2)
+    outputs = []
+    for chain, q in enumerate(torch.split(query, layout.sizes, 2)):
+        before = layout.before[chain]
+        k = torch.cat([*(keys[c][:, :, a:b] for c, a, b in before), keys[chain]], 2)
+        v = torch.cat([*(values[c][:, :, a:b] for c, a, b in before), values[chain]], 2)
+        mask = layout.mask(chain, sliding_window)
+        one = partial(_capped, softcap=softcap) if softcap else F.scaled_dot_product_attention
+        grouped = k.shape[1] != q.shape[1]
+        outputs.append(
+            one(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped)
+        )
+    return torch.cat(outputs, 2).transpose(1, 2), None
+
+
+def _capped(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal: bool, scale: float | None,
+    enable_gqa: bool, softcap: float,
+) -> Tensor:  # fmt: skip
+    """Attention with logits held within ±softcap (Gemma 2), which SDPA has no word for."""
+    if enable_gqa:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    if attn_mask is None:
+        attn_mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    logits = q @ k.transpose(2, 3) * (scale if scale is not None else q.shape[3] ** -0.5)
+    logits = torch.tanh(logits / softcap) * softcap
+    weights = logits.masked_fill(~attn_mask, float("-inf")).softmax(-1, dtype=torch.float32)
+    return weights.to(v.dtype) @ v
+
+
+def read_only_at_ends(trunk: Any) -> None:
+    """Let the last layer put only the tokens that are read through its feed-forward part.
+
+    Nothing for a trunk whose layers are not ``layers[…].mlp``.
+    """
+    layers = getattr(trunk, "layers", None)
+    if not layers or not hasattr(layers[-1], "mlp"):
+        return
+    layer = layers[-1]
+    kept: dict[str, Any] = {}
+
+    def before_layer(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        kept["layout"] = kwargs.get("layout")
+
+    def before(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if kept["layout"] is None:
+            return None
+        kept["all"] = args[0]
+        return (args[0][:, kept["layout"].read], *args[1:])
+
+    def after(_: Any, args: Any, output: Tensor) -> Tensor | None:
+        if kept["layout"] is None:
+            return None
+        empty = torch.zeros_like(kept.pop("all"), dtype=output.dtype)
+        return empty.index_copy(1, kept["layout"].read, output)
+
+    layer.register_forward_pre_hook(before_layer, with_kwargs=True)
+    layer.mlp.register_forward_pre_hook(before)
+    layer.mlp.register_forward_hook(after)
+
+
+AttentionInterface.register(NAME, attend)
