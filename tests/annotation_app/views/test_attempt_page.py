@@ -18,9 +18,9 @@ from tests.annotation_app.qualifications import (
     write,
     writing,
 )
+from tests.annotation_app.views.axe import PHONE, fits, violations
 
 pytestmark = pytest.mark.django_db(transaction=True)
-PHONE = {"width": 390, "height": 844}
 STRENGTHS = ["significantly_better", "better", "slightly_better", "negligibly_better"]
 
 
@@ -161,18 +161,6 @@ def test_without_its_script_the_page_still_works(begin, chromium, live_server):
     assert attempt.answers.get().strength == "better"
 
 
-def axe(page) -> list:
-    from axe_playwright_python.sync_playwright import Axe
-
-    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
-    found = Axe().run(page, options=options).response["violations"]
-    return [(v["id"], [n["target"] for n in v["nodes"]]) for v in found]
-
-
-def fits(page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [None, PHONE])
 def test_every_page_is_accessible_and_fits(go, page, alice, bob, charlie, scheme, size):
@@ -194,22 +182,22 @@ def test_every_page_is_accessible_and_fits(go, page, alice, bob, charlie, scheme
         ]
         for address in steps:
             go(address)
-            assert (axe(page), fits(page)) == ([], True), address
+            assert (violations(page), fits(page)) == ([], True), address
         attempt = Attempt.begin(gate, bob)
         go(reverse("attempt", args=[attempt.pk]))
-        assert (axe(page), fits(page)) == ([], True), gate.kind
+        assert (violations(page), fits(page)) == ([], True), gate.kind
         if gate.kind == "comparisons":
             press(page, "b", "2", "r", "Enter")
             page.get_by_text("marked unsafe and the other").wait_for()
-            assert (axe(page), fits(page)) == ([], True), "error"
+            assert (violations(page), fits(page)) == ([], True), "error"
         if gate.is_writing:
             write(attempt, 1)
             attempt.answer(1, text=long)
         go(reverse("finish_attempt", args=[attempt.pk]))
-        assert (axe(page), fits(page)) == ([], True), f"finish {number}"
+        assert (violations(page), fits(page)) == ([], True), f"finish {number}"
         attempt.finish()
         go(reverse("attempt", args=[attempt.pk]))
-        assert (axe(page), fits(page)) == ([], True), f"result {number}"
+        assert (violations(page), fits(page)) == ([], True), f"result {number}"
     Attempt.begin(made.gates.first(), charlie)
     text = attempt.answers.given().get()
     for address in (
@@ -221,4 +209,4 @@ def test_every_page_is_accessible_and_fits(go, page, alice, bob, charlie, scheme
         reverse("new_qualification") + "?example=1",
     ):
         go(address, alice)
-        assert (axe(page), fits(page)) == ([], True), address
+        assert (violations(page), fits(page)) == ([], True), address

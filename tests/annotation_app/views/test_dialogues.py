@@ -24,9 +24,9 @@ from tests.annotation_app.talking import (
     page_of,
     turn,
 )
+from tests.annotation_app.views.axe import PHONE, fits, violations
 
 START = reverse("start_dialogue", args=["helpfulness"])
-PHONE = {"width": 390, "height": 844}
 
 
 # --- the pages ------------------------------------------------------------------------------------
@@ -479,8 +479,6 @@ def test_safety_texts_are_veiled_as_on_the_judging_page(talk, talker):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, {"width": 1280, "height": 900}], ids=["phone", "desktop"])
 def test_axe_finds_nothing_and_nothing_overflows(talk, talker, bob, scheme, size):
-    from axe_playwright_python.sync_playwright import Axe
-
     batch = open_batch("safety", comparisons=0)
     endless(talker)
     first = turn(bob, batch)
@@ -490,8 +488,8 @@ def test_axe_finds_nothing_and_nothing_overflows(talk, talker, bob, scheme, size
         page.set_viewport_size(size)
         page.emulate_media(color_scheme=scheme)
         for _ in ("writing", "answering"):
-            assert Axe().run(page).response["violations"] == []
-            assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+            assert violations(page) == []
+            assert fits(page)
             if page.locator("#message").is_visible():
                 send(page, "A long word: " + "x" * 300)
                 page.wait_for_function("() => document.getElementById('left-text').textContent")

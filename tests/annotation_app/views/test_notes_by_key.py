@@ -7,12 +7,11 @@ from django.urls import reverse
 
 from annotation_app.models import Annotation, Demonstration, Person, Remark
 from tests.annotation_app.rows import comparison, open_batch
+from tests.annotation_app.views.axe import PHONE, fits, violations
 from tests.annotation_app.views.test_judging_page import ahead, judge, press, saved, shown
 
 __all__ = ["judge"]
 pytestmark = pytest.mark.django_db(transaction=True)
-PHONE = {"width": 390, "height": 844}
-AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 
 
 def focused(page) -> str:
@@ -172,16 +171,13 @@ def test_without_the_script_a_note_is_sent_too(judge, chromium, page, live_serve
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [{"width": 1280, "height": 900}, PHONE])
 def test_axe_finds_nothing_with_the_note_open(judge, scheme, size):
-    from axe_playwright_python.sync_playwright import Axe
-
     open_batch()
     page = judge()
     page.set_viewport_size(size)
     page.emulate_media(color_scheme=scheme)
     press(page, "n", "6")
-    found = Axe().run(page, options=AXE).response["violations"]
-    assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in found] == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert violations(page) == []
+    assert fits(page)
 
 
 # --- demonstrations ------------------------------------------------------------------------------
@@ -254,8 +250,6 @@ def test_a_better_answer_and_its_difference(visit, bob, alice):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(visit, bob, alice, scheme):
-    from axe_playwright_python.sync_playwright import Axe
-
     batch = open_batch(comparisons=1)
     annotation = Annotation.objects.lease_next(bob, batch)
     annotation.record(choice="a", strength="better")
@@ -276,9 +270,8 @@ def test_axe_finds_nothing(visit, bob, alice, scheme):
         page = visit(who, name, *args)
         page.emulate_media(color_scheme=scheme)
         page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
-        found = Axe().run(page, options=AXE).response["violations"]
-        assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in found] == [], name
+        assert violations(page) == [], name
         page.set_viewport_size(PHONE)
         page.reload()  # a figure is drawn once, as wide as the window is then
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        assert fits(page), name
         page.set_viewport_size({"width": 1280, "height": 900})

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from annotation_app.models import Annotation, Guideline, Organisation, Person, Review
 from tests.annotation_app.rows import comparison, open_batch
+from tests.annotation_app.views.axe import PHONE, fits, violations
 
 pytestmark = pytest.mark.django_db
 REVIEWS, NEXT, WORK = reverse("reviews"), reverse("next_review"), reverse("my_work")
@@ -423,8 +424,6 @@ def test_costs_do_not_grow(as_rita, client, rita, bob):
 
 # --- in a browser --------------------------------------------------------------------------------
 
-PHONE = {"width": 390, "height": 844}
-
 
 @pytest.fixture
 def desk(page, live_server, client, rita):
@@ -581,9 +580,6 @@ def test_without_its_script_the_page_still_works(chromium, live_server, client, 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(desk, client, live_server, rita, bob, scheme):
-    from axe_playwright_python.sync_playwright import Axe
-
-    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
     batch = open_batch("safety", comparisons=5)
     marks = {"a_safe": True, "b_safe": True}
     first, *others = [answered(bob, batch, **marks) for _ in range(4)]
@@ -592,14 +588,12 @@ def test_axe_finds_nothing(desk, client, live_server, rita, bob, scheme):
     Review.send_back(others[2], rita, "Again. " * 40)
 
     def check(page, at: str):
-        found = Axe().run(page, options=options).response["violations"]
-        assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in found] == [], at
+        assert violations(page) == [], at
         width = page.viewport_size
         page.set_viewport_size(PHONE)
         page.wait_for_timeout(300)  # figures follow
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), at
-        found = Axe().run(page, options=options).response["violations"]
-        assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in found] == [], at
+        assert fits(page), at
+        assert violations(page) == [], at
         page.set_viewport_size(width)
 
     where = address(first)

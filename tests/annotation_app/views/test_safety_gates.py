@@ -8,10 +8,9 @@ from django.urls import reverse
 from annotation_app.models import Attempt, Organisation, Person
 from annotation_app.models.refusals import NoAttempt
 from tests.annotation_app.qualifications import comparisons, only_gate, publish, quiz
+from tests.annotation_app.views.axe import PHONE, fits, violations
 from tests.annotation_app.views.test_attempt_page import (
-    axe,
     begin,  # noqa: F401  (a fixture)
-    fits,
     go,  # noqa: F401  (a fixture)
     press,
 )
@@ -107,13 +106,13 @@ def test_by_keys_as_on_the_judging_page(begin):  # noqa: F811
     card = page.locator("#card")
     blurred = "card => getComputedStyle(card).filter.includes('blur')"
     assert card.evaluate(blurred)
-    assert axe(page) == []
+    assert violations(page) == []
     press(page, "1", "w", "Enter")
     assert "Read both responses first" in page.locator("#errors").inner_text()
     assert not attempt.answers.given().exists()
-    page.set_viewport_size({"width": 390, "height": 844})
+    page.set_viewport_size(PHONE)
     assert fits(page)
-    assert axe(page) == []
+    assert violations(page) == []
     press(page, "b", "Enter")
     page.wait_for_url("**/questions/2")
     assert attempt.answers.given().count() == 1
