@@ -17,6 +17,7 @@ from reward.settings import (
     POSITIVE,
     REQUIRED,
     SHARE,
+    SMOOTHING,
     Settings,
     setting,
 )
@@ -40,6 +41,22 @@ class TrainConfig(Settings):
     auxiliary_weight: float = setting(
         1.0,
         "weight of the safety auxiliary loss, safety model only; not in the paper, our choice",
+        NOT_NEGATIVE,
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "share of the target given to the rejected response; off, Szegedy et al. 2016",
+        SMOOTHING,
+    )
+    soft_labels: bool = setting(
+        False, "target is the share of annotators who chose the chosen response; off, our choice"
+    )
+    reliability_weights: bool = setting(
+        False, "a pair counts by the mean weight of its verdicts' annotators; off, our choice"
+    )
+    centring: float = setting(
+        0.0,
+        "weight of the square of a pair's summed scores; off, Eisenstein et al. 2023 use 0.01",
         NOT_NEGATIVE,
     )
     mixture: Literal["published", "own", "all"] = setting(

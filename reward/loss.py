@@ -32,17 +32,31 @@ MARGINS: dict[str, dict[PreferenceStrength | None, float]] = {
 
 
 def ranking_loss(
-    chosen: Tensor, rejected: Tensor, margin: Tensor, weight: Tensor | None = None
+    chosen: Tensor,
+    rejected: Tensor,
+    margin: Tensor,
+    weight: Tensor | None = None,
+    target: Tensor | None = None,
 ) -> Tensor:
     """Mean of ``-log sigmoid(chosen - rejected - margin)`` (Llama 2, equation 2).
 
-    ``chosen``, ``rejected``, ``margin`` and ``weight`` are (B,); with weights it is the weighted
-    mean. Computed by softplus, so that no difference overflows. Returns a scalar ().
+    ``chosen``, ``rejected``, ``margin``, ``weight`` and ``target`` are (B,); with weights it is the
+    weighted mean. ``target`` is the probability that the chosen one is the better one, 1 without
+    it; then it is the cross entropy against it. Computed by softplus, so that no difference
+    overflows. Returns a scalar ().
     """
-    loss = F.softplus(margin - (chosen - rejected))  # (B,)
-    if weight is None:
-        return loss.mean()
-    return (loss * weight).sum() / weight.sum()
+    logit = chosen - rejected - margin  # (B,)
+    loss = F.softplus(-logit)
+    if target is not None:
+        loss = loss + (1 - target) * logit  # -p log sigmoid(x) - (1-p) log sigmoid(-x)
+    return loss.mean() if weight is None else (loss * weight).sum() / weight.sum()
+
+
+def centring_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Mean of ``(chosen + rejected)²``: holds the scores of a pair around 0, which the ranking loss
+    leaves open (Eisenstein et al. 2023, section 2). Both (B,); returns a scalar ().
+    """
+    return (chosen + rejected).square().mean()
 
 
 def safety_auxiliary_loss(

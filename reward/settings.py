@@ -34,6 +34,7 @@ POSITIVE = Allowed("above 0", lambda value: 0 < value < math.inf)
 SHARE = Allowed("between 0 and 1", lambda value: 0 <= value <= 1)
 POSITIVE_SHARE = Allowed("above 0 and up to 1", lambda value: 0 < value <= 1)
 BELOW_1 = Allowed("0 or more and below 1", lambda value: 0 <= value < 1)
+SMOOTHING = Allowed("0 or more and below 0.5", lambda value: 0 <= value < 0.5)
 INSIDE_0_1 = Allowed("above 0 and below 1", lambda value: 0 < value < 1)
 
 

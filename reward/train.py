@@ -36,7 +36,7 @@ from reward.data import (
     tokenise,
     within_length,
 )
-from reward.loss import MARGINS, ranking_loss, safety_auxiliary_loss
+from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_loss
 from reward.model import (
     context_tokens,
     pick_device,
@@ -45,7 +45,7 @@ from reward.model import (
     shares_prefixes,
     start_from_chat_model,
 )
-from reward.preferences import Criterion
+from reward.preferences import Criterion, PreferencePair
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.score import score_pairs
 from reward.settings import parse, to_mapping
@@ -181,20 +181,21 @@ def optimiser_step(
     rate = config.learning_rate * learning_rate_share(step, total, config)
     for group in optimiser.param_groups:
         group["lr"] = rate
-    known_total = sum(row.pair.safety is not None for row in rows)
-    ranking = auxiliary = correct = 0.0
+    known = _known(rows) or 1
+    ranking = auxiliary = centring = correct = 0.0
     for minibatch in _minibatches(model, rows, config.pairs_per_minibatch):
         chosen, rejected = _score_pairs(model, minibatch, config.dtype)
-        known = sum(row.pair.safety is not None for row in minibatch)
-        rank = _ranking(chosen, rejected, minibatch, config) * (len(minibatch) / len(rows))
-        safety = _auxiliary(chosen, rejected, minibatch) * (known / max(known_total, 1))
-        loss = rank + auxiliary_weight(config) * safety
+        rank = _ranking(chosen, rejected, minibatch, config) * _part(minibatch, rows, config)
+        safety = _auxiliary(chosen, rejected, minibatch) * (_known(minibatch) / known)
+        centre = centring_loss(chosen, rejected) * (len(minibatch) / len(rows))
+        loss = rank + auxiliary_weight(config) * safety + config.centring * centre
         loss.backward()  # type: ignore[no-untyped-call]
         ranking += rank.item()
         auxiliary += safety.item()
+        centring += centre.item()
         correct += (chosen > rejected).sum().item() + 0.5 * (chosen == rejected).sum().item()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-    loss_value = ranking + auxiliary_weight(config) * auxiliary
+    loss_value = ranking + auxiliary_weight(config) * auxiliary + config.centring * centring
     if not math.isfinite(loss_value) or not math.isfinite(norm.item()):
         raise ValueError(f"loss is {loss_value} and gradient norm {norm.item()} at step {step}")
     optimiser.step()
@@ -203,6 +204,7 @@ def optimiser_step(
         "loss": loss_value,
         "ranking_loss": ranking,
         "auxiliary_loss": auxiliary,
+        "centring_loss": centring,
         "accuracy": correct / len(rows),
         "learning_rate": rate,
         "gradient_norm": norm.item(),
@@ -235,7 +237,32 @@ def _ranking(
     chosen: Tensor, rejected: Tensor, rows: Sequence[PairRows], config: TrainConfig
 ) -> Tensor:
     margins = [MARGINS[config.margin][row.pair.strength] for row in rows]
-    return ranking_loss(chosen, rejected, torch.tensor(margins, device=chosen.device))
+    numbers = (margins, _weights(rows, config), [_target(row.pair, config) for row in rows])
+    return ranking_loss(chosen, rejected, *(torch.tensor(n, device=chosen.device) for n in numbers))
+
+
+def _target(pair: PreferencePair, config: TrainConfig) -> float:
+    """The probability that the chosen response is the better one."""
+    sure = pair.share if config.soft_labels else 1.0
+    return sure * (1 - config.label_smoothing) + (1 - sure) * config.label_smoothing
+
+
+def _weights(rows: Sequence[PairRows], config: TrainConfig) -> list[float]:
+    """How much each pair counts; one without verdicts is as good as any."""
+    if not config.reliability_weights:
+        return [1.0] * len(rows)
+    weights = ([verdict.weight for verdict in row.pair.verdicts] or [1.0] for row in rows)
+    return [sum(of_pair) / len(of_pair) for of_pair in weights]
+
+
+def _part(minibatch: Sequence[PairRows], rows: Sequence[PairRows], config: TrainConfig) -> float:
+    """The share of a step's weight that lies in a minibatch."""
+    return sum(_weights(minibatch, config)) / sum(_weights(rows, config))
+
+
+def _known(rows: Sequence[PairRows]) -> int:
+    """How many pairs have a safety label."""
+    return sum(row.pair.safety is not None for row in rows)
 
 
 def _auxiliary(chosen: Tensor, rejected: Tensor, rows: Sequence[PairRows]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reward.loss import MARGINS, ranking_loss, safety_auxiliary_loss
+from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_loss
 from reward.preferences import STRONGEST_FIRST
 
 C1 = [
@@ -104,3 +104,32 @@ def test_swapped_labels_flip_the_gradient():
         safety_auxiliary_loss(chosen, torch.zeros(1), *flags, known).backward()
         gradients.append(chosen.grad.item())
     assert gradients[0] == -gradients[1] != 0
+
+
+def test_a_target_is_the_cross_entropy_with_the_better_one():
+    chosen, rejected = torch.tensor([1.2, -0.5, 1e4]), torch.tensor([-0.3, 0.2, -1e4])
+    margin, target = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.9, 0.6, 0.8])
+    found = ranking_loss(chosen[:2], rejected[:2], margin[:2], target=target[:2])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        (chosen - rejected - margin)[:2], target[:2]
+    )
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert ranking_loss(chosen, rejected, margin, target=target).isfinite()
+    sure = ranking_loss(chosen, rejected, margin, target=torch.ones(3))
+    assert sure == ranking_loss(chosen, rejected, margin)
+
+
+def test_a_soft_target_is_reached_and_not_passed():
+    """Where the difference of scores has the odds of the target, nothing pulls."""
+    scores = torch.tensor([torch.tensor(0.8).logit()], requires_grad=True)
+    zero = torch.zeros(1)
+    ranking_loss(scores, zero, zero, target=torch.tensor([0.8])).backward()
+    assert scores.grad.item() == pytest.approx(0, abs=1e-7)
+
+
+def test_centring_holds_the_sum_at_zero_and_leaves_the_difference():
+    chosen, rejected = (torch.tensor([v], requires_grad=True) for v in (3.0, 1.0))
+    loss = centring_loss(chosen, rejected)
+    loss.backward()
+    assert loss.item() == 16
+    assert chosen.grad.item() == rejected.grad.item() == 8

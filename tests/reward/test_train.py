@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from reward.config import TrainConfig
 from reward.data import mix, tokenise
 from reward.evaluate import main as evaluate_main
 from reward.model import start_from_chat_model
-from reward.preferences import Criterion, write_pairs
+from reward.preferences import Criterion, Verdict, write_pairs
 from reward.run_folder import RunFolder
 from reward.score import main as score_main
 from reward.train import (
@@ -132,16 +133,30 @@ def test_a_killed_run_resumes_bit_for_bit(config, tmp_path):
     assert steps == list(range(1, 25))
 
 
-def test_minibatches_give_the_gradient_of_the_big_batch(chat):
+FURTHER = {
+    "soft_labels": True,
+    "label_smoothing": 0.1,
+    "reliability_weights": True,
+    "centring": 0.1,
+}
+
+
+@pytest.mark.parametrize("losses", [{}, FURTHER], ids=["recipe", "further losses"])
+def test_minibatches_give_the_gradient_of_the_big_batch(chat, losses):
     """On safety pairs, whose auxiliary loss counts known labels only."""
     gradients = []
+    verdicts = [(Verdict("x", "a", weight=n / 7), Verdict("y", "a")) for n in range(32)]
+    judged = [
+        replace(pair, share=0.6 + 0.01 * n, verdicts=verdicts[n])
+        for n, pair in enumerate(pairs(32, "safety"))
+    ]
     for size in (32, 5, 1):
         model, tokenizer = start_from_chat_model(chat, seed=0)
-        rows = tokenise(tokenizer, pairs(32, "safety"))
+        rows = tokenise(tokenizer, judged)
         config = TrainConfig(
             pairs=Path(), model=Path(), out=Path(), criterion=Criterion.SAFETY,
             pairs_per_minibatch=size, gradient_clip=1e9, learning_rate=1e-3,
-            warmup_least_steps=1,
+            warmup_least_steps=1, **losses,
         )  # fmt: skip
         optimiser = build_optimiser(model, config)
         optimiser.zero_grad = lambda set_to_none=True: None
@@ -150,6 +165,20 @@ def test_minibatches_give_the_gradient_of_the_big_batch(chat):
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     for other in gradients[1:]:
         assert (other - gradients[0]).norm() < 1e-5 * gradients[0].norm()
+
+
+def test_each_further_loss_is_off_by_default(config):
+    judged = [
+        replace(pair, share=0.7, verdicts=(Verdict("x", "a", weight=number % 3 + 1),))
+        for number, pair in enumerate(pairs(16))
+    ]
+    write_pairs(config.pairs, judged)
+    losses = set()
+    for name, value in {"seed": 0, **FURTHER}.items():
+        other = changed(config, out=config.out.with_name(name), **{name: value})
+        train(other)
+        losses.add(RunFolder(other.out).metrics()[0]["loss"])
+    assert len(losses) == 1 + len(FURTHER)
 
 
 @pytest.mark.parametrize(("total", "steps"), [(100, 5), (1000, 30), (2770, 84)])
