@@ -224,8 +224,8 @@ def score_holdout(model_folder: Path, case: Case) -> tuple[list[ScoredPair], int
     """The held-out pairs scored as ``reward.evaluate`` does, and how many were over-long."""
     model, tokenizer = load_reward_model(model_folder)
     rows = tokenise(tokenizer, load_pairs(case.holdout))
-    kept, too_long = within_length(rows, case.config.max_tokens, "drop")
-    return score_pairs(model, kept, 2 * case.config.pairs_per_minibatch), too_long
+    fitted = within_length(tokenizer, rows, case.config.max_tokens, "drop")
+    return score_pairs(model, fitted.rows, 2 * case.config.pairs_per_minibatch), fitted.dropped
 
 
 def paired_difference(ours: Sequence[ScoredPair], theirs: Sequence[ScoredPair]) -> dict[str, Any]:

@@ -92,8 +92,10 @@ class TrainConfig(Settings):
         "longest prompt with answer, tokens, at most the model's context; section 2.2",
         AT_LEAST_1,
     )
-    over_long: Literal["drop", "error"] = setting(
-        "drop", "pairs with a longer row are dropped and counted, or refused; our choice"
+    over_long: Literal["drop", "cut", "error"] = setting(
+        "drop",
+        "pairs with a longer row are dropped or lose their oldest turns, and counted, or refused; "
+        "our choice",
     )
     shuffle: bool = setting(True, "draw the order from the seed; false keeps the file's")
     seed: int = setting(0, "seed of the head, the mixture and the order; our choice")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,20 +126,47 @@ def tokenise(tokenizer: Any, pairs: Iterable[PreferencePair]) -> list[PairRows]:
     return rows
 
 
-def within_length(
-    rows: Sequence[PairRows], max_tokens: int, over_long: str
-) -> tuple[list[PairRows], int]:
-    """The pairs that fit, and how many do not.
+class Fitted(NamedTuple):
+    """Pairs that fit a length, and what became of those that did not."""
 
-    Raises ValueError naming the first over-long pair when ``over_long`` is "error".
+    rows: list[PairRows]
+    dropped: int
+    cut: int
+
+
+def within_length(
+    tokenizer: Any, rows: Sequence[PairRows], max_tokens: int, over_long: str
+) -> Fitted:
+    """What ``over_long`` says of pairs with a longer row.
+
+    "drop" leaves them out; "cut" takes the oldest turns off their history, a user message with its
+    answer at a time, and leaves out what is too long even then; a system message stays. Raises
+    ValueError naming the first of them when it is "error".
     """
-    kept = [row for row in rows if row.longest <= max_tokens]
-    if over_long == "error" and len(kept) < len(rows):
-        first = next(row for row in rows if row.longest > max_tokens)
-        raise ValueError(
-            f"pair {first.pair.id!r} has {first.longest} tokens, allowed are {max_tokens}"
-        )
-    return kept, len(rows) - len(kept)
+    fitted, cut = [], 0
+    for row in rows:
+        if row.longest <= max_tokens:
+            fitted.append(row)
+        elif over_long == "error":
+            raise ValueError(
+                f"pair {row.pair.id!r} has {row.longest} tokens, allowed are {max_tokens}"
+            )
+        elif over_long == "cut" and (shorter := _cut(tokenizer, row.pair, max_tokens)):
+            fitted.append(shorter)
+            cut += 1
+    return Fitted(fitted, len(rows) - len(fitted), cut)
+
+
+def _cut(tokenizer: Any, pair: PreferencePair, max_tokens: int) -> PairRows | None:
+    """The pair with as much of its history as fits, None where not even its last message does."""
+    system = tuple(message for message in pair.prompt[:1] if message.role == "system")
+    turns = [i for i, message in enumerate(pair.prompt) if message.role == "user"]
+    for start in turns[1:]:
+        shorter = replace(pair, prompt=system + pair.prompt[start:])
+        (row,) = tokenise(tokenizer, [shorter])
+        if row.longest <= max_tokens:
+            return row
+    return None
 
 
 def epoch_order(roots: Sequence[str], epoch: int, seed: int, shuffle: bool) -> list[int]:

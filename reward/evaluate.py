@@ -18,11 +18,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """The figures of ``reward.accuracy.report``, and how many pairs were too long."""
     model, tokenizer = load_reward_model(config.model)
     model.to(pick_device(config.device))
-    rows, dropped = within_length(
-        tokenise(tokenizer, load_pairs(config.pairs)), config.max_tokens, "drop"
-    )
-    scored = score_pairs(model, rows, config.rows, config.dtype)
-    return {**report(scored), "over_long": dropped}
+    rows = tokenise(tokenizer, load_pairs(config.pairs))
+    fitted = within_length(tokenizer, rows, config.max_tokens, "drop")
+    scored = score_pairs(model, fitted.rows, config.rows, config.dtype)
+    return {**report(scored), "over_long": fitted.dropped}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -81,10 +81,11 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     model, tokenizer = start_from_chat_model(config.model, config.seed)
     model.to(pick_device(config.device))
     longest = min(config.max_tokens, context_tokens(model) or config.max_tokens)
-    rows, too_long = within_length(tokenise(tokenizer, pairs), longest, config.over_long)
-    held_rows, held_too_long = within_length(
-        tokenise(tokenizer, holdout), longest, config.over_long
+    fitted, held = (
+        within_length(tokenizer, tokenise(tokenizer, some), longest, config.over_long)
+        for some in (pairs, holdout)
     )
+    rows = fitted.rows
     if not rows:
         raise ValueError(f"{config.pairs} leaves no pair to train a {config.criterion} model on")
 
@@ -103,15 +104,20 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
 
     # 4. measure and leave
     at_once = 2 * config.pairs_per_minibatch
-    scored = score_pairs(model, held_rows, at_once, config.dtype)
+    scored = score_pairs(model, held.rows, at_once, config.dtype)
     replace_folder(folder.model, lambda new: save_reward_model(model, tokenizer, new))
     folder.write_result(
         {
             "model": folder.model.name,
             "criterion": config.criterion,
-            "holdout": {**report(scored, config.criterion), "over_long": held_too_long},
+            "holdout": {
+                **report(scored, config.criterion),
+                "over_long": held.dropped,
+                "cut": held.cut,
+            },
             "pairs": len(rows),
-            "over_long": too_long,
+            "over_long": fitted.dropped,
+            "cut": fitted.cut,
             "composition": composition(row.pair for row in rows),
             "steps": len(steps),
             "training_seconds": round(training_seconds, 3),

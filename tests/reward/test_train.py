@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from reward.config import TrainConfig
-from reward.data import mix, tokenise
+from reward.data import mix, row_tokens, tokenise, within_length
 from reward.evaluate import main as evaluate_main
 from reward.model import start_from_chat_model
-from reward.preferences import Criterion, Verdict, write_pairs
+from reward.preferences import Criterion, Message, Verdict, write_pairs
 from reward.run_folder import RunFolder
 from reward.score import main as score_main
 from reward.train import (
@@ -221,6 +221,21 @@ def test_over_long_pairs_are_dropped_and_counted(config):
     write_pairs(config.pairs, [*pairs(16), pair(99, chosen="word " * 400)])
     result = train(changed(config, max_tokens=200))
     assert (result["pairs"], result["over_long"]) == (16, 1)
+
+
+def test_over_long_pairs_lose_their_oldest_turns(config, chat):
+    system, said = Message("system", "Be short."), Message("assistant", "Word. " * 60)
+    long = [system, Message("user", "First?"), said, Message("user", "Second?"), said]
+    last = Message("user", "Third?")
+    kept, hopeless = pair(98, prompt=(*long, last)), pair(99, chosen="word " * 400)
+    write_pairs(config.pairs, [*pairs(16), kept, hopeless])
+    result = train(changed(config, max_tokens=200, over_long="cut"))
+    assert (result["pairs"], result["over_long"], result["cut"]) == (17, 1, 1)
+    _, tokenizer = start_from_chat_model(chat, 0)
+    (row,) = within_length(tokenizer, tokenise(tokenizer, [kept]), 200, "cut").rows
+    whole = [*(system, last), Message("assistant", kept.chosen)]
+    assert row.pair.prompt == (system, last)
+    assert row.chosen == row_tokens(tokenizer, whole)
 
 
 def test_a_wrong_setting_is_one_sentence():
