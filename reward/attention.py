@@ -121,22 +121,23 @@ def read_only_at_ends(trunk: Any) -> None:
     layer = layers[-1]
     kept: dict[str, Any] = {}
 
-    def before_layer(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        kept["layout"] = kwargs.get("layout")
+    def keep(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        kept["layout"] = kwargs.get("layout", kept.get("layout"))
 
     def before(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if kept["layout"] is None:
+        if kept.get("layout") is None:
             return None
-        kept["all"] = args[0]
+        kept["shape"] = args[0].shape
         return (args[0][:, kept["layout"].read], *args[1:])
 
     def after(_: Any, args: Any, output: Tensor) -> Tensor | None:
-        if kept["layout"] is None:
+        if kept.get("layout") is None:
             return None
-        empty = torch.zeros_like(kept.pop("all"), dtype=output.dtype)
-        return empty.index_copy(1, kept["layout"].read, output)
+        return output.new_zeros(kept["shape"]).index_copy(1, kept["layout"].read, output)
 
-    layer.register_forward_pre_hook(before_layer, with_kwargs=True)
+    for part in layer.children():  # its attention hears of the layout, again when it is recomputed
+        if part is not layer.mlp:
+            part.register_forward_pre_hook(keep, with_kwargs=True)
     layer.mlp.register_forward_pre_hook(before)
     layer.mlp.register_forward_hook(after)
 

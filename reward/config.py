@@ -78,6 +78,9 @@ class TrainConfig(Settings):
     pairs_per_minibatch: int = setting(
         16, "pairs put through the model at once; our choice", AT_LEAST_1
     )
+    recompute_activations: bool = setting(
+        False, "activation checkpointing: less memory for a third more work; our choice"
+    )
     adam_beta1: float = setting(0.9, "AdamW beta 1; section 2.2", BELOW_1)
     adam_beta2: float = setting(0.95, "AdamW beta 2; section 2.2", BELOW_1)
     adam_epsilon: float = setting(1e-5, "AdamW epsilon; section 2.2", POSITIVE)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from reward.accuracy import report
 from reward.config import TrainConfig
@@ -40,6 +41,7 @@ from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_l
 from reward.model import (
     context_tokens,
     pick_device,
+    recompute_activations,
     save_reward_model,
     score_rows,
     shares_prefixes,
@@ -80,6 +82,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     # 2. model: the chat model's trunk with a fresh head
     model, tokenizer = start_from_chat_model(config.model, config.seed)
     model.to(pick_device(config.device))
+    if config.recompute_activations:
+        recompute_activations(model)
     longest = min(config.max_tokens, context_tokens(model) or config.max_tokens)
     fitted, held = (
         within_length(tokenizer, tokenise(tokenizer, some), longest, config.over_long)
@@ -95,9 +99,13 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     done = _resume(folder, model, optimiser)
     folder.rewind_metrics(done)
     training_started = time.monotonic()
-    for step, minibatch_rows in enumerate(steps[done:], start=done + 1):
+    shown = tqdm(
+        steps[done:], "training", len(steps), initial=done, disable=not sys.stderr.isatty()
+    )
+    for step, minibatch_rows in enumerate(shown, start=done + 1):
         figures = optimiser_step(model, optimiser, minibatch_rows, config, step, len(steps))
         folder.log_metrics(step, len(steps), **figures)
+        shown.set_postfix(loss=f"{figures['loss']:.4f}", accuracy=f"{figures['accuracy']:.3f}")
         if step % config.checkpoint_every_steps == 0 and step < len(steps):
             folder.save_checkpoint(partial(_save_state, model, optimiser, step))
     training_seconds = time.monotonic() - training_started

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward.attention import Layout
-from reward.model import score_rows, share_prefixes, shares_prefixes
+from reward.model import recompute_activations, score_rows, share_prefixes, shares_prefixes
 
 VOCABULARY = 97
 SMALL = {
@@ -128,15 +128,34 @@ MODELS = build(*DECODERS["Mistral, window"], dtype=torch.float32)
 share_prefixes(MODELS[1])
 
 
-def test_activation_checkpointing_changes_nothing():
+def test_activations_computed_again_change_nothing():
     _, shared = build(*DECODERS["Llama"])
     share_prefixes(shared)
+    runs = []
+    shared.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     expected = scores_and_gradients(shared, a_few_rows())
-    shared.gradient_checkpointing_enable()
-    shared.train()
+    assert len(runs) == 1
+    recompute_activations(shared)
     found = scores_and_gradients(shared, a_few_rows())
+    assert len(runs) == 3
+    assert not any(m.training for m in shared.modules() if isinstance(m, torch.nn.Dropout))
     for now, before in zip(found, expected, strict=True):
         assert torch.equal(now, before)
+
+
+def test_a_minibatch_is_computed_again_as_it_was_whatever_came_after_it():
+    _, shared = build(*DECODERS["Llama"])
+    share_prefixes(shared)
+    minibatches = [a_few_rows(), drawn(2, 30, 20, 50)]
+
+    def gradient():
+        shared.zero_grad()
+        sum(score_rows(shared, rows).sum() for rows in minibatches).backward()
+        return torch.cat([p.grad.flatten() for p in shared.parameters() if p.grad is not None])
+
+    expected = gradient()
+    recompute_activations(shared)
+    assert torch.equal(gradient(), expected)
 
 
 def test_a_model_whose_attention_cannot_be_exchanged_keeps_plain_rows():
