@@ -1,6 +1,7 @@
 """The run folder: what one child process of work reads, appends to, and leaves behind.
 
-``config.json`` · inputs and ``manifest.json`` · ``metrics.jsonl`` · ``log.txt`` · ``checkpoint/``
+``config.json`` · ``provenance.json`` · inputs and ``manifest.json`` · ``metrics.jsonl`` ·
+``log.txt`` · ``checkpoint/``
 (to resume from) · ``model/`` · ``result.json``, written last, by rename: it is there when done.
 Standard library only; the web side reads the same folder through this module.
 """
@@ -23,6 +24,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from reward.provenance import provenance
+
 PARENT_VARIABLE = "TANDEM_PARENT_PID"
 ATTEMPT_VARIABLE = "TANDEM_ATTEMPT"
 PARENT_CHECK_SECONDS = 0.5
@@ -43,6 +46,10 @@ class RunFolder:
     @property
     def config_file(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def provenance_file(self) -> Path:
+        return self.path / "provenance.json"
 
     @property
     def metrics_file(self) -> Path:
@@ -111,6 +118,25 @@ class RunFolder:
                         f"{config.get(name)!r}: use another --out folder"
                     )
         write_json(self.config_file, config)
+
+    def write_provenance(self, inputs: Mapping[str, Path | None]) -> None:
+        """Store what goes into this run: ``provenance.json``. A resumed run must find the same.
+
+        Raises ValueError naming an input whose contents have changed since the run began.
+        """
+        found = provenance(inputs)
+        if self.provenance_file.exists():
+            stored = json.loads(self.provenance_file.read_text(encoding="utf-8"))
+            for name, path in inputs.items():
+                if stored["inputs"].get(name) != found["inputs"].get(name):
+                    raise ValueError(
+                        f"{name} ({path}) has changed since {self.path} began: use another --out "
+                        "folder"
+                    )
+            if {**stored, "later": None} == {**found, "later": None}:
+                return
+            found = {**stored, "later": [*stored.get("later", []), found]}
+        write_json(self.provenance_file, found)
 
     # --- figures -------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from reward.accuracy import report
 from reward.config import TrainConfig
@@ -72,6 +71,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     started = time.monotonic()
     torch.manual_seed(config.seed)
+    manifest = config.pairs.with_name("manifest.json")
+    folder.write_provenance(
+        {
+            "pairs": config.pairs,
+            "holdout": config.holdout,
+            "manifest": manifest if manifest.is_file() else None,
+            "model": config.model,
+        }
+    )
 
     # 1. data: what is trained on, what is measured on
     every = load_pairs(config.pairs)
@@ -99,13 +107,9 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     done = _resume(folder, model, optimiser)
     folder.rewind_metrics(done)
     training_started = time.monotonic()
-    shown = tqdm(
-        steps[done:], "training", len(steps), initial=done, disable=not sys.stderr.isatty()
-    )
-    for step, minibatch_rows in enumerate(shown, start=done + 1):
+    for step, minibatch_rows in enumerate(steps[done:], start=done + 1):
         figures = optimiser_step(model, optimiser, minibatch_rows, config, step, len(steps))
         folder.log_metrics(step, len(steps), **figures)
-        shown.set_postfix(loss=f"{figures['loss']:.4f}", accuracy=f"{figures['accuracy']:.3f}")
         if step % config.checkpoint_every_steps == 0 and step < len(steps):
             folder.save_checkpoint(partial(_save_state, model, optimiser, step))
     training_seconds = time.monotonic() - training_started

@@ -1,0 +1,61 @@
+"""What a run was made of, so that it can be made again from its folder alone. Standard library."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors", "numpy")
+
+
+def provenance(inputs: Mapping[str, Path | None]) -> dict[str, Any]:
+    """The sha256 of every input, the versions of the libraries, and the commit of this code.
+
+    Inputs that are None are left out. Raises OSError for one that cannot be read.
+    """
+    return {
+        "inputs": {name: digest(path) for name, path in inputs.items() if path is not None},
+        "versions": {"python": platform.python_version()} | _versions(),
+        "commit": _commit(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, or of a folder's files: their names and their own digests, in order."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listed = "".join(f"{file.relative_to(path).as_posix()} {digest(file)}\n" for file in files)
+        return hashlib.sha256(listed.encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """The commit that is checked out here, "+" behind it where files differ; None outside git."""
+    here = Path(__file__).parent
+    try:
+        commit, changed = (
+            subprocess.run(
+                ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", str(here)])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
