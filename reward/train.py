@@ -11,17 +11,14 @@ whoever wants to see them reads that file.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reward.accuracy import report
@@ -50,6 +47,7 @@ from reward.preferences import Criterion, PreferencePair
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.score import score_pairs
 from reward.settings import parse, to_mapping
+from reward.training_state import load_state, save_state
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -111,7 +109,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         figures = optimiser_step(model, optimiser, minibatch_rows, config, step, len(steps))
         folder.log_metrics(step, len(steps), **figures)
         if step % config.checkpoint_every_steps == 0 and step < len(steps):
-            folder.save_checkpoint(partial(_save_state, model, optimiser, step))
+            state = partial(save_state, model=model, optimiser=optimiser, position={"step": step})
+            folder.save_checkpoint(state)
     training_seconds = time.monotonic() - training_started
 
     # 4. measure and leave
@@ -292,25 +291,15 @@ def _auxiliary(chosen: Tensor, rejected: Tensor, rows: Sequence[PairRows]) -> Te
     return safety_auxiliary_loss(chosen, rejected, *flags)
 
 
-def _save_state(model: Any, optimiser: torch.optim.Optimizer, step: int, folder: Path) -> None:
-    """Weights, optimiser and position; orders follow from the seed, and nothing else is random."""
-    weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
-    save_file(weights, folder / "weights.safetensors")
-    torch.save(optimiser.state_dict(), folder / "optimiser.pt")
-    (folder / "position.json").write_text(json.dumps({"step": step}))
-
-
 def _resume(folder: RunFolder, model: Any, optimiser: torch.optim.Optimizer) -> int:
-    """Put the last checkpoint into model and optimiser; returns the step it was taken after."""
+    """Put the last checkpoint into model and optimiser; returns the step it was taken after.
+
+    Orders follow from the seed, and nothing else is random.
+    """
     checkpoint = folder.resumable_checkpoint()
     if checkpoint is None:
         return 0
-    weights = load_file(checkpoint / "weights.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
-    optimiser.load_state_dict(torch.load(checkpoint / "optimiser.pt", weights_only=True))
-    step: int = json.loads((checkpoint / "position.json").read_text())["step"]
+    step: int = load_state(checkpoint, model, optimiser)["step"]
     print(f"Resuming after step {step}.", flush=True)
     return step
 
