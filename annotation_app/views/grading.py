@@ -38,7 +38,8 @@ def grade(request: HttpRequest, pk: int) -> HttpResponse:
     if found.attempt.person_id == who.pk:
         raise NotAssigned("Nobody grades their own texts.")
     if request.method == "GET":
-        return _page(request, found, GradeForm())
+        given = found.grade.comment if found.grade else ""
+        return _page(request, found, GradeForm(initial={"comment": given}))
     form, step = GradeForm(request.POST), GradingStepForm(request.POST)
     if not form.is_valid() or not step.is_valid():
         return _page(request, found, form, status=400)

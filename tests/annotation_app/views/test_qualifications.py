@@ -334,6 +334,7 @@ def test_grading(as_rita, rita, bob, alice):
     answer = as_rita.post(address, {"grade": "5", "comment": "Clear."})
     second = first.attempt.answers.last()
     assert answer.url == reverse("grade", args=[second.pk])
+    assert "Clear.</textarea>" in text(as_rita.get(address))  # whoever corrects keeps the comment
     assert as_rita.post(address, {"grade": "1"}).status_code == 409
     assert as_rita.get(reverse("grade", args=[own.pk])).status_code == 403
     assert as_rita.post(reverse("grade", args=[own.pk]), {"grade": "5"}).status_code == 403
