@@ -6,6 +6,9 @@ BIN := .venv/bin
 FREE_KB := 4000000
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= 2
+# Many tests wait for a browser or a process, so one more runs than there are cores.
+SIDE_BY_SIDE = -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1))) --dist loadfile \
+	--no-loadscope-reorder
 
 .PHONY: setup run test lint proof clean
 setup: .venv/.ready
@@ -38,8 +41,9 @@ lint: setup
 
 test: lint
 	@$(BIN)/python -m tests.chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.on_postgresql -m "not browser" tests/annotation_app
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.on_postgresql $(SIDE_BY_SIDE) -m "not browser" \
+		tests/annotation_app
 	@$(BIN)/python -m tests.chromium --summary
 
 # The long proofs; their dated figures stand in EXPERIMENTS.md.

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import environment  # noqa: F401  (first: it names the settings and their folder)
 from tests.chromium import ARGUMENTS, NO_CHROMIUM, find_chromium
 
+# Tests run side by side: how long an example takes says nothing about the code.
+settings.register_profile("tandem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tandem")
+
 
 def pytest_collection_modifyitems(items):
-    """Tests in a browser are marked: they need not run once more on the other database."""
+    """The few files in which the whole platform runs come first: side by side with the rest.
+
+    Tests in a browser are marked: they need not run once more on the other database.
+    """
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
     for item in items:
         if "chromium" in item.fixturenames:
             item.add_marker("browser")

@@ -12,7 +12,10 @@ if "TANDEM_TEST_VAR" not in os.environ:
     os.environ["TANDEM_TEST_VAR"] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 os.environ["DJANGO_SETTINGS_MODULE"] = "annotation_app.settings"
-os.environ["TANDEM_VAR"] = os.environ["TANDEM_TEST_VAR"]
+# Tests that run side by side (pytest -n) have a folder each, and so have the processes they start.
+os.environ["TANDEM_VAR"] = os.path.join(
+    os.environ["TANDEM_TEST_VAR"], os.environ.get("PYTEST_XDIST_WORKER", "")
+)
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"  # Playwright's loop runs in the tests' thread
 os.environ["BEAT_SECONDS"] = "1"
 django.setup()
