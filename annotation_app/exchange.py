@@ -70,15 +70,17 @@ class Exported(NamedTuple):
 
 
 def write_snapshot(criterion: str) -> Snapshot:
-    """Freeze what is collected so far: ``pairs.jsonl``, ``holdout.jsonl``, ``ties.jsonl``.
+    """Freeze what is collected so far: ``pairs.jsonl``, ``holdout.jsonl`` and the undecided ones,
+    ``ties.jsonl`` and ``holdout_ties.jsonl``.
 
     The files carry the pairs of both criteria, each marked, because the recipe mixes them; the
     criterion names the model that will be trained. Raises CannotStart when nothing of the
     criterion can be trained on.
     """
     counts: Counter[str] = Counter()
-    train, holdout, ties = _divide(_exported(counts), counts)
-    counts[f"{criterion}_pairs"] = sum(item.pair.criterion == criterion for item in train)
+    groups = _divide(_exported(counts), counts)
+    read = (*groups["pairs"], *groups["holdout"], *groups["ties"])
+    counts[f"{criterion}_pairs"] = sum(item.pair.criterion == criterion for item in groups["pairs"])
     if not counts[f"{criterion}_pairs"]:
         raise CannotStart(
             f"There is no {criterion} comparison with a choice to train on yet: "
@@ -87,15 +89,14 @@ def write_snapshot(criterion: str) -> Snapshot:
     key = f"snapshots/{uuid.uuid4().hex}"
     folder = storage.path(key)
     folder.mkdir(parents=True)
-    for name, group in (("pairs", train), ("holdout", holdout), ("ties", ties)):
+    for name, group in groups.items():
         counts[name] = write_pairs(folder / f"{name}.jsonl", (item.pair for item in group))
-    used = [pk for group in (train, holdout) for item in group for pk in item.annotation_ids]
+    used = [pk for item in read for pk in item.annotation_ids]
     manifest = {
         "criterion": criterion,
         "counts": dict(counts),
         "files": {
-            f"{name}.jsonl": storage.file_sha256(folder / f"{name}.jsonl")
-            for name in ("pairs", "holdout", "ties")
+            f"{name}.jsonl": storage.file_sha256(folder / f"{name}.jsonl") for name in groups
         },
         "annotations": len(used),
     }
@@ -221,25 +222,22 @@ def _origin(response: Response) -> Origin | None:
     return Origin(response.checkpoint.name, response.temperature, response.top_p, response.seed)
 
 
-def _divide(
-    exported: Iterable[Exported], counts: Counter[str]
-) -> tuple[list[Exported], list[Exported], list[Exported]]:
-    """Train, holdout and ties. Beyond the cap per batch a held-out pair stays unused."""
-    train: list[Exported] = []
-    holdout: list[Exported] = []
-    ties: list[Exported] = []
+def _divide(exported: Iterable[Exported], counts: Counter[str]) -> dict[str, list[Exported]]:
+    """The snapshot's files. Beyond the cap per batch a held-out pair stays unused."""
+    files: dict[str, list[Exported]] = {"pairs": [], "holdout": [], "ties": [], "holdout_ties": []}
     held: Counter[int] = Counter()
     for item in exported:
+        is_held_out = item.split != Split.TRAIN
         if item.is_tie:
-            ties.append(item)
-        elif item.split == Split.TRAIN:
-            train.append(item)
+            files["holdout_ties" if is_held_out else "ties"].append(item)
+        elif not is_held_out:
+            files["pairs"].append(item)
         elif held[item.batch_id] < settings.HOLDOUT_CAP_PER_BATCH:
             held[item.batch_id] += 1
-            holdout.append(item)
+            files["holdout"].append(item)
         else:
             counts["beyond_holdout_cap"] += 1
-    return train, holdout, ties
+    return files
 
 
 # --- prompt sets ---------------------------------------------------------------------------------
@@ -338,6 +336,7 @@ def _reward_training_command(run: Run) -> list[str]:
     flags = {
         "pairs": snapshot / "pairs.jsonl",
         "holdout": snapshot / "holdout.jsonl",
+        "ties": snapshot / "ties.jsonl",
         "model": _folder(run, "start"),
         "out": run_folder(run).path,
         "criterion": run.criterion,

@@ -131,7 +131,6 @@ def prepare_case(
         warmup_share=0.0,
         warmup_least_steps=0,
         pairs_per_step=arguments.pairs_per_step,
-        pairs_per_minibatch=arguments.pairs_per_step,
         max_tokens=arguments.max_tokens,
         shuffle=False,
         seed=arguments.seed,
@@ -225,7 +224,7 @@ def score_holdout(model_folder: Path, case: Case) -> tuple[list[ScoredPair], int
     model, tokenizer = load_reward_model(model_folder)
     rows = tokenise(tokenizer, load_pairs(case.holdout))
     fitted = within_length(tokenizer, rows, case.config.max_tokens, "drop")
-    return score_pairs(model, fitted.rows, 2 * case.config.pairs_per_minibatch), fitted.dropped
+    return score_pairs(model, fitted.rows, case.config.tokens_per_minibatch), fitted.dropped
 
 
 def paired_difference(ours: Sequence[ScoredPair], theirs: Sequence[ScoredPair]) -> dict[str, Any]:

@@ -35,6 +35,9 @@ class TrainConfig(Settings):
     out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
     criterion: Criterion = setting(REQUIRED, "what the scores shall mean")
     holdout: Path | None = setting(None, "pairs file that only accuracy is measured on")
+    ties: Path | None = setting(
+        None, "pairs file of comparisons that annotators left undecided; see tie_threshold"
+    )
     margin: Literal["none", "small", "large"] = setting(
         "small", "margin by preference strength; table 27, small is the best average of table 28"
     )
@@ -59,6 +62,12 @@ class TrainConfig(Settings):
         "weight of the square of a pair's summed scores; off, Eisenstein et al. 2023 use 0.01",
         NOT_NEGATIVE,
     )
+    tie_threshold: float = setting(
+        0.0,
+        "how far apart two responses must be to be told apart, raw score; 0 leaves ties out; "
+        "Rao and Kupper 1967",
+        NOT_NEGATIVE,
+    )
     mixture: Literal["published", "own", "all"] = setting(
         "published", "which pairs are mixed in; section 3.2.2, see reward.data.mix"
     )
@@ -75,8 +84,10 @@ class TrainConfig(Settings):
         5, "at least so many steps warm up; section 3.2.2", NOT_NEGATIVE
     )
     pairs_per_step: int = setting(512, "pairs per optimiser step; section 3.2.2", AT_LEAST_1)
-    pairs_per_minibatch: int = setting(
-        16, "pairs put through the model at once; our choice", AT_LEAST_1
+    tokens_per_minibatch: int = setting(
+        4_096,
+        "distinct tokens put through the model at once, at least a pair's; our choice",
+        AT_LEAST_1,
     )
     recompute_activations: bool = setting(
         False, "activation checkpointing: less memory for a third more work; our choice"
@@ -119,7 +130,9 @@ class EvaluateConfig(Settings):
     max_tokens: int = setting(
         4096, "pairs with a longer row are left out and counted, tokens", AT_LEAST_1
     )
-    rows: int = setting(64, "rows put through the model at once; our choice", AT_LEAST_1)
+    tokens_per_minibatch: int = setting(
+        16_384, "distinct tokens put through the model at once; our choice", AT_LEAST_1
+    )
     device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
     dtype: DType = setting("float32", "type the trunk computes in")
 
@@ -131,6 +144,8 @@ class ScoreConfig(Settings):
     model: Path = setting(REQUIRED, "folder of the reward model")
     input: Path = setting(REQUIRED, "JSON lines with messages that end with an assistant's")
     output: Path = setting(REQUIRED, "JSON lines file to write")
-    rows: int = setting(64, "rows put through the model at once; our choice", AT_LEAST_1)
+    tokens_per_minibatch: int = setting(
+        16_384, "distinct tokens put through the model at once; our choice", AT_LEAST_1
+    )
     device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
     dtype: DType = setting("float32", "type the trunk computes in")

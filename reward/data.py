@@ -22,6 +22,7 @@ class PairRows(NamedTuple):
     pair: PreferencePair
     chosen: list[int]
     rejected: list[int]
+    is_tie: bool = False
 
     @property
     def longest(self) -> int:

@@ -20,7 +20,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     model.to(pick_device(config.device))
     rows = tokenise(tokenizer, load_pairs(config.pairs))
     fitted = within_length(tokenizer, rows, config.max_tokens, "drop")
-    scored = score_pairs(model, fitted.rows, config.rows, config.dtype)
+    scored = score_pairs(model, fitted.rows, config.tokens_per_minibatch, config.dtype)
     return {**report(scored), "over_long": fitted.dropped}
 
 

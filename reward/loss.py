@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,6 +52,20 @@ def ranking_loss(
     if target is not None:
         loss = loss + (1 - target) * logit  # -p log sigmoid(x) - (1-p) log sigmoid(-x)
     return loss.mean() if weight is None else (loss * weight).sum() / weight.sum()
+
+
+def tie_loss(chosen: Tensor, rejected: Tensor, threshold: float, weight: Tensor) -> Tensor:
+    """Weighted mean of ``-log P(tie)`` of responses that annotators left undecided.
+
+    Rao and Kupper (1967): with a threshold t above 0 a response is chosen with the probability
+    sigmoid(d - t), d the difference of scores, and a tie is what the two choices leave over,
+    (exp(2t) - 1) sigmoid(d - t) sigmoid(-d - t). Decided pairs then have t added to their margin.
+    ``chosen``, ``rejected`` (in any order) and ``weight`` are (B,); returns a scalar ().
+    """
+    apart = chosen - rejected  # (B,)
+    either = F.softplus(threshold - apart) + F.softplus(threshold + apart)
+    loss = either - 2 * threshold - math.log(-math.expm1(-2 * threshold))
+    return (loss * weight).sum() / weight.sum()
 
 
 def centring_loss(chosen: Tensor, rejected: Tensor) -> Tensor:

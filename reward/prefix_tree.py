@@ -52,7 +52,7 @@ def prefix_tree(tokens: Sequence[Sequence[int]], shortest: int = SHORTEST) -> Pr
     waiting: list[_Stem] = [_Stem(stem, 0, (), starts=True) for stem in reversed(stems)]
     while waiting:
         stem = waiting.pop()
-        common = _common(rows[stem.rows[0]], rows[stem.rows[-1]], stem.depth)
+        common = common_prefix(rows[stem.rows[0]], rows[stem.rows[-1]], stem.depth)
         start = len(tree.tokens) if stem.starts else tree.chains.pop().start
         tree.tokens.extend(rows[stem.rows[0]][stem.depth : common])
         tree.positions.extend(range(stem.depth, common))
@@ -85,9 +85,9 @@ def _stems(
     return [list(group) for _, group in parted]
 
 
-def _common(first: list[int], last: list[int], depth: int) -> int:
-    """How many tokens two rows share, given that they share ``depth``."""
-    low, high = depth, min(len(first), len(last))
+def common_prefix(first: list[int], last: list[int], known: int = 0) -> int:
+    """How many tokens two rows share from the start on, ``known`` of which are known."""
+    low, high = known, min(len(first), len(last))
     while low < high:
         middle = (low + high + 1) // 2
         if first[low:middle] == last[low:middle]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from reward.accuracy import ScoredPair
 from reward.config import ScoreConfig
 from reward.data import PairRows, row_tokens
+from reward.minibatches import minibatches
 from reward.model import load_reward_model, pick_device, score_rows, shares_prefixes
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.settings import parse
@@ -24,11 +25,11 @@ class Scorer:
     """A reward model ready to score conversations."""
 
     def __init__(
-        self, folder: Path, device: str = "auto", dtype: str = "float32", rows: int = 64
+        self, folder: Path, device: str = "auto", dtype: str = "float32", tokens: int = 16_384
     ) -> None:
         model, self.tokenizer = load_reward_model(folder)
         self.model = model.to(pick_device(device))
-        self.dtype, self.rows = dtype, rows
+        self.dtype, self.tokens = dtype, tokens
 
     def __call__(self, conversations: Sequence[Sequence[Message]]) -> Tensor:
         """Raw scores (B,) of B conversations that each end with the answer to be judged."""
@@ -36,21 +37,18 @@ class Scorer:
 
     def score_tokens(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Raw scores (B,) of B token rows."""
-        return score_tokens(self.model, rows, self.rows, self.dtype)
+        return score_tokens(self.model, rows, self.tokens, self.dtype)
 
 
 @torch.no_grad()
 def score_tokens(
-    model: object, rows: Sequence[Sequence[int]], at_once: int, dtype: str = "float32"
+    model: object, rows: Sequence[Sequence[int]], tokens: int, dtype: str = "float32"
 ) -> Tensor:
-    """Raw scores (B,) on the CPU; rows of like beginnings go through the model together, or, where
-    nothing is shared, of like lengths."""
+    """Raw scores (B,) on the CPU, with up to ``tokens`` going through the model at once."""
     scores = torch.empty(len(rows))
-    likeness = list if shares_prefixes(model) else len
-    order = sorted(range(len(rows)), key=lambda i: likeness(rows[i]))
-    starts = range(0, len(rows), at_once)
-    for start in tqdm(starts, desc="scoring", ncols=80, disable=_quiet(len(starts))):
-        chosen = order[start : start + at_once]
+    groups = [(list(row),) for row in rows]
+    parts = list(minibatches(groups, tokens, shares_prefixes(model)))
+    for chosen in tqdm(parts, desc="scoring", ncols=80, disable=_quiet(len(parts))):
         scores[chosen] = score_rows(model, [rows[i] for i in chosen], dtype).cpu()
     return scores
 
@@ -60,11 +58,11 @@ def _quiet(minibatches: int) -> bool:
 
 
 def score_pairs(
-    model: object, rows: Sequence[PairRows], at_once: int, dtype: str = "float32"
+    model: object, rows: Sequence[PairRows], tokens: int, dtype: str = "float32"
 ) -> list[ScoredPair]:
     """Both responses of every pair, scored."""
     flat = [tokens for row in rows for tokens in (row.chosen, row.rejected)]
-    scores = score_tokens(model, flat, at_once, dtype).view(-1, 2).tolist()
+    scores = score_tokens(model, flat, tokens, dtype).view(-1, 2).tolist()
     return [ScoredPair(row.pair, *both) for row, both in zip(rows, scores, strict=True)]
 
 
@@ -78,7 +76,7 @@ def score_file(config: ScoreConfig) -> int:
             raise reader.refuse("messages", record["messages"], "messages that end with an answer")
         records.append(record)
         conversations.append(messages)
-    scorer = Scorer(config.model, config.device, config.dtype, config.rows)
+    scorer = Scorer(config.model, config.device, config.dtype, config.tokens_per_minibatch)
     scores = scorer(conversations).tolist()
     temporary = config.output.with_name(config.output.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reward.accuracy import report
+from reward.accuracy import ScoredPair, report
 from reward.config import TrainConfig
 from reward.data import (
     PairRows,
@@ -33,7 +33,8 @@ from reward.data import (
     tokenise,
     within_length,
 )
-from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_loss
+from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_loss, tie_loss
+from reward.minibatches import minibatches
 from reward.model import (
     context_tokens,
     pick_device,
@@ -74,6 +75,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         {
             "pairs": config.pairs,
             "holdout": config.holdout,
+            "ties": config.ties,
             "manifest": manifest if manifest.is_file() else None,
             "model": config.model,
         }
@@ -84,6 +86,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     holdout = load_pairs(config.holdout) if config.holdout else []
     refuse_leak(every, holdout)
     pairs = mix(every, config.criterion, config.mixture, config.seed)
+    ties = _ties(config)
+    refuse_leak(ties, holdout)
 
     # 2. model: the chat model's trunk with a fresh head
     model, tokenizer = start_from_chat_model(config.model, config.seed)
@@ -91,12 +95,12 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     if config.recompute_activations:
         recompute_activations(model)
     longest = min(config.max_tokens, context_tokens(model) or config.max_tokens)
-    fitted, held = (
+    fitted, tied, held = (
         within_length(tokenizer, tokenise(tokenizer, some), longest, config.over_long)
-        for some in (pairs, holdout)
+        for some in (pairs, ties, holdout)
     )
-    rows = fitted.rows
-    if not rows:
+    rows = [*fitted.rows, *(row._replace(is_tie=True) for row in tied.rows)]
+    if not fitted.rows:
         raise ValueError(f"{config.pairs} leaves no pair to train a {config.criterion} model on")
 
     # 3. optimise
@@ -114,8 +118,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     training_seconds = time.monotonic() - training_started
 
     # 4. measure and leave
-    at_once = 2 * config.pairs_per_minibatch
-    scored = score_pairs(model, held.rows, at_once, config.dtype)
+    scored = score_pairs(model, held.rows, 2 * config.tokens_per_minibatch, config.dtype)
     replace_folder(folder.model, lambda new: save_reward_model(model, tokenizer, new))
     folder.write_result(
         {
@@ -126,9 +129,10 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
                 "over_long": held.dropped,
                 "cut": held.cut,
             },
-            "pairs": len(rows),
-            "over_long": fitted.dropped,
-            "cut": fitted.cut,
+            "pairs": len(fitted.rows),
+            "ties": len(tied.rows),
+            "over_long": fitted.dropped + tied.dropped,
+            "cut": fitted.cut + tied.cut,
             "composition": composition(row.pair for row in rows),
             "steps": len(steps),
             "training_seconds": round(training_seconds, 3),
@@ -136,6 +140,15 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         }
     )
     return folder.result() or {}
+
+
+def _ties(config: TrainConfig) -> list[PreferencePair]:
+    """The undecided comparisons to learn from: those of the criterion, where a threshold is set."""
+    if config.ties is None or not config.tie_threshold:
+        return []
+    of_criterion = config.mixture != "all"
+    ties = load_pairs(config.ties)
+    return [tie for tie in ties if not of_criterion or tie.criterion is config.criterion]
 
 
 def build_optimiser(model: Any, config: TrainConfig) -> torch.optim.AdamW:
@@ -189,7 +202,7 @@ def optimiser_step(
     config: TrainConfig,
     step: int,
     total: int,
-) -> dict[str, float | int]:
+) -> dict[str, float | None]:
     """One update from all pairs of the step, a minibatch at a time; returns its figures.
 
     Each minibatch counts by its share of the step's pairs (auxiliary loss: of its known
@@ -199,8 +212,11 @@ def optimiser_step(
     for group in optimiser.param_groups:
         group["lr"] = rate
     known = _known(rows) or 1
+    decided = sum(not row.is_tie for row in rows)
     ranking = auxiliary = centring = correct = 0.0
-    for minibatch in _minibatches(model, rows, config.pairs_per_minibatch):
+    both = [(row.chosen, row.rejected) for row in rows]
+    for indices in minibatches(both, config.tokens_per_minibatch, shares_prefixes(model)):
+        minibatch = [rows[i] for i in indices]
         chosen, rejected = _score_pairs(model, minibatch, config.dtype)
         rank = _ranking(chosen, rejected, minibatch, config) * _part(minibatch, rows, config)
         safety = _auxiliary(chosen, rejected, minibatch) * (_known(minibatch) / known)
@@ -210,7 +226,11 @@ def optimiser_step(
         ranking += rank.item()
         auxiliary += safety.item()
         centring += centre.item()
-        correct += (chosen > rejected).sum().item() + 0.5 * (chosen == rejected).sum().item()
+        correct += sum(
+            ScoredPair(row.pair, *scores).credit
+            for row, *scores in zip(minibatch, chosen.tolist(), rejected.tolist(), strict=True)
+            if not row.is_tie
+        )
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
     loss_value = ranking + auxiliary_weight(config) * auxiliary + config.centring * centring
     if not math.isfinite(loss_value) or not math.isfinite(norm.item()):
@@ -222,7 +242,7 @@ def optimiser_step(
         "ranking_loss": ranking,
         "auxiliary_loss": auxiliary,
         "centring_loss": centring,
-        "accuracy": correct / len(rows),
+        "accuracy": correct / decided if decided else None,
         "learning_rate": rate,
         "gradient_norm": norm.item(),
         "pairs": len(rows),
@@ -234,16 +254,6 @@ def auxiliary_weight(config: TrainConfig) -> float:
     return config.auxiliary_weight if config.criterion is Criterion.SAFETY else 0.0
 
 
-def _minibatches(model: Any, rows: Sequence[PairRows], size: int) -> Iterator[list[PairRows]]:
-    """Pairs of like beginnings together, or, where nothing is shared, of like lengths."""
-    if shares_prefixes(model):
-        order = sorted(rows, key=lambda row: row.chosen)
-    else:
-        order = sorted(rows, key=lambda row: row.longest)
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
 def _score_pairs(model: Any, rows: Sequence[PairRows], dtype: str) -> tuple[Tensor, Tensor]:
     both = [row.chosen for row in rows] + [row.rejected for row in rows]
     scores = score_rows(model, both, dtype)  # (2B,)
@@ -253,9 +263,25 @@ def _score_pairs(model: Any, rows: Sequence[PairRows], dtype: str) -> tuple[Tens
 def _ranking(
     chosen: Tensor, rejected: Tensor, rows: Sequence[PairRows], config: TrainConfig
 ) -> Tensor:
-    margins = [MARGINS[config.margin][row.pair.strength] for row in rows]
-    numbers = (margins, _weights(rows, config), [_target(row.pair, config) for row in rows])
-    return ranking_loss(chosen, rejected, *(torch.tensor(n, device=chosen.device) for n in numbers))
+    """The weighted mean over decided pairs and ties alike."""
+    weights = torch.tensor(_weights(rows, config), device=chosen.device)  # (B,)
+    parts = []
+    if decided := [i for i, row in enumerate(rows) if not row.is_tie]:
+        numbers = (
+            torch.tensor([of(rows[i].pair, config) for i in decided], device=chosen.device)
+            for of in (_margin, _target)
+        )
+        margin, target = numbers
+        of_decided = (chosen[decided], rejected[decided], margin, weights[decided], target)
+        parts.append(ranking_loss(*of_decided) * weights[decided].sum())
+    if tied := [i for i, row in enumerate(rows) if row.is_tie]:
+        of_tied = (chosen[tied], rejected[tied], config.tie_threshold, weights[tied])
+        parts.append(tie_loss(*of_tied) * weights[tied].sum())
+    return torch.stack(parts).sum() / weights.sum()
+
+
+def _margin(pair: PreferencePair, config: TrainConfig) -> float:
+    return MARGINS[config.margin][pair.strength] + config.tie_threshold
 
 
 def _target(pair: PreferencePair, config: TrainConfig) -> float:

@@ -46,8 +46,8 @@ class RewardModels:
 
     def __init__(self, helpfulness: Path, safety: Path, threshold: float, compute: Compute) -> None:
         self.threshold = threshold
-        self._helpfulness = Scorer(helpfulness, compute.device, compute.dtype, compute.forward_rows)
-        self._safety = Scorer(safety, compute.device, compute.dtype, compute.forward_rows)
+        self._helpfulness = Scorer(helpfulness, compute.device, compute.dtype)
+        self._safety = Scorer(safety, compute.device, compute.dtype)
 
     def score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Scores:
         """Score ``texts[i]`` as the answer to ``prompts[i]``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_loss
+from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_loss, tie_loss
 from reward.preferences import STRONGEST_FIRST
 
 C1 = [
@@ -133,3 +133,27 @@ def test_centring_holds_the_sum_at_zero_and_leaves_the_difference():
     loss.backward()
     assert loss.item() == 16
     assert chosen.grad.item() == rejected.grad.item() == 8
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.5, 3.0])
+def test_win_loss_and_tie_are_everything_that_can_happen(threshold):
+    """Rao and Kupper (1967): their three probabilities add up to 1, whatever the scores."""
+    chosen = torch.tensor([-4.0, -0.3, 0.0, 0.2, 5.0], dtype=torch.float64)
+    rejected, one = torch.zeros(5, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    for index in range(5):
+        pair = chosen[index : index + 1], rejected[index : index + 1]
+        wins = ranking_loss(*pair, threshold * one), ranking_loss(*reversed(pair), threshold * one)
+        losses = torch.stack([*wins, tie_loss(*pair, threshold, one)])
+        assert torch.exp(-losses).sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_a_tie_pulls_scores_together_and_stays_finite():
+    one = torch.ones(1)
+    chosen = torch.tensor([2.0], requires_grad=True)
+    tie_loss(chosen, torch.zeros(1), 0.5, one).backward()
+    assert chosen.grad.item() > 0  # less is better
+    assert tie_loss(torch.zeros(1), torch.zeros(1), 0.5, one) < tie_loss(one, -one, 0.5, one)
+    assert tie_loss(torch.tensor([1e4]), torch.tensor([-1e4]), 1e-6, one).isfinite()
+    assert tie_loss(one, one, 400.0, one).isfinite()
+    uneven = tie_loss(torch.tensor([1.0, 9.0]), torch.zeros(2), 0.5, torch.tensor([1.0, 0.0]))
+    assert uneven.item() == pytest.approx(tie_loss(one, torch.zeros(1), 0.5, one).item())

@@ -19,7 +19,7 @@ from reward.config import TrainConfig
 from reward.data import mix, row_tokens, tokenise, within_length
 from reward.evaluate import main as evaluate_main
 from reward.model import start_from_chat_model
-from reward.preferences import Criterion, Message, Verdict, write_pairs
+from reward.preferences import Criterion, Message, Verdict, read_pairs, write_pairs
 from reward.run_folder import RunFolder
 from reward.score import main as score_main
 from reward.train import (
@@ -134,6 +134,7 @@ def test_a_killed_run_resumes_bit_for_bit(config, tmp_path):
 
 
 FURTHER = {
+    "tie_threshold": 0.5,
     "soft_labels": True,
     "label_smoothing": 0.1,
     "reliability_weights": True,
@@ -150,12 +151,14 @@ def test_minibatches_give_the_gradient_of_the_big_batch(chat, losses):
         replace(pair, share=0.6 + 0.01 * n, verdicts=verdicts[n])
         for n, pair in enumerate(pairs(32, "safety"))
     ]
-    for size in (32, 5, 1):
+    for size in (8192, 150, 1):
         model, tokenizer = start_from_chat_model(chat, seed=0)
         rows = tokenise(tokenizer, judged)
+        if "tie_threshold" in losses:
+            rows[::5] = [row._replace(is_tie=True) for row in rows[::5]]
         config = TrainConfig(
             pairs=Path(), model=Path(), out=Path(), criterion=Criterion.SAFETY,
-            pairs_per_minibatch=size, gradient_clip=1e9, learning_rate=1e-3,
+            tokens_per_minibatch=size, gradient_clip=1e9, learning_rate=1e-3,
             warmup_least_steps=1, **losses,
         )  # fmt: skip
         optimiser = build_optimiser(model, config)
@@ -193,6 +196,28 @@ def test_c5_warm_up(config, total, steps):
 )
 def test_c5_cosine(progress, share):
     assert cosine_share(progress, 0.1) == pytest.approx(share, abs=1e-6)
+
+
+def test_ties_are_learnt_from_where_a_threshold_is_set(config):
+    ties = config.pairs.with_name("ties.jsonl")
+    write_pairs(ties, [replace(pair(n), id=f"tie {n}", share=0.5) for n in range(200, 216)])
+    config = changed(config, ties=ties)
+    assert train(config)["ties"] == 0
+    config = changed(config, out=config.out.with_name("tied"), tie_threshold=0.5)
+    result = train(config)
+    assert (result["pairs"], result["ties"]) == (len(list(read_pairs(config.pairs))), 16)
+    lines = RunFolder(config.out).metrics()
+    assert (
+        sum(line["pairs"] for line in lines[: len(lines) // config.epochs]) == 16 + result["pairs"]
+    )
+
+
+def test_a_tie_of_a_held_out_dialogue_is_a_leak(config):
+    ties = config.pairs.with_name("ties.jsonl")
+    held = next(iter(read_pairs(config.holdout)))
+    write_pairs(ties, [replace(held, share=0.5)])
+    with pytest.raises(ValueError, match="stand in the pairs and in the holdout"):
+        train(changed(config, ties=ties, tie_threshold=0.5))
 
 
 def test_another_configuration_is_refused_in_the_same_folder(config):

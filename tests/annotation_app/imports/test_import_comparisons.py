@@ -318,7 +318,7 @@ def test_what_we_export_comes_back(tmp_path, settings):
     import_file(write_array(tmp_path / "pandalm.json", items), "pandalm")
     folder = storage.path(write_snapshot("helpfulness").storage_key)
     exported = []
-    for name in ("pairs", "holdout", "ties"):
+    for name in ("pairs", "holdout", "ties", "holdout_ties"):
         exported += list(read_pairs(folder / f"{name}.jsonl"))
         import_file(folder / f"{name}.jsonl", "trl", batch="Back")
     back = Comparison.objects.filter(batch__name="Back").order_by("pk")

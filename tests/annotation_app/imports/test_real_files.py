@@ -7,8 +7,10 @@ from collections import Counter
 import pytest
 from django.db.models import Count
 
+from annotation_app import storage
 from annotation_app.exchange import write_snapshot
 from annotation_app.models import Annotation, Batch, Comparison, Dialogue, Prompt, Response, Run
+from reward.preferences import read_pairs
 from tests.annotation_app.imports.files import (
     HH_RLHF,
     PANDALM,
@@ -143,9 +145,17 @@ def test_qa_feedback(capsys):
 def test_ties_and_unusable_records_never_become_pairs(settings, tmp_path):
     settings.STORAGE_ROOT = tmp_path
     import_file(PANDALM, "pandalm")
-    counts = write_snapshot("helpfulness").counts
-    assert counts["ties"] == 36
+    snapshot = write_snapshot("helpfulness")
+    counts = snapshot.counts
+    assert counts["ties"] + counts["holdout_ties"] == 36
     assert counts["pairs"] + counts["holdout"] == 654 - 27 - 36
+    folder = storage.path(snapshot.storage_key)
+    train, held = (
+        {pair.root for name in names for pair in read_pairs(folder / f"{name}.jsonl")}
+        for names in (("pairs", "ties"), ("holdout", "holdout_ties"))
+    )
+    assert counts["holdout_ties"] > 0
+    assert train.isdisjoint(held)
 
 
 def test_one_file_under_both_criteria_is_two_imports():
