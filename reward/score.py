@@ -52,6 +52,8 @@ def score_tokens(
     for start in tqdm(starts, desc="scoring", ncols=80, disable=_quiet(len(starts))):
         chosen = order[start : start + at_once]
         scores[chosen] = score_rows(model, [rows[i] for i in chosen], dtype).cpu()
+    if not scores.isfinite().all():
+        raise ValueError(f"scores are {scores[~scores.isfinite()][0]}, allowed are finite numbers")
     return scores
 
 

@@ -214,7 +214,10 @@ def optimiser_step(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
     loss_value = ranking + auxiliary_weight(config) * auxiliary + config.centring * centring
     if not math.isfinite(loss_value) or not math.isfinite(norm.item()):
-        raise ValueError(f"loss is {loss_value} and gradient norm {norm.item()} at step {step}")
+        raise ValueError(
+            f"loss is {loss_value} and gradient norm {norm.item()} at step {step}, allowed are "
+            "finite numbers; the weights were left as they were"
+        )
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return {
@@ -311,6 +314,10 @@ def main(argv: list[str] | None = None) -> None:
         result = train(config)
     except (ValueError, OSError, RunFolderBusy) as error:
         sys.exit(str(error))
+    except torch.OutOfMemoryError as error:
+        sys.exit(
+            f"{error}\nLess memory: a smaller --pairs-per-minibatch, --recompute-activations true"
+        )
     held = result["holdout"]
     shown = f"{held['accuracy']:.3f} on {held['count']} pairs" if held["count"] else "no holdout"
     print(f"{result['steps']} steps in {result['seconds']} s; holdout accuracy {shown}")

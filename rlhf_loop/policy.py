@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from reward.model import load_tokenizer, pick_device, save_tokenizer
+from reward.model import load_tokenizer, pick_device, save_tokenizer, save_weights
 from reward.preferences import Message
 
 # Rows leave the batch once this share of it has stopped: copying the cache has a cost of its own.
@@ -60,7 +60,7 @@ def save_chat_model(model: Any, tokenizer: Any, folder: Path) -> None:
     temperature it is asked for.
     """
     model.generation_config.do_sample = True
-    model.save_pretrained(folder)
+    save_weights(model, folder)
     save_tokenizer(tokenizer, folder)
 
 
