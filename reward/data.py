@@ -65,7 +65,7 @@ def mix(
     if mixture == "own":
         return [pairs[i] for i in sorted(own)]
     collected = {i for i in own if pairs[i].source == COLLECTED}
-    if criterion is Criterion.HELPFULNESS:
+    if criterion == Criterion.HELPFULNESS:
         own = collected or own
         wanted = len(own)
     else:

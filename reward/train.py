@@ -234,7 +234,7 @@ def optimiser_step(
 
 def auxiliary_weight(config: TrainConfig) -> float:
     """The helpfulness model has no auxiliary loss (appendix A.3.3)."""
-    return config.auxiliary_weight if config.criterion is Criterion.SAFETY else 0.0
+    return config.auxiliary_weight if config.criterion == Criterion.SAFETY else 0.0
 
 
 def _minibatches(model: Any, rows: Sequence[PairRows], size: int) -> Iterator[list[PairRows]]:

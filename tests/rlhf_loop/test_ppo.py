@@ -56,6 +56,14 @@ def test_the_first_ratio_is_one_and_the_first_divergence_zero(learner):
     assert figures["ppo/ratio/error"] > 1e-4  # the later minibatches meet a changed policy
 
 
+def test_the_first_ratio_is_one_at_any_temperature(config):
+    """Answers are drawn, and their probabilities taken, at the same one."""
+    learner = Learner(replace(config, temperature=0.6))
+    rollout = collected(learner)
+    figures = learner.update(rollout, learning_targets(rollout, learner.config), 1)
+    assert figures["ppo/ratio/first_error"] < 1e-5
+
+
 def test_taking_rows_loses_nothing_but_padding(learner):
     rollout = collected(learner)
     for row in range(len(rollout.scores)):
