@@ -51,6 +51,7 @@ WANTED = {
     **{way: Counter(step=3, checkpoint=2) for way in list(WAYS)[1:]},
 }
 PATIENCE_SECONDS = 300
+ROOT = Path(__file__).resolve().parent.parent
 OF_THE_CLOCK = {"time", "seconds", "training_seconds"}
 
 
@@ -81,7 +82,7 @@ class Training:
         self.marks.unlink(missing_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         with self.log.open("ab") as log:
-            return subprocess.Popen(self.command, stdout=log, stderr=log, env=environment)
+            return subprocess.Popen(self.command, stdout=log, stderr=log, env=environment, cwd=ROOT)
 
     def doing(self) -> list[str]:
         """What the child has written down so far; the last is what it is doing."""
