@@ -315,9 +315,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError, RunFolderBusy) as error:
         sys.exit(str(error))
     except torch.OutOfMemoryError as error:
-        sys.exit(
-            f"{error}\nLess memory: a smaller --pairs-per-minibatch, --recompute-activations true"
-        )
+        less = "a smaller --pairs-per-minibatch or --recompute-activations true needs less"
+        sys.exit(f"{str(error).partition('. ')[0]}; {less}")
     held = result["holdout"]
     shown = f"{held['accuracy']:.3f} on {held['count']} pairs" if held["count"] else "no holdout"
     print(f"{result['steps']} steps in {result['seconds']} s; holdout accuracy {shown}")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from reward import model as reward_model
+from reward import train as training
 from reward.model import pick_device, save_reward_model, start_from_chat_model
 from reward.preferences import to_record, write_pairs
 from reward.run_folder import RunFolder
@@ -230,6 +231,17 @@ def test_memory_that_ran_out_is_not_taken_for_an_architecture(chat, monkeypatch)
     monkeypatch.setattr(reward_model, "_packed_states", full)
     with pytest.raises(torch.OutOfMemoryError):
         start_from_chat_model(chat, 0)
+
+
+def test_memory_that_runs_out_says_what_needs_less(flags, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(training, "optimiser_step", full)
+    assert refusal(flags) == (
+        "CUDA out of memory; a smaller --pairs-per-minibatch or --recompute-activations true needs "
+        "less"
+    )
 
 
 # --- numbers ----------------------------------------------------------------------------------
