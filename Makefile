@@ -49,6 +49,7 @@ test: lint
 # The long proofs; their dated figures stand in EXPERIMENTS.md.
 proof: setup
 	$(BIN)/python -m tests.annotators_at_once
+	$(BIN)/python -m tests.kill_reward_training
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

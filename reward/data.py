@@ -66,7 +66,7 @@ def mix(
     if mixture == "own":
         return [pairs[i] for i in sorted(own)]
     collected = {i for i in own if pairs[i].source == COLLECTED}
-    if criterion is Criterion.HELPFULNESS:
+    if criterion == Criterion.HELPFULNESS:
         own = collected or own
         wanted = len(own)
     else:
@@ -110,7 +110,8 @@ def last_token(tokenizer: Any) -> int:
 def tokenise(tokenizer: Any, pairs: Iterable[PreferencePair]) -> list[PairRows]:
     """Both rows of every pair.
 
-    Raises ValueError for a row that ends in the pad token: its score would be read one token early.
+    Raises ValueError for a row that ends in the pad token: its score would be read one token early;
+    and for two rows that the chat template makes the same.
     """
     rows = []
     for pair in pairs:
@@ -123,6 +124,8 @@ def tokenise(tokenizer: Any, pairs: Iterable[PreferencePair]) -> list[PairRows]:
                 f"pair {pair.id!r} ends in the pad token {tokenizer.pad_token!r}; "
                 "allowed is any other end token"
             )
+        if chosen == rejected:
+            raise ValueError(f"pair {pair.id!r} has two answers that are the same tokens")
         rows.append(PairRows(pair, chosen, rejected))
     return rows
 

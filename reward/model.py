@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
@@ -21,16 +22,26 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from reward import attention
 from reward.data import last_token
 from reward.prefix_tree import prefix_tree
+from reward.training_state import refuse_not_finite
 
 PAD_TOKEN = "<|pad|>"
+STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+"""What a stranger's modelling code raises that does not hear of a prefix tree."""
 ALIKE = 1e-3  # of the hidden states' norm; a wrong mask is far beyond, rounding far below
 
 
 def pick_device(device: str) -> torch.device:
-    """The device that a ``device`` setting names; "auto" is a GPU where there is one."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device that a ``device`` setting names; "auto" is a GPU where there is one.
+
+    Raises ValueError for one that this machine does not have.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"device is {device!r}, which cannot be used here: {why}") from None
 
 
 def start_from_chat_model(folder: Path, seed: int) -> tuple[Any, Any]:
@@ -38,10 +49,12 @@ def start_from_chat_model(folder: Path, seed: int) -> tuple[Any, Any]:
 
     The head has no bias and is drawn from N(0, 1/(H+1)) under ``seed`` (Stiennon et al. 2020).
     Returns (model, tokenizer). Raises ValueError for a folder without a model, an architecture
-    without a sequence classification class, or a tokenizer without a chat template.
+    without a sequence classification class, or a tokenizer without a chat template or with words
+    that the model has no embedding for.
     """
     tokenizer = load_tokenizer(folder)
     model = _load(folder)
+    _refuse_unknown_tokens(model, tokenizer, folder)
     with torch.no_grad():
         head = model.score.weight  # (1, H)
         drawn = torch.randn(head.shape, generator=torch.Generator().manual_seed(seed))
@@ -52,6 +65,7 @@ def start_from_chat_model(folder: Path, seed: int) -> tuple[Any, Any]:
 
 def load_reward_model(folder: Path) -> tuple[Any, Any]:
     """A saved reward model and its tokenizer. Raises ValueError for a folder that holds none."""
+    _refuse_no_model(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     names = config.architectures or []
     if not any(name.endswith("ForSequenceClassification") for name in names):
@@ -68,13 +82,25 @@ def _ready(model: Any, folder: Path) -> Any:
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer. Raises ValueError when it has no chat template that ends answers."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no model: it has no config.json")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    _refuse_no_model(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} has no tokenizer that can be read: {_line(error)}") from None
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer of {folder} has no chat template, and one is needed")
     last_token(tokenizer)
     return tokenizer
+
+
+def _refuse_no_model(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no model: it has no config.json")
+
+
+def _line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())
 
 
 def _load(folder: Path) -> Any:
@@ -82,10 +108,23 @@ def _load(folder: Path) -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=1, local_files_only=True, dtype=torch.float32
         )
-    except ValueError as error:
-        raise ValueError(f"{folder} cannot start a reward model: {error}") from None
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder} cannot start a reward model: {_line(error)}") from None
     model.config.use_cache = False
     return model.eval()  # for good: without dropout a row's score is one number
+
+
+def _refuse_unknown_tokens(model: Any, tokenizer: Any, folder: Path) -> None:
+    """A pad token beyond the embedding is harmless: it is masked, and gets a row of its own."""
+    size = model.get_input_embeddings().weight.shape[0]
+    unknown = {t: i for t, i in tokenizer.get_vocab().items() if i >= size}
+    unknown.pop(tokenizer.pad_token, None)
+    if unknown:
+        first = min(unknown, key=unknown.__getitem__)
+        raise ValueError(
+            f"the tokenizer of {folder} has tokens that its model does not know, one is {first!r} "
+            f"with the id {unknown[first]}; allowed are ids below {size}"
+        )
 
 
 def _separate_pad_from_end(model: Any, tokenizer: Any) -> None:
@@ -112,7 +151,7 @@ def recompute_activations(model: Any) -> None:
     for a third more work. Raises ValueError for an architecture that cannot."""
     if not model.supports_gradient_checkpointing:
         raise ValueError(f"{type(model).__name__} cannot compute its activations again")
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True  # it asks for that; what is in it, dropout too, stays as it is
@@ -150,7 +189,9 @@ def _try_tree(model: Any, layout: attention.Layout, expected: Tensor) -> str:
     try:
         model.set_attn_implementation(attention.NAME)
         found = _packed_states(model, layout, "float32")
-    except Exception as error:  # whatever a stranger's modelling code stumbles over
+    except (torch.OutOfMemoryError, MemoryError):
+        raise  # says nothing of what the model can do
+    except STUMBLES as error:
         return f"{type(error).__name__}: {error}"
     if not shares_prefixes(model):
         return "its attention cannot be exchanged"
@@ -237,8 +278,21 @@ def _head(model: Any, last: Tensor) -> Tensor:
 
 def save_reward_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write the Hugging Face layout: safetensors, config, tokenizer."""
-    model.save_pretrained(folder)
+    save_weights(model, folder)
     save_tokenizer(tokenizer, folder)
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Write weights and configuration.
+
+    Raises OSError naming the folder where it cannot be written, ValueError for weights that are not
+    finite: no score can be had from them.
+    """
+    refuse_not_finite(model)
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from None
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

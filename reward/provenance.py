@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "safet
 
 
 def provenance(inputs: Mapping[str, Path | None]) -> dict[str, Any]:
-    """The sha256 of every input, the versions of the libraries, and the commit of this code.
+    """The sha256 of every input, the versions of the libraries, the commit of this code, and on how
+    many threads: sums in another order are rounded otherwise.
 
     Inputs that are None are left out. Raises OSError for one that cannot be read.
     """
@@ -23,6 +25,7 @@ def provenance(inputs: Mapping[str, Path | None]) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | _versions(),
         "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}",
+        "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
     }
 
 

@@ -24,10 +24,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from reward.provenance import provenance
+from reward.provenance import digest, provenance
 
 PARENT_VARIABLE = "TANDEM_PARENT_PID"
 ATTEMPT_VARIABLE = "TANDEM_ATTEMPT"
+SEAL = "sha256.json"
 PARENT_CHECK_SECONDS = 0.5
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # as terminals are told
 
@@ -87,6 +88,8 @@ class RunFolder:
             except BlockingIOError:
                 raise RunFolderBusy(f"{self.path} is held by another running process") from None
             die_with_parent()
+            if self.result_file.exists():  # killed before its checkpoints were gone
+                self._forget_checkpoints()
             yield
 
     def is_held(self) -> bool:
@@ -106,13 +109,15 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Store what this run was asked to do; the same folder never serves two different asks.
 
-        Raises ValueError naming the first field that differs from the stored configuration.
+        One that was refused before its work began may be put right in the same folder. Raises
+        ValueError naming the first field that differs from the stored configuration.
         """
         config = json.loads(json.dumps(dict(config), default=str))
         if self.config_file.exists():
             stored = json.loads(self.config_file.read_text())
+            may_change = not self._has_begun() and stored.keys() == config.keys()
             for name in sorted(stored.keys() | config.keys()):
-                if stored.get(name) != config.get(name):
+                if stored.get(name) != config.get(name) and not may_change:
                     raise ValueError(
                         f"{self.path} was started with {name}={stored.get(name)!r}, not "
                         f"{config.get(name)!r}: use another --out folder"
@@ -125,7 +130,7 @@ class RunFolder:
         Raises ValueError naming an input whose contents have changed since the run began.
         """
         found = provenance(inputs)
-        if self.provenance_file.exists():
+        if self._has_begun() and self.provenance_file.exists():
             stored = json.loads(self.provenance_file.read_text(encoding="utf-8"))
             for name, path in inputs.items():
                 if stored["inputs"].get(name) != found["inputs"].get(name):
@@ -138,6 +143,9 @@ class RunFolder:
             found = {**stored, "later": [*stored.get("later", []), found]}
         write_json(self.provenance_file, found)
 
+    def _has_begun(self) -> bool:
+        return self.metrics_file.exists()
+
     # --- figures -------------------------------------------------------------------------
 
     def log_metrics(self, step: int, total: int, **figures: float | int | str | None) -> None:
@@ -149,7 +157,7 @@ class RunFolder:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value} at step {step}, allowed are finite numbers")
         line = {"step": step, "total": total, "time": round(time.time(), 3), **figures}
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if sys.stdout.isatty():
             self._show_progress(step, total)
@@ -168,8 +176,10 @@ class RunFolder:
         self._began = (step, time.monotonic())
         kept = [line for line in self.metrics() if line["step"] <= step]
         temporary = self.metrics_file.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self.metrics_file)
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        with writing(self.metrics_file):
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.metrics_file)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every whole line of figures so far (a line still being written is left out)."""
@@ -215,48 +225,123 @@ class RunFolder:
         """Say that the run is done. Carries the attempt, so an older attempt's can be refused."""
         attempt = int(os.environ.get(ATTEMPT_VARIABLE, "1"))
         write_json(self.result_file, {"attempt": attempt, **result})
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        self._forget_checkpoints()
 
     # --- resuming ------------------------------------------------------------------------
 
     def save_checkpoint(self, write: Callable[[Path], object]) -> None:
         """Replace ``checkpoint/`` by what ``write`` puts into the folder it is given.
 
-        A process killed at any moment leaves either the old checkpoint or the new one whole.
+        A process killed at any moment, or a full disk, leaves either the old checkpoint or the new
+        one whole. The old one stays beside the new one, as ``checkpoint.old``.
         """
-        replace_folder(self.checkpoint, write)
+
+        def sealed(new: Path) -> None:
+            write(new)
+            self._seal(new)
+
+        replace_folder(self.checkpoint, sealed, keep_old=True)
 
     def resumable_checkpoint(self) -> Path | None:
-        """The last whole checkpoint, or None when there is nothing to resume from."""
-        return whole_folder(self.checkpoint)
+        """The last whole checkpoint, or None when there is nothing to resume from.
+
+        Raises ValueError for one that is not, byte for byte, what this run wrote there.
+        """
+        checkpoint = whole_folder(self.checkpoint)
+        fault = self._fault(checkpoint) if checkpoint else ""
+        if fault:
+            before = self.checkpoint.with_name(self.checkpoint.name + ".old").exists()
+            to = "go on from the checkpoint before it" if before else "begin again"
+            raise ValueError(f"{fault}; to {to}, remove {checkpoint}")
+        return checkpoint
+
+    def _seal(self, folder: Path) -> None:
+        """Write down whose checkpoint this is and the sha256 of its files, which do not say so."""
+        files = {str(file.relative_to(folder)): digest(file) for file in _files(folder)}
+        write_json(folder / SEAL, {"config": self._config(), "files": files})
+
+    def _fault(self, folder: Path) -> str:
+        """What is wrong with a checkpoint, or ""."""
+        try:
+            seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+            config, files = seal["config"], dict(seal["files"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return f"{folder / SEAL} is missing or damaged"
+        if config != self._config():
+            return f"{folder} is the checkpoint of another run"
+        for name, sha256 in files.items():
+            if not (folder / name).is_file():
+                return f"{folder / name} is missing"
+            if digest(folder / name) != sha256:
+                return f"{folder / name} is damaged: it is not what was written"
+        return ""
+
+    def _config(self) -> Any:
+        return json.loads(self.config_file.read_text()) if self.config_file.exists() else None
+
+    def _forget_checkpoints(self) -> None:
+        for suffix in ("", ".old", ".new"):
+            name = self.checkpoint.name + suffix
+            shutil.rmtree(self.checkpoint.with_name(name), ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in the error of a write that failed: of a full disk the system names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that readers see the old file or the new one, never a part."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False, default=str)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with writing(path):
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
-def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Fill a new folder by ``write`` and put it in ``path``'s place; never half of it."""
+def replace_folder(path: Path, write: Callable[[Path], object], keep_old: bool = False) -> None:
+    """Fill a new folder by ``write`` and put it in ``path``'s place; never half of it.
+
+    What stood there stays beside it as ``….old`` until the next time where ``keep_old`` says so.
+    """
     new, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    write(new)
-    for file in new.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
-        os.rename(path, old)
-    os.rename(new, path)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        with writing(path):
+            new.mkdir(parents=True)
+            write(new)
+            _flush(new)
+    except Exception:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    with writing(path):
+        if path.exists():
+            os.rename(path, old)
+        os.rename(new, path)
+    if not keep_old:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _flush(folder: Path) -> None:
+    """Have every file of a folder on the disk."""
+    for file in _files(folder):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def whole_folder(path: Path) -> Path | None:

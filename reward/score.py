@@ -50,6 +50,8 @@ def score_tokens(
     parts = list(minibatches(groups, tokens, shares_prefixes(model)))
     for chosen in tqdm(parts, desc="scoring", ncols=80, disable=_quiet(len(parts))):
         scores[chosen] = score_rows(model, [rows[i] for i in chosen], dtype).cpu()
+    if not scores.isfinite().all():
+        raise ValueError(f"scores are {scores[~scores.isfinite()][0]}, allowed are finite numbers")
     return scores
 
 

@@ -234,7 +234,10 @@ def optimiser_step(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
     loss_value = ranking + auxiliary_weight(config) * auxiliary + config.centring * centring
     if not math.isfinite(loss_value) or not math.isfinite(norm.item()):
-        raise ValueError(f"loss is {loss_value} and gradient norm {norm.item()} at step {step}")
+        raise ValueError(
+            f"loss is {loss_value} and gradient norm {norm.item()} at step {step}, allowed are "
+            "finite numbers; the weights were left as they were"
+        )
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return {
@@ -251,7 +254,7 @@ def optimiser_step(
 
 def auxiliary_weight(config: TrainConfig) -> float:
     """The helpfulness model has no auxiliary loss (appendix A.3.3)."""
-    return config.auxiliary_weight if config.criterion is Criterion.SAFETY else 0.0
+    return config.auxiliary_weight if config.criterion == Criterion.SAFETY else 0.0
 
 
 def _score_pairs(model: Any, rows: Sequence[PairRows], dtype: str) -> tuple[Tensor, Tensor]:
@@ -337,6 +340,9 @@ def main(argv: list[str] | None = None) -> None:
         result = train(config)
     except (ValueError, OSError, RunFolderBusy) as error:
         sys.exit(str(error))
+    except torch.OutOfMemoryError as error:
+        less = "a smaller --pairs-per-minibatch or --recompute-activations true needs less"
+        sys.exit(f"{str(error).partition('. ')[0]}; {less}")
     held = result["holdout"]
     shown = f"{held['accuracy']:.3f} on {held['count']} pairs" if held["count"] else "no holdout"
     print(f"{result['steps']} steps in {result['seconds']} s; holdout accuracy {shown}")

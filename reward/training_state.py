@@ -17,7 +17,11 @@ WEIGHTS, MOMENTS, POSITION = "weights.safetensors", "optimiser.safetensors", "po
 def save_state(
     folder: Path, model: Any, optimiser: torch.optim.Optimizer, position: dict[str, Any]
 ) -> None:
-    """Write all that the next step depends on. ``position`` is the caller's own, JSON."""
+    """Write all that the next step depends on. ``position`` is the caller's own, JSON.
+
+    Raises ValueError for weights that are not finite: nothing could be resumed from them.
+    """
+    refuse_not_finite(model)
     named = dict(model.named_parameters())
     moments = {
         f"{name}/{key}": value
@@ -29,8 +33,18 @@ def save_state(
     (folder / POSITION).write_text(json.dumps(position), encoding="utf-8")
 
 
+def refuse_not_finite(model: Any) -> None:
+    """Raises ValueError naming a weight that is infinite or not a number."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"the weights have come apart: {name} is not finite")
+
+
 def _save(tensors: dict[str, Tensor], file: Path) -> None:
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, file)
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, file)
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from None
 
 
 def load_state(folder: Path, model: Any, optimiser: torch.optim.Optimizer) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from reward.model import load_tokenizer, pick_device, save_tokenizer
+from reward.model import load_tokenizer, pick_device, save_tokenizer, save_weights
 from reward.preferences import Message
 
 # Rows leave the batch once this share of it has stopped: copying the cache has a cost of its own.
@@ -46,9 +47,12 @@ def load_chat_model(folder: Path, device: str = "auto", dtype: str = "float32") 
     a tokenizer without a chat template.
     """
     tokenizer = load_tokenizer(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, dtype=getattr(torch, dtype)
-    )
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=getattr(torch, dtype)
+        )
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds no chat model: {' '.join(str(error).split())}") from None
     # eval() for good, also while training: dropout would make PPO's first ratio differ from 1.
     return model.to(pick_device(device)).eval(), tokenizer
 
@@ -60,7 +64,7 @@ def save_chat_model(model: Any, tokenizer: Any, folder: Path) -> None:
     temperature it is asked for.
     """
     model.generation_config.do_sample = True
-    model.save_pretrained(folder)
+    save_weights(model, folder)
     save_tokenizer(tokenizer, folder)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder, whole_folder
 from reward.settings import parse, to_mapping
+from reward.training_state import load_state, save_state
 from rlhf_loop.advantages import masked_mean
 from rlhf_loop.config import PPOConfig
 from rlhf_loop.figures import STEP_FIGURES, rollout_figures, step_figures
@@ -188,17 +189,9 @@ class Learner:
             "eval/safety": scores.safety.mean().item(),
         }
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of the weights."""
-        return {name: getattr(self, name).state_dict() for name in _LEARNT}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Put a checkpoint's weights back."""
-        for name in _LEARNT:
-            getattr(self, name).load_state_dict(state[name])
-
-
-_LEARNT = ("policy", "value_head", "optimizer")
+    def learnt(self) -> torch.nn.ModuleDict:
+        """What learns, and so belongs into a checkpoint."""
+        return torch.nn.ModuleDict({"policy": self.policy, "value_head": self.value_head})
 
 
 # --- the run -------------------------------------------------------------------------------------
@@ -302,8 +295,8 @@ def _best(run: RunFolder) -> Path:
 
 
 def _save(run: RunFolder, learner: Learner, standing: Standing) -> None:
-    state = {"standing": asdict(standing), **learner.state()}
-    run.save_checkpoint(lambda folder: torch.save(state, folder / "state.pt"))
+    learnt, position = learner.learnt(), asdict(standing)
+    run.save_checkpoint(lambda folder: save_state(folder, learnt, learner.optimizer, position))
 
 
 def _resume(run: RunFolder, learner: Learner) -> Standing | None:
@@ -312,10 +305,7 @@ def _resume(run: RunFolder, learner: Learner) -> Standing | None:
     if checkpoint is None:
         run.rewind_metrics(-1)
         return None
-    device = learner.policy.device
-    state = torch.load(checkpoint / "state.pt", map_location=device, weights_only=True)
-    learner.load_state(state)
-    standing = Standing(**state["standing"])
+    standing = Standing(**load_state(checkpoint, learner.learnt(), learner.optimizer))
     run.rewind_metrics(standing.iteration)
     return standing
 

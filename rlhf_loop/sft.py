@@ -18,6 +18,7 @@ from torch import Tensor
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.settings import parse, to_mapping
+from reward.training_state import load_state, save_state
 from rlhf_loop.config import FineTuning, SFTConfig
 from rlhf_loop.policy import (
     accepted,
@@ -206,18 +207,14 @@ def _step(
 
 
 def _save(run: RunFolder, model: Any, optimizer: torch.optim.Optimizer, step: int) -> None:
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    run.save_checkpoint(lambda folder: torch.save(state, folder / "state.pt"))
+    run.save_checkpoint(lambda folder: save_state(folder, model, optimizer, {"step": step}))
 
 
 def _resume(run: RunFolder, model: Any, optimizer: torch.optim.Optimizer) -> int:
     checkpoint = run.resumable_checkpoint()
     if checkpoint is None:
         return 0
-    state = torch.load(checkpoint / "state.pt", map_location=model.device, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(load_state(checkpoint, model, optimizer)["step"])
 
 
 def train(config: SFTConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,16 @@ def test_a_process_without_torch(modules):
     loaded = loaded_by(*modules)
     assert set(modules) <= loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+def test_nothing_is_pickled():
+    """A pickle runs what it holds: weights are safetensors, everything else is JSON."""
+    packages = ("reward", "rlhf_loop", "annotation_app", "demo")
+    sources = [file for name in packages for file in (ROOT / name).rglob("*.py")]
+    assert len(sources) > 100
+    for source in sources:
+        found = re.findall(r"pickle|torch\.(?:save|load)\(|\.pt\b|marshal", source.read_text())
+        assert not found, f"{source}: {found}"
 
 
 def test_the_shared_words_load_the_standard_library_only():

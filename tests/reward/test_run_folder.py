@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from reward.run_folder import PARENT_VARIABLE, RunFolder, RunFolderBusy, replace_folder
+from reward.run_folder import PARENT_VARIABLE, RunFolder, RunFolderBusy
 
 HOLD = """
 import sys, time
@@ -89,7 +89,7 @@ def test_a_failed_write_keeps_the_last_checkpoint(tmp_path):
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     folder = RunFolder(tmp_path)
-    replace_folder(folder.checkpoint, lambda new: (new / "weights").write_text("good"))
+    folder.save_checkpoint(lambda new: (new / "weights").write_text("good"))
     os.rename(folder.checkpoint, tmp_path / "checkpoint.old")
     assert (folder.resumable_checkpoint() / "weights").read_text() == "good"
 

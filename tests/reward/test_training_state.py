@@ -59,6 +59,15 @@ def test_a_damaged_file_is_named_and_nothing_is_changed(saved, name, fault):
     assert not optimiser.state
 
 
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    model, optimiser = a_model()
+    with torch.no_grad():
+        model[0].bias[2] = float("inf")
+    with pytest.raises(ValueError, match=r"have come apart: 0\.bias is not finite"):
+        save_state(tmp_path, model, optimiser, {"step": 1})
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_model_is_refused(saved):
     folder, _ = saved
     other = torch.nn.Sequential(torch.nn.Linear(4, 3))

@@ -149,6 +149,13 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         load_chat_model(tmp_path)
 
 
+def test_weights_that_are_cut_short_are_refused(tmp_path):
+    file = tiny_chat_model(tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="holds no chat model: Error while deserializing"):
+        load_chat_model(tmp_path)
+
+
 def test_positions_count_real_tokens_only():
     mask = torch.tensor([[False, False, True, True, True, False]])
     assert position_ids(mask).tolist() == [[0, 0, 0, 1, 2, 2]]

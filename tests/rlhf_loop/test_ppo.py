@@ -56,6 +56,14 @@ def test_the_first_ratio_is_one_and_the_first_divergence_zero(learner):
     assert figures["ppo/ratio/error"] > 1e-4  # the later minibatches meet a changed policy
 
 
+def test_the_first_ratio_is_one_at_any_temperature(config):
+    """Answers are drawn, and their probabilities taken, at the same one."""
+    learner = Learner(replace(config, temperature=0.6))
+    rollout = collected(learner)
+    figures = learner.update(rollout, learning_targets(rollout, learner.config), 1)
+    assert figures["ppo/ratio/first_error"] < 1e-5
+
+
 def test_taking_rows_loses_nothing_but_padding(learner):
     rollout = collected(learner)
     for row in range(len(rollout.scores)):
@@ -75,6 +83,8 @@ def gradient_step(config, rollout, targets):
 
 def test_the_step_does_not_depend_on_how_a_minibatch_is_cut(config, learner):
     rollout = collected(learner)
+    lengths = torch.arange(1, 13)[:, None]  # were they alike, shares of rows would pass as well
+    rollout = rollout._replace(mask=rollout.mask & (torch.arange(12) < lengths))
     targets = learning_targets(rollout, config)
     sgd_like = replace(config, adam_eps=1.0)  # AdamW's own 1e-5 makes rounding as large as a step
     steps = [gradient_step(replace(sgd_like, forward_rows=n), rollout, targets) for n in (1, 5, 12)]

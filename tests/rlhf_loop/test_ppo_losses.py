@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlhf_loop.advantages import masked_mean
+from rlhf_loop.advantages import kl_k3, masked_mean, shape_rewards
 from rlhf_loop.policy import exact_kl
 from rlhf_loop.ppo import policy_loss, value_loss
 
@@ -102,3 +102,51 @@ def test_ppo_finds_the_better_arm_of_a_bandit():
         policy_loss(now, old, advantages, torch.ones(64, 1, dtype=torch.bool), 0.2).backward()
         optimizer.step()
     assert logits.softmax(-1)[1] > 0.9
+
+
+# Five tokens as often as the policy draws them: a mean over these rows is the expectation.
+TENTHS = torch.tensor([1, 2, 3, 2, 2])
+DRAWN = torch.arange(5).repeat_interleave(TENTHS)
+REFERENCE = torch.tensor([0.3, 0.1, 0.2, 0.25, 0.15], dtype=torch.float64).log()
+
+
+def divergence(logits):
+    logprobs = logits.log_softmax(-1)
+    return (logprobs.exp() * (logprobs - REFERENCE)).sum()
+
+
+def penalty_alone(logits, kl_coef):
+    """The policy loss where the divergence from the reference is all that is rewarded."""
+    mask = torch.ones(10, 1, dtype=torch.bool)
+    logprobs = logits.log_softmax(-1)[DRAWN][:, None]
+    old = logprobs.detach()
+    nothing = torch.zeros(10, dtype=torch.float64)
+    rewards = shape_rewards(nothing, old, REFERENCE[DRAWN][:, None], mask, kl_coef)
+    return policy_loss(logprobs, old, rewards, mask, 0.2)
+
+
+def test_the_penalty_s_gradient_is_that_of_the_divergence():
+    policy = (TENTHS.double() / 10).log()
+    found, exact = (policy.clone().requires_grad_() for _ in range(2))
+    penalty_alone(found, 0.7).backward()
+    (0.7 * divergence(exact)).backward()
+    torch.testing.assert_close(found.grad, exact.grad)
+
+
+def test_a_step_on_the_penalty_alone_lowers_the_divergence():
+    logits = (TENTHS.double() / 10).log().requires_grad_()
+    before = divergence(logits)
+    penalty_alone(logits, 1.0).backward()
+    with torch.no_grad():
+        logits -= 0.1 * logits.grad
+    assert divergence(logits) < before - 1e-4
+
+
+def test_both_estimates_meet_the_divergence_in_a_sample():
+    """A million draws: within three standard errors."""
+    policy = (TENTHS.double() / 10).log()
+    drawn = torch.multinomial(policy.exp(), 10**6, True, generator=torch.Generator().manual_seed(0))
+    log_ratio = (policy - REFERENCE)[drawn]
+    for estimate in (log_ratio, kl_k3(log_ratio)):
+        error = 3 * estimate.std() / 10**3
+        assert (estimate.mean() - divergence(policy)).abs() < error

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,3 +123,60 @@ def test_fine_tuning_lowers_the_loss(chat_model, tmp_path):
     assert (result["rows"], result["too_long"]) == (8, 1)
     assert train(config) == result  # a finished run does nothing
     load_chat_model(config.out / "model", "cpu")
+
+
+@pytest.fixture
+def config(chat_model, tmp_path):
+    data = tmp_path / "data.jsonl"
+    lines = [
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]}
+        for text in ("Good day.", "Two years.", "No.", "By law, since you ask.")
+    ]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return SFTConfig(
+        data=data, model=chat_model, out=tmp_path / "run", epochs=4, batch=2, learning_rate=3e-3,
+        checkpoint_every=2,
+    )  # fmt: skip
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopped_after(step, config, monkeypatch):
+    """Fine-tune until that step is done."""
+    log_metrics = RunFolder.log_metrics
+
+    def stop(run, now, *args, **figures):
+        log_metrics(run, now, *args, **figures)
+        if now == step:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log_metrics", stop)
+        with pytest.raises(Stopped):
+            train(config)
+    return RunFolder(config.out)
+
+
+def test_a_stopped_run_ends_like_an_uninterrupted_one(config, monkeypatch, tmp_path):
+    run = stopped_after(5, config, monkeypatch)
+    names = {file.name for file in run.resumable_checkpoint().iterdir()}
+    assert names == {
+        "weights.safetensors", "optimiser.safetensors", "position.json", "sha256.json"
+    }  # fmt: skip
+    whole = replace(config, out=tmp_path / "whole")
+    assert train(config) == train(whole)
+    weights = [(path / "model/model.safetensors").read_bytes() for path in (config.out, whole.out)]
+    assert weights[0] == weights[1]
+    assert [line["step"] for line in run.metrics()] == list(range(1, 9))
+
+
+def test_a_damaged_checkpoint_is_refused(config, monkeypatch):
+    run = stopped_after(5, config, monkeypatch)
+    file = run.checkpoint / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights.safetensors is damaged: it is not what was"):
+        train(config)

@@ -1,0 +1,105 @@
+"""Three chat templates in wide use, token by token: one beginning, every end token, nothing else.
+
+The tokenizer knows single bytes only, so that the rows can be read here ("Ġ" is a space, "Ċ" a line
+break), and it puts a BOS before every text by itself, as Llama's does.
+"""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from reward.data import last_token, row_tokens, tokenise, within_length
+from reward.preferences import Message
+from tests.reward.pairs import pair
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA_3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+LLAMA_2 = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }}[INST] {{ m['content'] }} "
+    "[/INST]{% else %} {{ m['content'] | trim }} {{ eos_token }}{% endif %}{% endfor %}"
+)
+MESSAGES = [
+    Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "A b"),
+    Message("assistant", "Ok "),
+]  # fmt: skip
+# Template, special tokens, the row, and the token that it ends in.
+GOLDEN = {
+    "ChatML": (
+        CHATML,
+        ["<s>", "</s>", "<|im_start|>", "<|im_end|>"],
+        "<|im_start|> u s e r Ċ H i <|im_end|> Ċ <|im_start|> a s s i s t a n t Ċ Y o <|im_end|> Ċ "
+        "<|im_start|> u s e r Ċ A Ġ b <|im_end|> Ċ "
+        "<|im_start|> a s s i s t a n t Ċ O k Ġ <|im_end|> Ċ",
+    ),
+    "Llama 3": (
+        LLAMA_3,
+        ["<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        "<s> <|start_header_id|> u s e r <|end_header_id|> Ċ Ċ H i <|eot_id|> "
+        "<|start_header_id|> a s s i s t a n t <|end_header_id|> Ċ Ċ Y o <|eot_id|> "
+        "<|start_header_id|> u s e r <|end_header_id|> Ċ Ċ A Ġ b <|eot_id|> "
+        "<|start_header_id|> a s s i s t a n t <|end_header_id|> Ċ Ċ O k <|eot_id|>",
+    ),
+    "Llama 2": (
+        LLAMA_2,
+        ["<s>", "</s>"],
+        "<s> [ I N S T ] Ġ H i Ġ [ / I N S T ] Ġ Y o Ġ </s> "
+        "<s> [ I N S T ] Ġ A Ġ b Ġ [ / I N S T ] Ġ O k Ġ </s>",
+    ),
+}
+
+
+def byte_tokenizer(template: str, special: list[str]) -> PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {word: i for i, word in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", words["<s>"])]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.chat_template = template
+    return fast
+
+
+@pytest.fixture(params=GOLDEN)
+def golden(request):
+    template, special, row = GOLDEN[request.param]
+    return byte_tokenizer(template, special), row.split()
+
+
+def test_a_row_is_the_template_s_and_nothing_else(golden):
+    tokenizer, expected = golden
+    assert tokenizer.convert_ids_to_tokens(row_tokens(tokenizer, MESSAGES)) == expected
+    by_itself = tokenizer("Hi")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(by_itself)[0] == "<s>"  # a second one, were it kept
+
+
+@pytest.mark.parametrize("over_long", ["drop", "cut"])
+def test_every_kept_row_ends_in_the_end_token(golden, over_long):
+    """Over-long pairs are left out or lose whole turns, counted; no row is cut through."""
+    tokenizer, expected = golden
+    end = last_token(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(end) == expected[-1]
+    history = MESSAGES[:2]
+    asked = [pair(n, prompt=(*history * (n % 4), Message("user", "A b"))) for n in range(24)]
+    rows = tokenise(tokenizer, asked)
+    longest = sorted(row.longest for row in rows)[12]
+    fitted = within_length(tokenizer, rows, longest, over_long)
+    assert len(fitted.rows) + fitted.dropped == 24
+    assert fitted.dropped + fitted.cut > 0
+    for row in fitted.rows:
+        assert row.longest <= longest
+        assert row.chosen[-1] == row.rejected[-1] == end
+        ours = [*row.pair.prompt, Message("assistant", row.pair.chosen)]
+        assert row.chosen == row_tokens(tokenizer, ours)
