@@ -230,14 +230,16 @@ def _head(model: Any, last: Tensor) -> Tensor:
     """Scores (B,) of the hidden states (B, H) at the rows' last tokens."""
     exact = torch.promote_types(last.dtype, torch.float32)
     with torch.autocast(last.device.type, enabled=False):
-        head: Tensor = model.score.weight  # (1, H)
-        scores: Tensor = (last.to(exact) @ head.to(exact).T).squeeze(-1)  # (B,)
+        scores: Tensor = model.score(last.to(exact)).squeeze(-1)  # (B,)
     return scores
 
 
-def save_reward_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the Hugging Face layout: safetensors, config, tokenizer."""
-    model.save_pretrained(folder)
+def save_reward_model(
+    model: Any, tokenizer: Any, folder: Path, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write the Hugging Face layout: safetensors, config, tokenizer; ``state`` in place of the
+    model's own weights where they are divided or adapted."""
+    model.save_pretrained(folder, state_dict=state)
     save_tokenizer(tokenizer, folder)
 
 
