@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -48,13 +49,16 @@ T = TypeVar("T")
 def joined(device: str) -> Iterator[torch.device]:
     """Join the processes that the launcher started; gives the device of this one.
 
-    Only the first rank prints. Raises ValueError for an incomplete environment, or a device that
-    several ranks cannot share.
+    Only the first rank prints. Within another one nothing is joined again. Raises ValueError for an
+    incomplete environment, or a device that several ranks cannot share.
     """
     if _launched() == 1:
         yield pick_device(device)
         return
     own = _own_device(device)
+    if dist.is_initialized():
+        yield own
+        return
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
     die_with_launcher()
     dist.init_process_group(backend, timeout=PATIENCE)
@@ -148,6 +152,20 @@ def together(write: Callable[[Path], object]) -> Callable[[Path], None]:
         wait()
 
     return all_write
+
+
+def explain(error: Exception, path: Path) -> None:
+    """Say why this rank ends, where the others' output would bury it: in the closing words of
+    torchrun, and in the run folder's log."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        get_error_handler().record_exception(error)
+    file = RunFolder(path).log_file
+    printed = file.exists() and os.path.samestat(file.stat(), os.fstat(sys.stderr.fileno()))
+    if path.is_dir() and not printed:
+        with file.open("a", encoding="utf-8") as log:
+            log.write(f"rank {os.environ.get('RANK')}: {error}\n")
 
 
 # --- the parts of a step -------------------------------------------------------------------------

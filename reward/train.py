@@ -351,6 +351,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         result = train(config)
     except (ValueError, OSError, RunFolderBusy) as error:
+        ranks.explain(error, config.out)
         sys.exit(str(error))
     if not result:
         return  # another rank's to tell
