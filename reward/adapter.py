@@ -49,8 +49,15 @@ def add_adapter(model: Any, config: TrainConfig, device: torch.device) -> None:
             raise ValueError("quantise=4bit keeps the trunk whole: allowed is one process")
         _quantise(model, config, device)
     torch.manual_seed(config.seed)
-    inject_adapter_in_model(_lora(config), model)
+    try:
+        inject_adapter_in_model(_lora(config), model)
+    except ValueError:
+        raise ValueError(
+            f"lora_targets is {config.lora_targets!r}, allowed are all-linear or names that linear"
+            " layers of the trunk end in"
+        ) from None
     model.score.requires_grad_(True)
+    model.eval()
 
 
 def _lora(config: TrainConfig) -> LoraConfig:
@@ -84,6 +91,7 @@ def _quantise(model: Any, config: TrainConfig, device: torch.device) -> None:
                     layer.weight.data, requires_grad=False, quant_type="nf4", module=low
                 )
                 low.bias = layer.bias
+                low.support_avx512bf16_for_cpu = False  # would repack, and round, what is trained
                 setattr(parent, name, low.to(device))
     model.is_loaded_in_4bit = True  # what peft asks
 
