@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -325,10 +326,16 @@ def installed_settings(kind: str) -> dict[str, Any]:
 
 
 def command(run: Run) -> list[str]:
-    """The child process's argument list, behind CHILD_LAUNCHER where one is set."""
+    """The child process's argument list, behind CHILD_LAUNCHER or, for reward models,
+    TRAIN_LAUNCHER where one is set; torchrun is the one beside this Python."""
     words = _COMMANDS[run.kind](run)
     launcher = shlex.split(settings.CHILD_LAUNCHER)
-    return launcher + words[1:] if launcher else words
+    if run.kind == Run.Kind.REWARD_TRAINING:
+        launcher = shlex.split(settings.TRAIN_LAUNCHER) or launcher
+    if not launcher:
+        return words
+    beside = Path(sys.executable).with_name(launcher[0])
+    return [str(beside) if beside.is_file() else launcher[0], *launcher[1:], *words[1:]]
 
 
 def _reward_training_command(run: Run) -> list[str]:

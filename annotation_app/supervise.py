@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -64,7 +65,7 @@ def child_environment(run: Run) -> dict[str, str]:
     }
     return {
         **{name: value for name, value in os.environ.items() if name not in hidden},
-        PARENT_VARIABLE: str(os.getpid()),
+        PARENT_VARIABLE: f"{os.getpid()}@{socket.gethostname()}",
         ATTEMPT_VARIABLE: str(run.attempt),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

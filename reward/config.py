@@ -89,6 +89,21 @@ class TrainConfig(Settings):
         "distinct tokens put through the model at once, at least a pair's; our choice",
         AT_LEAST_1,
     )
+    lora_rank: int = setting(
+        0,
+        "rank of the adapters trained beside the head, 0 trains all; Hu et al. 2021",
+        NOT_NEGATIVE,
+    )
+    lora_alpha: int = setting(
+        16, "adapters count by alpha / rank; Dettmers et al. 2023, table 9", AT_LEAST_1
+    )
+    lora_dropout: float = setting(0.0, "share of the adapters' input dropped; off", BELOW_1)
+    lora_targets: str = setting(
+        "all-linear", "layers that get adapters: all-linear (never the head), or q_proj,v_proj …"
+    )
+    quantise: Literal["none", "4bit"] = setting(
+        "none", "keep the trunk's matrices in NF4 under the adapters; Dettmers et al. 2023"
+    )
     recompute_activations: bool = setting(
         False, "activation checkpointing: less memory for a third more work; our choice"
     )

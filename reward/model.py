@@ -8,7 +8,7 @@ read at each row's true last token, and head and score are float32 whatever the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from reward import attention
 from reward.data import last_token
 from reward.prefix_tree import prefix_tree
-from reward.training_state import refuse_not_finite
 
 PAD_TOKEN = "<|pad|>"
 STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
@@ -271,28 +270,37 @@ def _head(model: Any, last: Tensor) -> Tensor:
     """Scores (B,) of the hidden states (B, H) at the rows' last tokens."""
     exact = torch.promote_types(last.dtype, torch.float32)
     with torch.autocast(last.device.type, enabled=False):
-        head: Tensor = model.score.weight  # (1, H)
-        scores: Tensor = (last.to(exact) @ head.to(exact).T).squeeze(-1)  # (B,)
+        scores: Tensor = model.score(last.to(exact)).squeeze(-1)  # (B,)
     return scores
 
 
-def save_reward_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the Hugging Face layout: safetensors, config, tokenizer."""
-    save_weights(model, folder)
+def save_reward_model(
+    model: Any, tokenizer: Any, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the Hugging Face layout: safetensors, config, tokenizer; ``state`` in place of the
+    model's own weights where they are divided or adapted."""
+    save_weights(model, folder, state)
     save_tokenizer(tokenizer, folder)
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """Write weights and configuration.
+def save_weights(model: Any, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write weights, the model's own or those of ``state``, and configuration.
 
     Raises OSError naming the folder where it cannot be written, ValueError for weights that are not
     finite: no score can be had from them.
     """
-    refuse_not_finite(model)
+    refuse_not_finite(model.state_dict() if state is None else state)
     try:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state)
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written: {error}") from None
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError naming a weight that is infinite or not a number."""
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"the weights have come apart: {name} is not finite")
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -67,6 +68,10 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
 
     @property
     def checkpoint(self) -> Path:
@@ -355,19 +360,29 @@ def whole_folder(path: Path) -> Path | None:
 def die_with_parent() -> None:
     """End this process group when the supervising process named in the environment is gone.
 
-    A supervisor sets TANDEM_PARENT_PID and starts the child in a session of its own; started by
-    hand there is no such variable and nothing is watched. Works behind launchers such as torchrun.
+    A supervisor sets TANDEM_PARENT_PID, its number on its host, and starts the child in a session
+    of its own; started by hand there is no such variable and nothing is watched, nor on another
+    host. Works behind launchers such as torchrun.
     """
-    supervisor = os.environ.get(PARENT_VARIABLE)
-    if not supervisor:
-        return
+    pid, _, host = os.environ.get(PARENT_VARIABLE, "").partition("@")
+    if pid and host in ("", socket.gethostname()):
+        _end_without(lambda: _is_alive(int(pid)))
 
-    def watch(pid: int) -> None:
-        while _is_alive(pid):
+
+def die_with_launcher() -> None:
+    """End this process group when the process that started it is gone: torchrun gives each rank a
+    session of its own, where no signal to torchrun's arrives."""
+    launcher = os.getppid()
+    _end_without(lambda: os.getppid() == launcher)
+
+
+def _end_without(is_there: Callable[[], bool]) -> None:
+    def watch() -> None:
+        while is_there():
             time.sleep(PARENT_CHECK_SECONDS)
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
-    threading.Thread(target=watch, args=(int(supervisor),), daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _is_alive(pid: int) -> bool:

@@ -3,7 +3,8 @@
 The recipe of Llama 2, section 3.2.2: trunk of the chat model, scalar head, margin ranking loss, for
 the safety model a classification loss beside it, AdamW, warm-up and cosine, one epoch. Started
 again on the same run folder it goes on from the last checkpoint; on the CPU the finished weights
-are bit for bit those of an uninterrupted run.
+are bit for bit those of an uninterrupted run. Behind torchrun several processes train the one model
+(docs/launching.md).
 
 Left out on purpose: callbacks, trackers, epochs of evaluation. Figures go to ``metrics.jsonl``;
 whoever wants to see them reads that file.
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reward import adapter, ranks
 from reward.accuracy import ScoredPair, report
 from reward.config import TrainConfig
 from reward.data import (
@@ -37,7 +39,6 @@ from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_l
 from reward.minibatches import minibatches
 from reward.model import (
     context_tokens,
-    pick_device,
     recompute_activations,
     save_reward_model,
     score_rows,
@@ -57,17 +58,20 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Returns the result; a folder that has one already is left as it is. Raises ValueError for data
     or settings that cannot be trained on, RunFolderBusy when another process works there.
     """
-    folder = RunFolder(config.out)
-    with folder.locked():
-        folder.write_config(to_mapping(config))
-        finished = folder.result()
-        if finished is not None:
-            print(f"{config.out} is done already.", flush=True)
-            return finished
-        return _train(config, folder)
+    adapter.refuse_impossible(config)
+    with ranks.joined(config.device) as device:
+        folder = ranks.run_folder(config.out)
+        with folder.locked():
+            folder.write_config(to_mapping(config))
+            ranks.wait()
+            finished = folder.result()
+            if finished is not None:
+                print(f"{config.out} is done already.", flush=True)
+                return finished
+            return _train(config, folder, device)
 
 
-def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict[str, Any]:
     started = time.monotonic()
     torch.manual_seed(config.seed)
     manifest = config.pairs.with_name("manifest.json")
@@ -91,9 +95,10 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
 
     # 2. model: the chat model's trunk with a fresh head
     model, tokenizer = start_from_chat_model(config.model, config.seed)
-    model.to(pick_device(config.device))
+    adapter.add_adapter(model, config, device)
     if config.recompute_activations:
         recompute_activations(model)
+    ranks.place(model, device, config.dtype)
     longest = min(config.max_tokens, context_tokens(model) or config.max_tokens)
     fitted, tied, held = (
         within_length(tokenizer, tokenise(tokenizer, some), longest, config.over_long)
@@ -110,16 +115,19 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     folder.rewind_metrics(done)
     training_started = time.monotonic()
     for step, minibatch_rows in enumerate(steps[done:], start=done + 1):
+        adapter.draw_dropout(model, config, step)
         figures = optimiser_step(model, optimiser, minibatch_rows, config, step, len(steps))
         folder.log_metrics(step, len(steps), **figures)
         if step % config.checkpoint_every_steps == 0 and step < len(steps):
             state = partial(save_state, model=model, optimiser=optimiser, position={"step": step})
-            folder.save_checkpoint(state)
+            folder.save_checkpoint(ranks.together(state))
+    adapter.stop_dropout(model)
     training_seconds = time.monotonic() - training_started
 
     # 4. measure and leave
-    scored = score_pairs(model, held.rows, 2 * config.tokens_per_minibatch, config.dtype)
-    replace_folder(folder.model, lambda new: save_reward_model(model, tokenizer, new))
+    tokens = 2 * config.tokens_per_minibatch
+    scored = _score_held(model, held.rows, tokens, config.dtype)
+    _leave_model(model, tokenizer, folder, config)
     folder.write_result(
         {
             "model": folder.model.name,
@@ -135,10 +143,12 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
             "cut": fitted.cut + tied.cut,
             "composition": composition(row.pair for row in rows),
             "steps": len(steps),
+            "ranks": ranks.count(),
             "training_seconds": round(training_seconds, 3),
             "seconds": round(time.monotonic() - started, 1),
         }
     )
+    ranks.wait()
     return folder.result() or {}
 
 
@@ -153,8 +163,9 @@ def _ties(config: TrainConfig) -> list[PreferencePair]:
 
 def build_optimiser(model: Any, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW that decays matrices and leaves vectors (norms, biases) alone."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2]
+    vectors = [p for p in trained if p.ndim < 2]
     return torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": config.weight_decay},
@@ -214,9 +225,10 @@ def optimiser_step(
     known = _known(rows) or 1
     decided = sum(not row.is_tie for row in rows)
     ranking = auxiliary = centring = correct = 0.0
-    both = [(row.chosen, row.rejected) for row in rows]
+    own = [rows[i] for i in ranks.own_part(rows)]
+    both = [(row.chosen, row.rejected) for row in own]
     for indices in minibatches(both, config.tokens_per_minibatch, shares_prefixes(model)):
-        minibatch = [rows[i] for i in indices]
+        minibatch = [own[i] for i in indices]
         chosen, rejected = _score_pairs(model, minibatch, config.dtype)
         rank = _ranking(chosen, rejected, minibatch, config) * _part(minibatch, rows, config)
         safety = _auxiliary(chosen, rejected, minibatch) * (_known(minibatch) / known)
@@ -231,7 +243,9 @@ def optimiser_step(
             for row, *scores in zip(minibatch, chosen.tolist(), rejected.tolist(), strict=True)
             if not row.is_tie
         )
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+    ranks.keep_step(model, partial(_idle, model, rows, config.dtype))
+    ranking, auxiliary, centring, correct = ranks.summed(ranking, auxiliary, centring, correct)
+    norm = ranks.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip))
     loss_value = ranking + auxiliary_weight(config) * auxiliary + config.centring * centring
     if not math.isfinite(loss_value) or not math.isfinite(norm.item()):
         raise ValueError(
@@ -250,6 +264,13 @@ def optimiser_step(
         "gradient_norm": norm.item(),
         "pairs": len(rows),
     }
+
+
+def _idle(model: Any, rows: Sequence[PairRows], dtype: str) -> None:
+    """A minibatch that changes nothing."""
+    scores = score_rows(model, [min((row.chosen for row in rows), key=len)], dtype)
+    if scores.requires_grad:
+        (0 * scores.sum()).backward()  # type: ignore[no-untyped-call]
 
 
 def auxiliary_weight(config: TrainConfig) -> float:
@@ -325,12 +346,33 @@ def _resume(folder: RunFolder, model: Any, optimiser: torch.optim.Optimizer) -> 
 
     Orders follow from the seed, and nothing else is random.
     """
-    checkpoint = folder.resumable_checkpoint()
+    checkpoint = ranks.first_then_all(folder.resumable_checkpoint)
     if checkpoint is None:
         return 0
     step: int = load_state(checkpoint, model, optimiser)["step"]
     print(f"Resuming after step {step}.", flush=True)
     return step
+
+
+def _score_held(model: Any, rows: Sequence[PairRows], tokens: int, dtype: str) -> list[ScoredPair]:
+    """Both responses of every pair, each pair scored by one rank."""
+    own = ranks.own_part(rows)
+    scored = score_pairs(model, [rows[i] for i in own], tokens, dtype)
+    with torch.no_grad():
+        ranks.keep_step(model, partial(_idle, model, rows, dtype))
+    both = ranks.collected(own, [(pair.chosen, pair.rejected) for pair in scored], len(rows))
+    return [ScoredPair(row.pair, *scores) for row, scores in zip(rows, both, strict=True)]
+
+
+def _leave_model(model: Any, tokenizer: Any, folder: RunFolder, config: TrainConfig) -> None:
+    """The merged model, and the adapter beside it where there is one."""
+    state = ranks.whole_state(model)
+    if not ranks.is_first():
+        return
+    if config.lora_rank:
+        replace_folder(folder.adapter, lambda new: adapter.save_adapter(state, config, new))
+    merged = adapter.merged_state(model, state)
+    replace_folder(folder.model, lambda new: save_reward_model(model, tokenizer, new, merged))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -339,10 +381,14 @@ def main(argv: list[str] | None = None) -> None:
     try:
         result = train(config)
     except (ValueError, OSError, RunFolderBusy) as error:
+        ranks.explain(error, config.out)
         sys.exit(str(error))
     except torch.OutOfMemoryError as error:
-        less = "a smaller --pairs-per-minibatch or --recompute-activations true needs less"
+        less = "a smaller --tokens-per-minibatch or --recompute-activations true needs less"
+        ranks.explain(error, config.out)
         sys.exit(f"{str(error).partition('. ')[0]}; {less}")
+    if not result:
+        return  # another rank's to tell
     held = result["holdout"]
     shown = f"{held['accuracy']:.3f} on {held['count']} pairs" if held["count"] else "no holdout"
     print(f"{result['steps']} steps in {result['seconds']} s; holdout accuracy {shown}")

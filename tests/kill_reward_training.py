@@ -28,7 +28,7 @@ from tests.reward.pairs import pair, pairs
 from tests.tiny_models import tiny_chat_model
 
 FLAGS = {
-    "learning-rate": "3e-3", "pairs-per-step": "8", "pairs-per-minibatch": "4", "epochs": "3",
+    "learning-rate": "3e-3", "pairs-per-step": "8", "tokens-per-minibatch": "120", "epochs": "3",
     "checkpoint-every-steps": "2", "device": "cpu",
 }  # fmt: skip
 WAYS: dict[str, dict[str, str]] = {

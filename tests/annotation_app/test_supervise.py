@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 from django.db import connection
 
@@ -124,3 +127,35 @@ def test_the_child_sees_no_secrets(queued, monkeypatch):
     environment = child_environment(queued)
     assert not {"SECRET_KEY", "DATABASE_URL"} & environment.keys()
     assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+TWO_RANKS = "torchrun --standalone --nproc-per-node 2"
+
+
+def test_many_ranks_behind_the_train_launcher(queued, settings):
+    """For reward models only; torchrun is found beside this Python whatever PATH says."""
+    settings.CHILD_LAUNCHER, settings.TRAIN_LAUNCHER = "srun python", TWO_RANKS
+    words = exchange.command(queued)
+    assert words[0] == str(Path(sys.executable).with_name("torchrun"))
+    assert words[1:6] == ["--standalone", "--nproc-per-node", "2", "-m", "reward.train"]
+    settings.TRAIN_LAUNCHER = ""
+    assert exchange.command(queued)[:4] == ["srun", "python", "-m", "reward.train"]
+
+
+def test_no_rank_survives_a_cancel(queued, settings):
+    settings.TRAIN_LAUNCHER = TWO_RANKS
+    queued.config |= {"epochs": 5_000, "device": "cpu"}
+    queued.save()
+    thread = in_background(queued)
+    folder = wait_for_step(queued, 2)
+    ranks = [p for p in psutil.process_iter(["cmdline"]) if str(folder.path) in str(p.info)]
+    assert len(ranks) >= 3  # torchrun and its two
+    queued.refresh_from_db()
+    queued.request_cancel()
+    thread.join(60)
+    assert not thread.is_alive()
+    queued.refresh_from_db()
+    assert queued.state == "cancelled"
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive
+    assert not folder.is_held()

@@ -101,11 +101,11 @@ def test_a_fresh_process_gives_the_scores_of_the_trained_model(config, tmp_path,
     before: dict[str, object] = {}
     save = training.save_reward_model
 
-    def scored(model, tokenizer, folder):
+    def scored(model, tokenizer, folder, state):
         rows = [training.tokenise(tokenizer, [item])[0].chosen for item in pairs(8)]
-        before["scores"] = score_tokens(model, rows, 64).tolist()
+        before["scores"] = score_tokens(model, rows, 16_384).tolist()
         before["head"] = model.score.weight.detach().clone()
-        save(model, tokenizer, folder)
+        save(model, tokenizer, folder, state)
 
     monkeypatch.setattr(training, "save_reward_model", scored)
     result = train(config)
@@ -297,12 +297,12 @@ def test_every_pair_is_trained_on_once_an_epoch(config, started, per_step):
 
 
 def test_a_step_counts_its_left_over_minibatch_as_it_is(config, started):
-    """17 pairs in minibatches of 4: the last has one, and it counts one seventeenth."""
+    """17 pairs in minibatches that do not divide them: each counts one seventeenth."""
     losses = []
-    for size in (4, 17):
+    for tokens in (120, 100_000):
         model, tokenizer = start_from_chat_model(config.model, 0)
         rows = tokenise(tokenizer, pairs(17))
-        cut = replace(config, pairs_per_minibatch=size)
+        cut = replace(config, tokens_per_minibatch=tokens)
         figures = optimiser_step(model, build_optimiser(model, cut), rows, cut, 1, 9)
         losses.append((figures["loss"], figures["gradient_norm"], figures["accuracy"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -1,0 +1,296 @@
+"""Several processes that train one model: ``torchrun --nproc-per-node 8 -m reward.train …``.
+
+Every rank holds a part of each weight, its gradient and its moments (FSDP2: Zhao et al. 2023,
+torch's ``fully_shard``) and takes a part of each step's pairs; losses weigh by the whole step, so
+that sums over ranks are what one process computes. A process that no launcher started is alone:
+then every function here hands back what it was given, and nothing is wrapped or sent.
+
+Left out: replicas of sharded groups of nodes (HSDP), tensor and pipeline parallelism.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from reward.data import PairRows
+from reward.model import pick_device
+from reward.prefix_tree import prefix_tree
+from reward.run_folder import RunFolder, die_with_launcher
+
+PATIENCE = timedelta(hours=1)  # while the first rank reads or writes a whole model
+SLURM = {
+    "RANK": "SLURM_PROCID",
+    "WORLD_SIZE": "SLURM_STEP_NUM_TASKS",
+    "LOCAL_RANK": "SLURM_LOCALID",
+}
+
+T = TypeVar("T")
+
+# --- who is there --------------------------------------------------------------------------------
+
+
+@contextmanager
+def joined(device: str) -> Iterator[torch.device]:
+    """Join the processes that the launcher started; gives the device of this one.
+
+    Only the first rank prints. Within another one nothing is joined again. Raises ValueError for an
+    incomplete environment, or a device that several ranks cannot share.
+    """
+    if _launched() == 1:
+        yield pick_device(device)
+        return
+    own = _own_device(device)
+    if dist.is_initialized():
+        yield own
+        return
+    backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+    die_with_launcher()
+    dist.init_process_group(backend, timeout=PATIENCE)
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    yield own
+    dist.destroy_process_group()
+
+
+def _launched() -> int:
+    """How many processes the launcher started; a plain ``srun`` is asked for its own names."""
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        os.environ.update({name: os.environ[slurm] for name, slurm in SLURM.items()})
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1:
+        for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            if name not in os.environ:
+                raise ValueError(f"{count} processes were launched, but {name} is not set")
+    return count
+
+
+def _own_device(device: str) -> torch.device:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; allowed for several ranks are auto, cpu, cuda")
+    if pick_device(device).type == "cpu":
+        return torch.device("cpu")
+    own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(own)
+    return own
+
+
+def count() -> int:
+    """How many processes train this model."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this is the one that writes the run folder."""
+    return rank() == 0
+
+
+# --- the run folder ------------------------------------------------------------------------------
+
+
+class FollowedFolder(RunFolder):
+    """The run folder as the ranks behind the first have it: they write shards, nothing else."""
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        yield
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        pass
+
+    def write_provenance(self, inputs: Mapping[str, Path | None]) -> None:
+        pass
+
+    def log_metrics(self, step: int, total: int, **figures: float | int | str | None) -> None:
+        pass
+
+    def rewind_metrics(self, step: int) -> None:
+        pass
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        pass
+
+    def save_checkpoint(self, write: Callable[[Path], object]) -> None:
+        new = self.checkpoint.with_name(self.checkpoint.name + ".new")
+        write(new)
+
+    def resumable_checkpoint(self) -> Path | None:
+        return self.checkpoint if self.checkpoint.exists() else None
+
+
+def run_folder(path: Path) -> RunFolder:
+    """The run folder as this rank may use it."""
+    return RunFolder(path) if is_first() else FollowedFolder(path)
+
+
+def together(write: Callable[[Path], object]) -> Callable[[Path], None]:
+    """``write`` for a folder that the first rank makes, and puts in its place when all are done."""
+
+    def all_write(folder: Path) -> None:
+        wait()
+        write(folder)
+        wait()
+
+    return all_write
+
+
+def explain(error: Exception, path: Path) -> None:
+    """Say why this rank ends, where the others' output would bury it: in the closing words of
+    torchrun, and in the run folder's log."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        get_error_handler().record_exception(error)
+    file = RunFolder(path).log_file
+    printed = file.exists() and os.path.samestat(file.stat(), os.fstat(sys.stderr.fileno()))
+    if path.is_dir() and not printed:
+        with file.open("a", encoding="utf-8") as log:
+            log.write(f"rank {os.environ.get('RANK')}: {error}\n")
+
+
+# --- the parts of a step -------------------------------------------------------------------------
+
+
+def own_part(rows: Sequence[PairRows]) -> Sequence[int]:
+    """The indices of the pairs that are this rank's to compute."""
+    return range(len(rows)) if count() == 1 else divide(rows, count())[rank()]
+
+
+def divide(rows: Sequence[PairRows], parts: int) -> list[list[int]]:
+    """The index of every pair into one of ``parts``, the comparisons of a dialogue into the same,
+    so that they share their history, and the distinct tokens of the parts nearly even (largest
+    first, each to the lightest: Graham 1969). The same on every rank.
+    """
+    dialogues: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        dialogues.setdefault(row.pair.root, []).append(index)
+    tokens = {root: _distinct_tokens([rows[i] for i in of]) for root, of in dialogues.items()}
+    loads = [0] * parts
+    divided: list[list[int]] = [[] for _ in range(parts)]
+    for root in sorted(dialogues, key=lambda root: -tokens[root]):
+        lightest = loads.index(min(loads))
+        loads[lightest] += tokens[root]
+        divided[lightest] += dialogues[root]
+    return [sorted(part) for part in divided]
+
+
+def _distinct_tokens(rows: Sequence[PairRows]) -> int:
+    return len(prefix_tree([t for row in rows for t in (row.chosen, row.rejected)]).tokens)
+
+
+def keep_step(model: Any, idle: Callable[[], None]) -> None:
+    """Do ``idle``, a minibatch that changes nothing, for as long as another rank has one to do.
+
+    Weights are gathered from all ranks in each, so who has none left must take part all the same.
+    """
+    if count() == 1:
+        return
+    model.announces = False
+    while any(summed(0.0)):
+        idle()
+    model.announces = True
+
+
+def _announce(model: Any, *_: Any) -> None:
+    """Before each pass through the trunk: tell those in ``keep_step`` that one is coming."""
+    if model.announces:
+        summed(1.0)
+
+
+def summed(*figures: float) -> list[float]:
+    """Each figure, summed over the ranks."""
+    if count() == 1:
+        return list(figures)
+    sums = torch.tensor(figures, dtype=torch.float64)
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def collected(
+    own: Sequence[int], figures: Sequence[tuple[float, float]], total: int
+) -> list[tuple[float, float]]:
+    """Each rank's two ``figures`` for its ``own`` of ``total`` pairs, put together on all."""
+    every = torch.zeros(total, 2, dtype=torch.float64)
+    every[list(own)] = torch.tensor(figures, dtype=torch.float64).view(-1, 2)
+    if count() > 1:
+        dist.all_reduce(every)
+    return [(first, second) for first, second in every.tolist()]
+
+
+def wait() -> None:
+    """Until every rank is here."""
+    summed(0.0)
+
+
+def first_then_all(act: Callable[[], T]) -> T:
+    """``act`` on every rank, on the others once the first has done it."""
+    done = act() if is_first() else None
+    wait()
+    return act() if done is None else done
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+def place(model: Any, device: torch.device, dtype: str) -> None:
+    """Put the model on the device, or this rank's shards of it.
+
+    Weights, gradients' sums and moments stay float32. With ``dtype`` "bfloat16" the layers' weights
+    are gathered in it, so that no rank ever holds a whole copy; embedding, last norm and head,
+    and what is added up from layer to layer, stay float32 as under autocast alone.
+    """
+    if count() == 1:
+        model.to(device)
+        return
+    mesh = init_device_mesh(device.type, (count(),))
+    low = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    layers = [m for m in model.base_model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in reversed(layers):
+        policy = low if dtype == "bfloat16" else MixedPrecisionPolicy()
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    for root in (model.base_model, model.score):
+        fully_shard(root, mesh=mesh)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # losses weigh by the whole step: sums, no means
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    model.announces = True
+    model.base_model.register_forward_pre_hook(partial(_announce, model), prepend=True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of all ranks' shards, on each of them."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_state(model: Any) -> dict[str, Tensor]:
+    """Weights and buffers by name, all ranks' shards put together on the first; the others, who
+    must ask too, get nothing."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        put_together = whole(tensor)
+        if count() == 1:
+            state[name] = put_together
+        elif is_first():
+            state[name] = put_together.cpu()
+    return state
