@@ -81,13 +81,13 @@ class Stopped(Exception):
 
 @pytest.fixture
 def stopped(config, monkeypatch) -> RunFolder:
-    """The folder of a run that stopped in step 7, after the checkpoint of step 6."""
+    """The folder of a run that stopped after step 7; its last checkpoint is of step 6."""
     log_metrics = RunFolder.log_metrics
 
     def stop(folder, step, *args, **figures):
+        log_metrics(folder, step, *args, **figures)
         if step == 7:
             raise Stopped
-        log_metrics(folder, step, *args, **figures)
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log_metrics", stop)
