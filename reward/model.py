@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reward import attention
-from reward.data import last_token
+from reward.data import last_token, row_tokens
+from reward.preferences import Message
 from reward.prefix_tree import prefix_tree
 
 PAD_TOKEN = "<|pad|>"
@@ -114,10 +115,15 @@ def _load(folder: Path) -> Any:
 
 
 def _refuse_unknown_tokens(model: Any, tokenizer: Any, folder: Path) -> None:
-    """A pad token beyond the embedding is harmless: it is masked, and gets a row of its own."""
+    """Raises ValueError for words beyond the embedding, which would get random ones.
+
+    Special tokens that the chat template never writes, such as a pad token, do no harm there.
+    """
     size = model.get_input_embeddings().weight.shape[0]
-    unknown = {t: i for t, i in tokenizer.get_vocab().items() if i >= size}
-    unknown.pop(tokenizer.pad_token, None)
+    written = row_tokens(tokenizer, [Message("user", "?"), Message("assistant", "yes")])
+    harmless = set(tokenizer.all_special_ids) - set(written)
+    found = tokenizer.get_vocab().items()
+    unknown = {token: i for token, i in found if i >= size and i not in harmless}
     if unknown:
         first = min(unknown, key=unknown.__getitem__)
         raise ValueError(

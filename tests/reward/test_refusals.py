@@ -207,6 +207,16 @@ def test_words_that_the_model_has_no_embedding_for(flags, tmp_path, chat):
     )
 
 
+def test_a_template_whose_own_tokens_have_no_embedding(flags, tmp_path, chat):
+    folder = tmp_path / "new-template"
+    shutil.copytree(chat, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    tokenizer.chat_template = "<|turn|>" + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    assert "one is '<|turn|>' with the id 320" in refused(flags | {"model": folder})
+
+
 def test_a_pad_token_beyond_the_embedding_is_no_such_word(tmp_path):
     folder = tiny_chat_model(tmp_path, pad=None)
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -37,7 +37,7 @@ def test_the_proof_sees_a_difference(tmp_path):
     one, other = (Training(tmp_path / name, given, "as it comes") for name in ("one", "other"))
     other.command += ["--seed", "1"]
     for run in (one, other):
-        run.finish()
+        main(run.command[4:])
     ours, theirs = one.outcome(), other.outcome()
     assert [name for name in ours if ours[name] != theirs[name]][:2] == ["weights", "figures"]
 
@@ -81,13 +81,13 @@ class Stopped(Exception):
 
 @pytest.fixture
 def stopped(config, monkeypatch) -> RunFolder:
-    """The folder of a run that stopped in step 7, after the checkpoint of step 6."""
+    """The folder of a run that stopped after step 7; its last checkpoint is of step 6."""
     log_metrics = RunFolder.log_metrics
 
     def stop(folder, step, *args, **figures):
+        log_metrics(folder, step, *args, **figures)
         if step == 7:
             raise Stopped
-        log_metrics(folder, step, *args, **figures)
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log_metrics", stop)
