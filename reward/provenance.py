@@ -11,7 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors", "numpy")
+LIBRARIES = (
+    "torch", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes", "safetensors",
+    "numpy",
+)  # fmt: skip
 
 
 def provenance(inputs: Mapping[str, Path | None]) -> dict[str, Any]:

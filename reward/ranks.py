@@ -256,8 +256,8 @@ def place(model: Any, device: torch.device, dtype: str) -> None:
     """Put the model on the device, or this rank's shards of it.
 
     Weights, gradients' sums and moments stay float32. With ``dtype`` "bfloat16" the layers' weights
-    are gathered in it, so that no rank ever holds a whole copy; embedding, last norm and head,
-    and what is added up from layer to layer, stay float32 as under autocast alone.
+    are gathered in it, their norms' too, so that no rank ever holds a whole copy; embedding, last
+    norm and head, and what is added up from layer to layer, stay float32 as under autocast alone.
     """
     if count() == 1:
         model.to(device)
