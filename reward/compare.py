@@ -8,6 +8,7 @@ count for none, so that all figures are of the same pairs.
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from reward.config import CompareConfig
 from reward.data import load_pairs
 from reward.drift import batch_order
 from reward.preferences import PreferencePair, read_pairs
+from reward.provenance import digest
 from reward.report import Wanted, full_report
 from reward.resampling import Draws, compare_pairwise, holm
 from reward.run_folder import RunFolder, RunFolderBusy
@@ -88,6 +90,8 @@ def _compare(
             **{f"agreement-{i}": path for i, path in enumerate(config.agreement, start=1)},
         }
     )
+    for path in config.judged:
+        refuse_other_pairs(path, config.pairs)
     pairs = load_pairs(config.pairs)
     refuse_repeated_ids(pairs, config.pairs)
     files = [folder.path / f"scores-{i}.jsonl" for i in range(1, len(contenders) + 1)]
@@ -96,6 +100,13 @@ def _compare(
     result = compared(config, contenders, pairs, scored)
     folder.write_result({"seconds": round(time.monotonic() - started, 1), **result})
     return folder.result() or {}
+
+
+def refuse_other_pairs(judged: Path, pairs: Path) -> None:
+    """Raises ValueError where a judge read another file: the chosen side may be another there."""
+    stored = json.loads(RunFolder(judged).provenance_file.read_text(encoding="utf-8"))
+    if stored["inputs"]["pairs"] != digest(pairs):
+        raise ValueError(f"{judged} judged other pairs than {pairs}; allowed is the same file")
 
 
 def score_missing(

@@ -167,3 +167,29 @@ class CompareConfig(Settings):
     rows: int = setting(64, "rows put through a model at once; our choice", AT_LEAST_1)
     device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
     dtype: DType = setting("float32", "type the trunks compute in")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig(Settings):
+    """Let a chat model at an OpenAI-compatible address judge pairs, each in both orders."""
+
+    address: str = setting(
+        REQUIRED,
+        "base URL of the server, the only address that is called; an API key comes from the "
+        "environment variable JUDGE_API_KEY",
+    )
+    model: str = setting(REQUIRED, "name of the model served there")
+    pairs: Path = setting(REQUIRED, "pairs file to judge")
+    out: Path = setting(REQUIRED, "run folder to write; started again it asks what is unanswered")
+    criterion: Criterion | None = setting(None, "only pairs of this criterion count in the report")
+    temperature: float = setting(0.0, "sampling temperature of the judge; our choice", NOT_NEGATIVE)
+    max_new_tokens: int = setting(1024, "longest answer of the judge, tokens", AT_LEAST_1)
+    timeout_seconds: float = setting(120.0, "longest wait for one answer, s", POSITIVE)
+    attempts: int = setting(4, "how often a question is asked that gets no answer", AT_LEAST_1)
+    parallel_requests: int = setting(8, "questions asked at the same time", AT_LEAST_1)
+    unanswered_share: float = setting(
+        0.0, "share of the questions that may stay without an answer for a result to be written",
+        SHARE,
+    )  # fmt: skip
+    resamples: int = setting(2000, "bootstrap draws of dialogue roots; our choice", AT_LEAST_1)
+    seed: int = setting(0, "seed of the bootstrap; our choice")

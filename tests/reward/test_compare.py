@@ -102,12 +102,22 @@ def test_the_ceiling_is_of_the_files_named(config, tmp_path):
 def test_a_judge_stands_beside(config, tmp_path):
     judged = tmp_path / "judge"
     judged.mkdir()
+    RunFolder(judged).write_provenance({"pairs": config.pairs})
     scored = [item._replace(pair=p) for item, p in zip(simulated(29), pairs(29), strict=True)]
     write_scores(judged / "scores.jsonl", scored)
     result = compare(replace(config, judged=(judged,), names=("A", "B", "GPT")))
     assert (result["count"], result["left_out"], len(result["paired"])) == (29, 1, 3)
     assert [model["kind"] for model in result["models"]] == ["reward_model"] * 2 + ["judge"]
     assert result["models"][2]["report"]["calibration"] is None
+
+
+def test_a_judge_of_other_pairs_is_refused(config, tmp_path):
+    """Under the same ids another answer may be the chosen one."""
+    write_pairs(tmp_path / "older.jsonl", pairs(29))
+    (tmp_path / "judge").mkdir()
+    RunFolder(tmp_path / "judge").write_provenance({"pairs": tmp_path / "older.jsonl"})
+    with pytest.raises(ValueError, match="judged other pairs than"):
+        compare(replace(config, judged=(tmp_path / "judge",)))
 
 
 # --- anybody's model ---------------------------------------------------------------------------
