@@ -82,6 +82,8 @@ def _compare(
     config: CompareConfig, contenders: Sequence[Contender], folder: RunFolder
 ) -> dict[str, Any]:
     started = time.monotonic()
+    for path in config.judged:
+        refuse_other_pairs(path, config.pairs)
     folder.write_provenance(
         {
             "pairs": config.pairs,
@@ -90,8 +92,6 @@ def _compare(
             **{f"agreement-{i}": path for i, path in enumerate(config.agreement, start=1)},
         }
     )
-    for path in config.judged:
-        refuse_other_pairs(path, config.pairs)
     pairs = load_pairs(config.pairs)
     refuse_repeated_ids(pairs, config.pairs)
     files = [folder.path / f"scores-{i}.jsonl" for i in range(1, len(contenders) + 1)]

@@ -16,6 +16,7 @@ from reward.settings import (
     INSIDE_0_1,
     NOT_NEGATIVE,
     POSITIVE,
+    POSITIVE_SHARE,
     REQUIRED,
     SHARE,
     SMOOTHING,
@@ -193,3 +194,28 @@ class JudgeConfig(Settings):
     )  # fmt: skip
     resamples: int = setting(2000, "bootstrap draws of dialogue roots; our choice", AT_LEAST_1)
     seed: int = setting(0, "seed of the bootstrap; our choice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingConfig(Settings):
+    """Train on more and more of the pairs, measure on one holdout: what more data brings."""
+
+    pairs: Path = setting(REQUIRED, "pairs file to train on, of several batches")
+    holdout: Path = setting(REQUIRED, "pairs file that accuracy is measured on, the same for all")
+    models: tuple[Path, ...] = setting(REQUIRED, "folders of chat models to start from, by size")
+    out: Path = setting(REQUIRED, "run folder to write; started again it goes on")
+    criterion: Criterion = setting(REQUIRED, "what the scores shall mean")
+    batches: tuple[str, ...] = setting(
+        (), "the batches, oldest first: trained on the first, the first two …; figure 6. Default: "
+        "order of appearance in the pairs file"
+    )  # fmt: skip
+    shares: tuple[float, ...] = setting(
+        (), "instead of batches, shares of the dialogues, each share within the next",
+        POSITIVE_SHARE,
+    )  # fmt: skip
+    seeds: tuple[int, ...] = setting((0,), "each point is trained once with each; our choice")
+    training: dict[str, object] = setting({}, "further settings of reward.train, a JSON object")
+    next_pairs: int = setting(
+        0, "comparisons that the next batch would bring; 0: as many as the last step", NOT_NEGATIVE
+    )
+    resamples: int = setting(2000, "bootstrap draws of dialogue roots; our choice", AT_LEAST_1)
