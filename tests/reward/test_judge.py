@@ -119,6 +119,17 @@ def test_no_answer_ends_in_one_sentence_and_a_folder_to_go_on_with(config, kind)
     assert not (config.out / "result.json").exists()
 
 
+def test_a_redirect_is_not_followed(config):
+    """Only the address that was configured is ever called."""
+    with chat_server(polite) as elsewhere:
+        moved = Answer(
+            b"", 307, headers=(("Location", f"{elsewhere.address}/v1/chat/completions"),)
+        )
+        with pytest.raises(JudgeRefused, match="answered 307"):
+            judged(config, lambda request: moved, attempts=1)
+        assert elsewhere.heard == []
+
+
 def test_nobody_there(config):
     write_pairs(config.pairs, pairs(1))
     with pytest.raises(JudgeRefused, match="ConnectError"):
