@@ -59,7 +59,7 @@ def ceiling(
         "model_count": len(credits),
         "of_low": model / low if model is not None and low else None,
         "of_high": model / high if model is not None and high else None,
-        "sentence": _sentence(agreement, len(couples), low, high, model, len(credits)),
+        "sentence": _sentence(agreement, len(couples), low, high, model, len(credits), own),
     }
 
 
@@ -100,11 +100,13 @@ def _sentence(
     high: float | None,
     model: float | None,
     model_count: int,
+    own: bool,
 ) -> str:
     if agreement is None or low is None or high is None:
         return (
-            "No ceiling: no pair was judged by three annotators or more, and files with ties "
-            "were not given."
+            "No ceiling: none of these pairs was judged by an odd number of annotators above one."
+            if own
+            else "No ceiling: no pair of the agreement files was judged by two annotators."
         )
     said = (
         f"Two annotators agree on {agreement:.1%} ({count} pairs), so no model can agree with one "

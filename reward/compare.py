@@ -162,7 +162,7 @@ def compared(
         "count": len(own[0]),
         "roots": len({item.pair.root for item in own[0]}),
         "batches": batches,
-        "left_out": len(pairs) - len(common),
+        "left_out": sum(config.criterion in (None, pair.criterion) for pair in pairs) - len(own[0]),
         "models": [
             {
                 "name": contender.name,

@@ -85,9 +85,11 @@ def test_pairs_that_one_cannot_score_count_for_none(config):
 
 
 def test_only_the_criterion_counts(config):
-    write_pairs(config.pairs, [*pairs(10), *pairs(6, "safety", first=20)])
-    result = compare(replace(config, criterion="safety"))
+    long = pair(99, chosen="word " * 200)
+    write_pairs(config.pairs, [*pairs(10), long, *pairs(6, "safety", first=20)])
+    result = compare(replace(config, criterion="safety", max_tokens=200))
     assert result["count"] == result["paired"][0]["count"] == 6
+    assert (result["left_out"], result["models"][0]["over_long"]) == (0, 1)
 
 
 def test_the_ceiling_is_of_the_files_named(config, tmp_path):
