@@ -13,8 +13,10 @@ from reward.preferences import Criterion
 from reward.settings import (
     AT_LEAST_1,
     BELOW_1,
+    INSIDE_0_1,
     NOT_NEGATIVE,
     POSITIVE,
+    POSITIVE_SHARE,
     REQUIRED,
     SHARE,
     SMOOTHING,
@@ -164,3 +166,88 @@ class ScoreConfig(Settings):
     )
     device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
     dtype: DType = setting("float32", "type the trunk computes in")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(Settings):
+    """Compare reward models, and judges, on the same pairs: every figure of each, and tests."""
+
+    models: tuple[Path, ...] = setting((), "folders of reward models, one output each")
+    judged: tuple[Path, ...] = setting((), "run folders of reward.judge on the same pairs")
+    names: tuple[str, ...] = setting((), "what to call them, models first; default: their folders")
+    pairs: Path = setting(REQUIRED, "pairs file to measure on, held out from all of them")
+    out: Path = setting(REQUIRED, "run folder to write; started again it goes on")
+    criterion: Criterion | None = setting(None, "only pairs of this criterion count")
+    batches: tuple[str, ...] = setting(
+        (), "the batches, oldest first, for drift; default: order of appearance in the pairs file"
+    )
+    agreement: tuple[Path, ...] = setting(
+        (), "pairs files, ties too, that annotator agreement is measured on; default: the pairs"
+    )
+    threshold: float = setting(
+        0.15, "safety probability under which an answer counts as unsafe; section 3.2.3", INSIDE_0_1
+    )
+    unsafe_precision: float = setting(
+        0.89, "precision that the fitted threshold shall have; section 3.2.3", INSIDE_0_1
+    )
+    resamples: int = setting(2000, "bootstrap draws of dialogue roots; our choice", AT_LEAST_1)
+    seed: int = setting(0, "seed of the bootstrap; our choice")
+    max_tokens: int = setting(
+        4096, "pairs with a longer row are left out of all and counted, tokens", AT_LEAST_1
+    )
+    tokens_per_minibatch: int = setting(
+        16_384, "distinct tokens put through a model at once; our choice", AT_LEAST_1
+    )
+    device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
+    dtype: DType = setting("float32", "type the trunks compute in")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig(Settings):
+    """Let a chat model at an OpenAI-compatible address judge pairs, each in both orders."""
+
+    address: str = setting(
+        REQUIRED,
+        "base URL of the server, the only address that is called; an API key comes from the "
+        "environment variable JUDGE_API_KEY",
+    )
+    model: str = setting(REQUIRED, "name of the model served there")
+    pairs: Path = setting(REQUIRED, "pairs file to judge")
+    out: Path = setting(REQUIRED, "run folder to write; started again it asks what is unanswered")
+    criterion: Criterion | None = setting(None, "only pairs of this criterion count in the report")
+    temperature: float = setting(0.0, "sampling temperature of the judge; our choice", NOT_NEGATIVE)
+    max_new_tokens: int = setting(1024, "longest answer of the judge, tokens", AT_LEAST_1)
+    timeout_seconds: float = setting(120.0, "longest wait for one answer, s", POSITIVE)
+    attempts: int = setting(4, "how often a question is asked that gets no answer", AT_LEAST_1)
+    parallel_requests: int = setting(8, "questions asked at the same time", AT_LEAST_1)
+    unanswered_share: float = setting(
+        0.0, "share of the questions that may stay without an answer for a result to be written",
+        SHARE,
+    )  # fmt: skip
+    resamples: int = setting(2000, "bootstrap draws of dialogue roots; our choice", AT_LEAST_1)
+    seed: int = setting(0, "seed of the bootstrap; our choice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingConfig(Settings):
+    """Train on more and more of the pairs, measure on one holdout: what more data brings."""
+
+    pairs: Path = setting(REQUIRED, "pairs file to train on, of several batches")
+    holdout: Path = setting(REQUIRED, "pairs file that accuracy is measured on, the same for all")
+    models: tuple[Path, ...] = setting(REQUIRED, "folders of chat models to start from, by size")
+    out: Path = setting(REQUIRED, "run folder to write; started again it goes on")
+    criterion: Criterion = setting(REQUIRED, "what the scores shall mean")
+    batches: tuple[str, ...] = setting(
+        (), "the batches, oldest first: trained on the first, the first two …; figure 6. Default: "
+        "order of appearance in the pairs file"
+    )  # fmt: skip
+    shares: tuple[float, ...] = setting(
+        (), "instead of batches, shares of the dialogues, each share within the next",
+        POSITIVE_SHARE,
+    )  # fmt: skip
+    seeds: tuple[int, ...] = setting((0,), "each point is trained once with each; our choice")
+    training: dict[str, object] = setting({}, "further settings of reward.train, a JSON object")
+    next_pairs: int = setting(
+        0, "comparisons that the next batch would bring; 0: as many as the last step", NOT_NEGATIVE
+    )
+    resamples: int = setting(2000, "bootstrap draws of dialogue roots; our choice", AT_LEAST_1)

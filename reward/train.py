@@ -48,6 +48,7 @@ from reward.model import (
 from reward.preferences import Criterion, PreferencePair
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.score import score_pairs
+from reward.scores import SCORES, write_scores
 from reward.settings import parse, to_mapping
 from reward.training_state import load_state, save_state
 
@@ -127,6 +128,8 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
     # 4. measure and leave
     tokens = 2 * config.tokens_per_minibatch
     scored = _score_held(model, held.rows, tokens, config.dtype)
+    if ranks.is_first():
+        write_scores(folder.path / SCORES, scored)
     _leave_model(model, tokenizer, folder, config)
     folder.write_result(
         {

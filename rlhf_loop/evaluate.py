@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from reward.lines import write_records
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import parse, to_mapping
 from rlhf_loop.config import EvaluateConfig
-from rlhf_loop.lines import write_records
 from rlhf_loop.policy import (
     Answer,
     Drawing,

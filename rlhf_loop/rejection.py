@@ -15,11 +15,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from reward.lines import append_records, whole_records, write_records
 from reward.preferences import Message, read_json_lines
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.settings import parse, to_mapping
 from rlhf_loop.config import RejectionConfig
-from rlhf_loop.lines import append_records, whole_records, write_records
 from rlhf_loop.policy import (
     Drawing,
     chunks,

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from reward.lines import append_records, whole_records
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import parse, to_mapping
 from rlhf_loop.config import SamplingConfig
-from rlhf_loop.lines import append_records, whole_records
 from rlhf_loop.policy import (
     Drawing,
     answer_text,

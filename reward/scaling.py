@@ -1,0 +1,262 @@
+"""What more comparisons bring: ``python -m reward.scaling`` (Llama 2, figure 6).
+
+A reward model is trained from each start model on the first batch, the first two, and so on, and
+every one is measured on the same holdout. Each training is a run folder of its own under ``runs/``;
+its weights are deleted when it has scored the holdout. Started again it goes on where it stopped.
+
+The line is accuracy = a + b · ln(pairs). A power law towards a limit has a third parameter, the
+limit, which a dozen points in which nothing levels off do not tell (the paper's did not, in 14
+batches); inside the range measured the two cannot be told apart, and one batch further is all that
+the line is used for. Intervals draw the holdout's dialogue roots, the same for all points of a
+draw; they know nothing of what another seed or other data would have given, so give ``--seeds``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import safe_open
+
+from reward.accuracy import ScoredPair, of_criterion
+from reward.config import ScalingConfig, TrainConfig
+from reward.data import load_pairs
+from reward.drift import batch_order
+from reward.preferences import PreferencePair, write_pairs
+from reward.resampling import Draws, Floats, accuracies, bootstrap
+from reward.run_folder import RunFolder, RunFolderBusy
+from reward.scores import SCORES, read_scores
+from reward.settings import from_mapping, parse, to_mapping
+from reward.train import train
+
+
+class Part(NamedTuple):
+    """The pairs that a point is trained on."""
+
+    through: str
+    pairs: list[PreferencePair]
+
+
+class Point(NamedTuple):
+    """What came of them: how many were trained on, and the holdout's scores for each seed."""
+
+    through: str
+    pairs: int
+    scored: list[list[ScoredPair]]
+
+
+def scaling(config: ScalingConfig) -> dict[str, Any]:
+    """Train what is not trained yet, fit, and return the result.
+
+    Raises ValueError for pairs or settings that cannot be trained on, RunFolderBusy when another
+    process works in the folder.
+    """
+    folder = RunFolder(config.out)
+    with folder.locked():
+        folder.write_config(to_mapping(config))
+        finished = folder.result()
+        if finished is not None:
+            print(f"{config.out} is done already.", flush=True)
+            return finished
+        models = {f"model-{i}": path for i, path in enumerate(config.models, start=1)}
+        folder.write_provenance({"pairs": config.pairs, "holdout": config.holdout, **models})
+        parts = growing(load_pairs(config.pairs), config)
+        holdout = load_pairs(config.holdout)
+        total = len(config.models) * len(parts) * len(config.seeds)
+        folder.rewind_metrics(0)
+        done, found = 0, []
+        for number, model in enumerate(config.models, start=1):
+            points = []
+            for at, part in enumerate(parts, start=1):
+                point = Point(part.through, 0, [])
+                for seed in config.seeds:
+                    out = folder.path / "runs" / f"{number}-{at}-{seed}"
+                    pairs, scored = _train_one(config, model, part, holdout, seed, out)
+                    point = Point(part.through, pairs, [*point.scored, scored])
+                    done += 1
+                    folder.log_metrics(done, total, model=number, pairs=pairs)
+                points.append(point)
+            found.append(_of_model(config, model, points))
+        folder.write_result(
+            {
+                "criterion": config.criterion,
+                "count": found[0]["points"][0]["count"],
+                "models": found,
+            }
+        )
+        return folder.result() or {}
+
+
+def growing(pairs: Sequence[PreferencePair], config: ScalingConfig) -> list[Part]:
+    """The parts, each within the next: batches in their order, or shares of the dialogue roots in
+    an order drawn from their hashes. Raises ValueError for pairs without batches."""
+    if config.shares:
+        roots = sorted({p.root for p in pairs}, key=lambda r: hashlib.sha256(r.encode()).digest())
+        parts = []
+        for share in sorted(set(config.shares)):
+            kept = set(roots[: max(1, round(share * len(roots)))])
+            parts.append(Part(f"{share:.0%}", [pair for pair in pairs if pair.root in kept]))
+        return parts
+    batches = batch_order([ScoredPair(pair, 0.0, 0.0) for pair in pairs], config.batches)
+    if len(batches) < 2:
+        raise ValueError(
+            f"{config.pairs} has {len(batches)} batches, allowed are two or more: use --shares"
+        )
+    return [
+        Part(batches[k], [pair for pair in pairs if pair.batch in batches[: k + 1]])
+        for k in range(len(batches))
+    ]
+
+
+def _train_one(
+    config: ScalingConfig,
+    model: Path,
+    part: Part,
+    holdout: Sequence[PreferencePair],
+    seed: int,
+    out: Path,
+) -> tuple[int, list[ScoredPair]]:
+    """How many pairs were trained on, mixed-in ones included, and the scored holdout."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "pairs.jsonl"
+    if not file.exists():
+        write_pairs(file.with_suffix(".tmp"), part.pairs)
+        file.with_suffix(".tmp").rename(file)
+    given = {"pairs": file, "holdout": config.holdout, "model": model, "out": out, "seed": seed}
+    settings = {**config.training, **given, "criterion": config.criterion}
+    result = train(from_mapping(TrainConfig, settings))
+    shutil.rmtree(RunFolder(out).model, ignore_errors=True)
+    scored = of_criterion(read_scores(out / SCORES, holdout), config.criterion)
+    return int(result["pairs"]), scored
+
+
+def _of_model(config: ScalingConfig, model: Path, points: Sequence[Point]) -> dict[str, Any]:
+    draws = Draws(config.resamples)
+    every = [[item for scored in point.scored for item in scored] for point in points]
+    return {
+        "name": model.name,
+        "path": str(model),
+        "parameters": parameters(model),
+        "points": [
+            {
+                "through": point.through,
+                "pairs": point.pairs,
+                **accuracy,
+                "count": len(point.scored[0]),
+                "by_seed": [_share(scored) for scored in point.scored],
+            }
+            for point, accuracy in zip(points, accuracies(every, draws), strict=True)
+        ],
+        **fitted(points, config.next_pairs, draws),
+    }
+
+
+def _share(scored: Sequence[ScoredPair]) -> float | None:
+    return sum(item.credit for item in scored) / len(scored) if scored else None
+
+
+def parameters(folder: Path) -> int:
+    """How many numbers a model folder's safetensors hold."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="np") as opened:
+            shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
+        total += sum(math.prod(shape) for shape in shapes)
+    return total
+
+
+def fitted(points: Sequence[Point], next_pairs: int, draws: Draws) -> dict[str, Any]:
+    """The line through the points, and what the next batch should bring, with 95 % intervals.
+
+    Both None with fewer than three points of different size, or without a holdout.
+    """
+    sizes = np.array([point.pairs for point in points], dtype=float)
+    items = [(item, p) for p, point in enumerate(points) for some in point.scored for item in some]
+    if len(set(sizes)) < 3 or not items:
+        return {"fit": None, "next": None}
+    step = next_pairs or int(sizes[-1] - sizes[-2])
+    values = np.zeros((len(items), 2 * len(points)))
+    for row, (item, p) in enumerate(items):
+        values[row, 2 * p : 2 * p + 2] = item.credit, 1.0
+    figures = partial(_line, sizes=sizes, after=float(sizes[-1] + step))
+    a, per_doubling, gain, r_squared = figures(values.sum(axis=0, keepdims=True))[0]
+    roots = [item.pair.root for item, _ in items]
+    low, high = bootstrap(roots, values, figures, draws)
+    return {
+        "fit": {
+            "form": "accuracy = a + b ln(pairs)",
+            "a": float(a),
+            "b": float(per_doubling / math.log(2)),
+            "per_doubling": float(per_doubling),
+            "low": float(low[1]),
+            "high": float(high[1]),
+            "r_squared": None if math.isnan(r_squared) else float(r_squared),
+            "count": len(points),
+        },
+        "next": {
+            "pairs": step,
+            "gain": float(gain),
+            "low": float(low[2]),
+            "high": float(high[2]),
+        },
+    }
+
+
+def _line(sums: Floats, sizes: Floats, after: float) -> Floats:
+    """(B, 4): a, gain for twice the pairs, gain from the last point to ``after``, R², by least
+    squares; every point has the same holdout, so all weigh the same. ``sums`` is (B, 2 · points):
+    credit and count of each."""
+    accuracy = sums[:, ::2] / sums[:, 1::2]  # (B, P)
+    x = np.log(sizes)
+    centred = x - x.mean()
+    b = (accuracy - accuracy.mean(axis=1, keepdims=True)) @ centred / (centred @ centred)
+    a = accuracy.mean(axis=1) - b * x.mean()
+    left = accuracy - a[:, None] - b[:, None] * x
+    with np.errstate(invalid="ignore", divide="ignore"):  # a flat line explains nothing: nan
+        r_squared = 1 - left.var(axis=1) / accuracy.var(axis=1)
+    found: Floats = np.column_stack(
+        [a, b * math.log(2), b * math.log(after / sizes[-1]), r_squared]
+    )
+    return found
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The main figures as lines of text."""
+    lines = [f"measured on {result['count']} held-out pairs"]
+    for model in result["models"]:
+        lines.append(f"{model['name']}, {model['parameters']:,} parameters")
+        for point in model["points"]:
+            if point["accuracy"] is not None:
+                lines.append(
+                    f"  through {point['through']}: {point['pairs']} pairs, "
+                    f"accuracy {point['accuracy']:.3f} ({point['low']:.3f} to {point['high']:.3f})"
+                )
+        if model["fit"]:
+            fit, following = model["fit"], model["next"]
+            lines.append(
+                f"  twice the pairs: {fit['per_doubling']:+.3f} "
+                f"({fit['low']:+.3f} to {fit['high']:+.3f}); the next {following['pairs']}: "
+                f"{following['gain']:+.4f} ({following['low']:+.4f} to {following['high']:+.4f})"
+            )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    config = parse(ScalingConfig, "reward.scaling", argv)
+    try:
+        result = scaling(config)
+    except (ValueError, OSError, RunFolderBusy) as error:
+        sys.exit(str(error))
+    print(summary(result))
+
+
+if __name__ == "__main__":
+    main()
