@@ -79,6 +79,7 @@ def write_snapshot(criterion: str) -> Snapshot:
     counts: Counter[str] = Counter()
     train, holdout, ties = _divide(_exported(counts), counts)
     counts[f"{criterion}_pairs"] = sum(item.pair.criterion == criterion for item in train)
+    counts[f"{criterion}_holdout"] = sum(item.pair.criterion == criterion for item in holdout)
     if not counts[f"{criterion}_pairs"]:
         raise CannotStart(
             f"There is no {criterion} comparison with a choice to train on yet: "
@@ -346,6 +347,24 @@ def _reward_training_command(run: Run) -> list[str]:
     return [sys.executable, "-m", "reward.train", *to_flags(flags)]
 
 
+def _reward_evaluation_command(run: Run) -> list[str]:
+    models = evaluated_models(run)
+    flags = {
+        "models": [storage.path(model.storage_key) for model in models],
+        "names": [model.name for model in models],
+        "pairs": storage.path(_snapshot(run).storage_key) / "holdout.jsonl",
+        "out": run_folder(run).path,
+        **run.config,
+    }
+    return [sys.executable, "-m", "reward.compare", *to_flags(flags)]
+
+
+def evaluated_models(run: Run) -> list[Checkpoint]:
+    """The reward models that an evaluation compares, in its order."""
+    rows = run.inputs.filter(checkpoint__isnull=False).select_related("checkpoint").order_by("pk")
+    return [row.checkpoint for row in rows if row.checkpoint is not None]
+
+
 def _stage_command(run: Run) -> list[str]:
     assert run.round is not None, run.pk
     config = round_config(run, policy_role="round_policy")
@@ -381,6 +400,7 @@ def _sampling_command(run: Run) -> list[str]:
 _COMMANDS: dict[str, Callable[[Run], list[str]]] = {
     Run.Kind.REWARD_TRAINING: _reward_training_command,
     Run.Kind.SAMPLING: _sampling_command,
+    Run.Kind.REWARD_EVALUATION: _reward_evaluation_command,
     **{Run.Kind(stage): _stage_command for stage in STAGES},
 }
 
