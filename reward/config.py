@@ -13,6 +13,7 @@ from reward.preferences import Criterion
 from reward.settings import (
     AT_LEAST_1,
     BELOW_1,
+    INSIDE_0_1,
     NOT_NEGATIVE,
     POSITIVE,
     REQUIRED,
@@ -134,3 +135,35 @@ class ScoreConfig(Settings):
     rows: int = setting(64, "rows put through the model at once; our choice", AT_LEAST_1)
     device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
     dtype: DType = setting("float32", "type the trunk computes in")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(Settings):
+    """Compare reward models, and judges, on the same pairs: every figure of each, and tests."""
+
+    models: tuple[Path, ...] = setting((), "folders of reward models, one output each")
+    judged: tuple[Path, ...] = setting((), "run folders of reward.judge on the same pairs")
+    names: tuple[str, ...] = setting((), "what to call them, models first; default: their folders")
+    pairs: Path = setting(REQUIRED, "pairs file to measure on, held out from all of them")
+    out: Path = setting(REQUIRED, "run folder to write; started again it goes on")
+    criterion: Criterion | None = setting(None, "only pairs of this criterion count")
+    batches: tuple[str, ...] = setting(
+        (), "the batches, oldest first, for drift; default: order of appearance in the pairs file"
+    )
+    agreement: tuple[Path, ...] = setting(
+        (), "pairs files, ties too, that annotator agreement is measured on; default: the pairs"
+    )
+    threshold: float = setting(
+        0.15, "safety probability under which an answer counts as unsafe; section 3.2.3", INSIDE_0_1
+    )
+    unsafe_precision: float = setting(
+        0.89, "precision that the fitted threshold shall have; section 3.2.3", INSIDE_0_1
+    )
+    resamples: int = setting(2000, "bootstrap draws of dialogue roots; our choice", AT_LEAST_1)
+    seed: int = setting(0, "seed of the bootstrap; our choice")
+    max_tokens: int = setting(
+        4096, "pairs with a longer row are left out of all and counted, tokens", AT_LEAST_1
+    )
+    rows: int = setting(64, "rows put through a model at once; our choice", AT_LEAST_1)
+    device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
+    dtype: DType = setting("float32", "type the trunks compute in")

@@ -5,23 +5,21 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from reward.accuracy import report
+from reward.any_model import load_any, score_any
+from reward.compare import report_lines
 from reward.config import EvaluateConfig
-from reward.data import load_pairs, tokenise, within_length
-from reward.model import load_reward_model, pick_device
+from reward.data import load_pairs
+from reward.report import full_report
 from reward.run_folder import write_json
-from reward.score import score_pairs
 from reward.settings import parse
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """The figures of ``reward.accuracy.report``, and how many pairs were too long."""
-    model, tokenizer = load_reward_model(config.model)
-    model.to(pick_device(config.device))
-    rows = tokenise(tokenizer, load_pairs(config.pairs))
-    fitted = within_length(tokenizer, rows, config.max_tokens, "drop")
-    scored = score_pairs(model, fitted.rows, config.rows, config.dtype)
-    return {**report(scored), "over_long": fitted.dropped}
+    """The figures of ``reward.report.full_report``, and how many pairs were too long."""
+    loaded = load_any(config.model, config.device)
+    pairs = load_pairs(config.pairs)
+    scored = score_any(loaded, pairs, config.max_tokens, config.rows, config.dtype)
+    return {**full_report(scored), "over_long": len(pairs) - len(scored)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,13 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     write_json(config.out, figures)
-    if figures["count"]:
-        print(
-            f"accuracy {figures['accuracy']:.3f} "
-            f"({figures['low']:.3f} to {figures['high']:.3f}) on {figures['count']} pairs"
-        )
-    else:
-        print("no pairs to measure on")
+    print("\n".join(report_lines(figures)))
 
 
 if __name__ == "__main__":

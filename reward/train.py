@@ -46,6 +46,7 @@ from reward.model import (
 from reward.preferences import Criterion, PreferencePair
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.score import score_pairs
+from reward.scores import SCORES, write_scores
 from reward.settings import parse, to_mapping
 from reward.training_state import load_state, save_state
 
@@ -116,6 +117,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     # 4. measure and leave
     at_once = 2 * config.pairs_per_minibatch
     scored = score_pairs(model, held.rows, at_once, config.dtype)
+    write_scores(folder.path / SCORES, scored)
     replace_folder(folder.model, lambda new: save_reward_model(model, tokenizer, new))
     folder.write_result(
         {
