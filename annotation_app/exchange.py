@@ -348,11 +348,16 @@ def _reward_training_command(run: Run) -> list[str]:
 
 
 def _reward_evaluation_command(run: Run) -> list[str]:
-    models = evaluated_models(run)
+    models, snapshot = evaluated_models(run), storage.path(_snapshot(run).storage_key)
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        names = [f"{model.name} ({model.pk})" for model in models]
     flags = {
         "models": [storage.path(model.storage_key) for model in models],
-        "names": [model.name for model in models],
-        "pairs": storage.path(_snapshot(run).storage_key) / "holdout.jsonl",
+        "names": names,
+        "pairs": snapshot / "holdout.jsonl",
+        "agreement": [snapshot / f"{name}.jsonl" for name in ("pairs", "holdout", "ties")],
+        "criterion": run.criterion,
         "out": run_folder(run).path,
         **run.config,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from annotation_app.tables import Figure
 
@@ -117,7 +117,16 @@ def _distance(it: Mapping[str, Any], value: str, end: str) -> float:
     return 0.0 if it.get(end) is None else abs(it[end] - it[value])
 
 
-def reliability(lines: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> Figure:
+class Line(NamedTuple):
+    """Points of one model, under its name; a fitted line is dashed."""
+
+    name: str
+    points: Sequence[Mapping[str, Any]]
+    colour: int
+    is_dashed: bool
+
+
+def reliability(lines: Iterable[Line], title: str) -> Figure:
     """Observed against predicted shares, bin by bin, beside the diagonal of perfect calibration."""
     data: list[dict[str, Any]] = [
         {
@@ -126,11 +135,11 @@ def reliability(lines: Mapping[str, Sequence[Mapping[str, Any]]], title: str) ->
             "name": "perfect",
             "x": [0, 1],
             "y": [0, 1],
-            "line": {"dash": "dot"},
+            "line": {"dash": "dot", "width": 1},
             "meta": {"colour": 3},
         }
     ]
-    for name, bins in lines.items():
+    for name, bins, colour, is_dashed in lines:
         data.append(
             {
                 "type": "scatter",
@@ -139,6 +148,8 @@ def reliability(lines: Mapping[str, Sequence[Mapping[str, Any]]], title: str) ->
                 "x": [it["predicted"] for it in bins],
                 "y": [it["observed"] for it in bins],
                 "text": [f"n = {it['count']}" for it in bins],
+                "line": {"dash": "dash" if is_dashed else "solid"},
+                "meta": {"colour": colour},
             }
         )
     share = {"range": [0, 1], "tickformat": ".0%"}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from annotation_app import figures
-from annotation_app.figures import Reports
+from annotation_app.figures import Line, Reports
 from annotation_app.tables import Column, Figure, Table
 from reward.preferences import STRONGEST_FIRST, SafetyLabel
 
@@ -85,10 +85,12 @@ def _grouped(reports: Reports, group: str) -> Table:
         for name in names
         if (it := (r.get(group) or {}).get(name)) is not None
     ]
-    figure = figures.accuracy_bars(reports, group, names, f"Held-out accuracy {title}")
+    figure: Figure | None = figures.accuracy_bars(reports, group, names, f"Accuracy {title}")
     columns = [MODEL, Column(column), COMPARISONS, *ACCURACY]
     counts = [sum(it["count"] for it in (r.get(group) or {}).values()) for _, r in reports]
     title = f"Accuracy {title}"
+    if len(names) == 1:
+        figure = None
     return Table(group.replace("_", "-"), title, columns, rows, figure, INTERVALS, counts)
 
 
@@ -134,10 +136,12 @@ def _calibration(reports: Reports, key: str, name: str, title: str, unit: str) -
         for model, when, _, now in found
         for bin_ in now["bins"]
     ]
-    lines = {
-        model if when == "before" else f"{model}, fitted": now["bins"]
+    models = list(dict.fromkeys(model for model, *_ in found))
+    lines = [
+        Line(f"{model}, fitted" if when == "after" else model, now["bins"], models.index(model),
+             when == "after")
         for model, when, _, now in found
-    }
+    ]  # fmt: skip
     columns = [MODEL, Column("Temperature fitted"), counted,
                *(Column(k.capitalize(), "share") for k in _BIN)]  # fmt: skip
     heading = f"Reliability: {title[0].lower()}{title[1:]}"
@@ -218,7 +222,10 @@ def _ceiling(reports: Reports) -> Iterator[Table]:
                Column("Accuracy against one annotator", "share"),
                Column("Of the low ceiling", "share"),
                Column("Of the high ceiling", "share")]  # fmt: skip
-    note = next((it.get("sentence", "") for _, it in found), "")
+    note = (
+        "Agreement is of two annotators of the same comparison; a model that knew everyone's "
+        "preferences would agree with one annotator as often as the ceilings say, low to high."
+    )
     yield Table("ceiling", "Accuracy and what agreement allows", columns, rows, None, note,
                 [it.get("model_count") or 0 for _, it in found])  # fmt: skip
 

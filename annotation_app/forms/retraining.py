@@ -186,6 +186,10 @@ class PromotionForm(forms.Form):
     seen = forms.IntegerField(min_value=0, max_value=2**31 - 1, required=False)
 
 
+def _reward_models() -> list[tuple[str, str]]:
+    return [(str(model.pk), model.name) for model in Checkpoint.objects.rewards()]
+
+
 class EvaluationForm(forms.Form):
     """Which reward models to compare, on the held-out comparisons of which criterion."""
 
@@ -197,17 +201,16 @@ class EvaluationForm(forms.Form):
             "invalid_choice": "There is no criterion of that name.",
         },
     )
-    models = forms.ModelMultipleChoiceField(
-        Checkpoint.objects.rewards(),
+    models = forms.MultipleChoiceField(
+        choices=_reward_models,
         error_messages={
             "required": "Choose two or more reward models.",
             "invalid_choice": "One of the chosen reward models does not exist.",
-            "invalid_pk_value": "One of the chosen reward models does not exist.",
         },
     )
 
     def clean_models(self) -> list[Checkpoint]:
-        chosen = sorted(self.cleaned_data["models"], key=lambda checkpoint: checkpoint.pk)
+        chosen = list(Checkpoint.objects.filter(pk__in=self.cleaned_data["models"]).order_by("pk"))
         if not 2 <= len(chosen) <= MOST_COMPARED:
             raise forms.ValidationError(f"Choose two to {MOST_COMPARED} reward models.")
         return chosen

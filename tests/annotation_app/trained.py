@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from annotation_app import exchange, storage
+from annotation_app import exchange, lifecycle, storage
 from annotation_app.models import Checkpoint, Run, Snapshot
 from reward.accuracy import ScoredPair, report
-from reward.preferences import PreferencePair, Verdict, write_pairs
+from reward.compare import Contender, compared
+from reward.config import CompareConfig
+from reward.preferences import (
+    PreferencePair,
+    Verdict,
+    read_pairs,
+    write_pairs,
+)
 from reward.run_folder import write_json
 from reward.scores import write_scores
 from tests.annotation_app.rows import released_chat_model
@@ -23,7 +32,9 @@ VERDICTS = (
 
 
 def held_out(criterion: str = "helpfulness", count: int = COUNT) -> list[PreferencePair]:
-    return pairs(count, criterion)
+    """Pairs of two batches, every third of them judged by three."""
+    found = pairs(count, criterion)
+    return [replace(p, verdicts=VERDICTS if n % 3 == 0 else ()) for n, p in enumerate(found)]
 
 
 def frozen(criterion: str, held: Sequence[PreferencePair]) -> Snapshot:
@@ -43,6 +54,16 @@ def scored(held: Sequence[PreferencePair], seed: int = 0) -> list[ScoredPair]:
     return [ScoredPair(pair, draw.gauss(0.7, 1), draw.gauss(-0.3, 1)) for pair in held]
 
 
+def log_steps(run: Run, last: int, total: int = 30) -> None:
+    """What the trainer appends at each step."""
+    folder = exchange.run_folder(run)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    for step in range(len(folder.metrics()) + 1, last + 1):
+        figures = {"loss": 1 / step, "ranking_loss": 1 / step, "auxiliary_loss": 0.0}
+        more = {"accuracy": 0.5 + step / 100, "learning_rate": 1e-5, "gradient_norm": 2.0 / step}
+        folder.log_metrics(step, total, **figures, **more, pairs=16)
+
+
 def trained(
     criterion: str = "helpfulness", held: Sequence[PreferencePair] | None = None, **config
 ) -> Checkpoint:
@@ -55,11 +76,7 @@ def trained(
     run.claim()
     run.succeed()
     folder = exchange.run_folder(run)
-    folder.path.mkdir(parents=True)
-    for step in range(1, 31):
-        figures = {"loss": 1 / step, "ranking_loss": 1 / step, "auxiliary_loss": 0.0}
-        more = {"accuracy": 0.5 + step / 100, "learning_rate": 1e-5, "gradient_norm": 2.0 / step}
-        folder.log_metrics(step, 30, **figures, **more, pairs=16)
+    log_steps(run, 30)
     found = scored(held, run.pk)
     write_scores(folder.path / "scores.jsonl", found)
     composition = {"collected, helpfulness": 8, "hh-rlhf, helpfulness": 2}
@@ -77,3 +94,19 @@ def trained(
         metrics=report(found, criterion),
         run=run,
     )
+
+
+def evaluated(checkpoints: Sequence[Checkpoint], criterion: str = "helpfulness") -> Run:
+    """A finished comparison of reward models on the newest holdout, without scoring anew."""
+    run = lifecycle.queue_reward_evaluation(criterion, checkpoints)
+    run.claim()
+    run.succeed()
+    pairs_file = storage.path(run.input("snapshot").storage_key) / "holdout.jsonl"
+    held = list(read_pairs(pairs_file))
+    folder = exchange.run_folder(run)
+    folder.path.mkdir(parents=True)
+    config = CompareConfig(pairs=pairs_file, out=folder.path, criterion=criterion, resamples=100)
+    contenders = [Contender(c.name, Path(c.storage_key), is_judge=False) for c in checkpoints]
+    result = compared(config, contenders, held, [scored(held, c.pk) for c in checkpoints])
+    folder.write_result(result)
+    return run

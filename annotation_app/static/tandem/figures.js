@@ -11,12 +11,12 @@ function draw(box) {
   const style = getComputedStyle(document.body);
   const colours = ["--left", "--right", "--good", "--quiet", "--accent", "--bad"].map((name) => style.getPropertyValue(name).trim());
   const small = box.classList.contains("small");
+  let height = small ? 260 : 340;
   const titled = small || box.closest(".table");
   Object.assign(figure.layout, {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: style.color, family: style.fontFamily },
-    height: small ? 260 : 340,
     autosize: true,
     colorway: colours,
   });
@@ -35,13 +35,15 @@ function draw(box) {
     Object.assign(figure.layout, { title: { text: "" }, margin: { ...figure.layout.margin, t: figure.layout.showlegend === false || figure.data.length === 1 ? 16 : 40 } });
   } else if (box.clientWidth < 600 && figure.data.length > 1) {
     // A phone: the heading above names the figure, and the legend goes below it.
+    const names = 22 * figure.data.length;
+    height = 390 + names;
     Object.assign(figure.layout, {
       title: { text: "" },
-      height: 460,
-      margin: { ...figure.layout.margin, t: 16 },
-      legend: { orientation: "h", y: -0.45, yanchor: "top" },
+      margin: { ...figure.layout.margin, t: 16, b: 130 + names },
+      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
     });
   }
+  box.style.height = `${height}px`; // not in the layout: a window of another size would forget it
   Plotly.react(box, figure.data, figure.layout, { displayModeBar: false, responsive: true });
 }
 
