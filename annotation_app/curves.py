@@ -17,13 +17,17 @@ RECENT = 20  # steps that the pace is read from
 
 
 class Curve(NamedTuple):
-    """One plot: the figures of ``metrics.jsonl`` that it draws, each with its name on the page."""
+    """One plot: the figures of ``metrics.jsonl`` that it draws, each with its name on the page.
+
+    Where ``only_with`` names a setting, it is drawn where that is on.
+    """
 
     id: str
     title: str
     series: Mapping[str, str]
     axis: Mapping[str, Any] = {}
     is_noisy: bool = True
+    only_with: str = ""
 
 
 class Shown(NamedTuple):
@@ -45,11 +49,13 @@ CURVES: dict[str, tuple[Curve, ...]] = {
         Curve(
             "loss",
             "Loss",
-            {
-                "ranking_loss": "ranking",
-                "auxiliary_loss": "safety auxiliary",
-                "centring_loss": "centring",
-            },
+            {"ranking_loss": "ranking", "auxiliary_loss": "safety auxiliary"},
+        ),
+        Curve(
+            "centring",
+            "Centring penalty, before its weight",
+            {"centring_loss": "centring"},
+            only_with="centring",
         ),
         Curve(
             "accuracy",
@@ -72,9 +78,11 @@ CURVES: dict[str, tuple[Curve, ...]] = {
 }
 
 
-def curves(kind: str, metrics: Metrics) -> list[Shown]:
+def curves(kind: str, metrics: Metrics, config: Mapping[str, Any] | None = None) -> list[Shown]:
     """Every plot of this kind of run; lines that were never other than 0 are left out."""
-    return [_shown(curve, metrics) for curve in CURVES.get(kind, ())]
+    chosen = config or {}
+    drawn = [c for c in CURVES.get(kind, ()) if not c.only_with or chosen.get(c.only_with)]
+    return [_shown(curve, metrics) for curve in drawn]
 
 
 def _shown(curve: Curve, metrics: Metrics) -> Shown:

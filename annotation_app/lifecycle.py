@@ -117,7 +117,7 @@ def _evaluate_beside_promoted(trained: Checkpoint) -> None:
     """Old reward models meet the new comparisons: that is where drift shows."""
     older = Checkpoint.objects.of(trained.criterion).exclude(pk=trained.pk).order_by("-pk")
     other = Checkpoint.objects.promoted(trained.criterion) or older.first()
-    if settings.EVALUATE_AFTER_TRAINING and other is not None and other.pk != trained.pk:
+    if settings.EVALUATE_AFTER_TRAINING and other is not None:
         with suppress(CannotStart):
             queue_reward_evaluation(trained.criterion, [other, trained])
 

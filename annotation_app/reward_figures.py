@@ -240,8 +240,10 @@ def _length(reports: Reports) -> Iterator[Table]:
     yield Table("length", "Length bias", columns, rows, None, INTERVALS, _counts(found))
     groups = {"longer_won": "longer one chosen", "longer_lost": "shorter one chosen",
               "same_length": "same length"}  # fmt: skip
-    by = [(model, {"by": {label: it[k] for k, label in groups.items() if it.get(k)}})
-          for model, it in found]  # fmt: skip
+    by = [
+        (model, {"by": {label: it[k] for k, label in groups.items() if it.get(k, {}).get("count")}})
+        for model, it in found
+    ]
     lengths = [
         (model, label, it["count"], *_accuracy(it))
         for model, r in by
@@ -351,4 +353,4 @@ _PAIRED = ("difference", "low", "high", "p_value", "p_holm", "only_first", "only
 def alarms(result: Mapping[str, Any]) -> list[str]:
     """What an evaluation says of drift where its newest batch gives an alarm."""
     found = [(m["name"], m["report"].get("drift") or {}) for m in result["models"]]
-    return [f"{name}: {drift['sentence']}" for name, drift in found if drift.get("alarm")]
+    return [f"Drift of {name}. {drift['sentence']}" for name, drift in found if drift.get("alarm")]

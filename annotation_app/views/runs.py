@@ -38,7 +38,7 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
     metrics = exchange.run_metrics(found) if found.kind in curves.CURVES else []
     context: dict[str, Any] = {
         "run": found,
-        "curves": curves.curves(found.kind, metrics),
+        "curves": curves.curves(found.kind, metrics, found.config),
         "window": curves.window(len(metrics)),
         "pace": curves.pace(metrics) if found.state == Run.State.RUNNING else None,
     }

@@ -39,6 +39,13 @@ def test_long_runs_are_thinned_and_keep_their_newest_step():
     assert mean["y"][-1] == sum(range(5_003 - window(5_003) + 1, 5_004)) / window(5_003)
 
 
+def test_a_penalty_that_is_off_is_not_drawn_beside_the_loss():
+    """Without its weight it would dwarf it."""
+    metrics = [{**line, "centring_loss": 40.0} for line in logged(3)]
+    assert "centring" not in {shown.id for shown in curves(KIND, metrics)}
+    assert "centring" in {shown.id for shown in curves(KIND, metrics, {"centring": 0.01})}
+
+
 def test_nothing_logged_yet():
     assert [shown.figure["data"] for shown in curves(KIND, [])] == [[]] * 4
     assert pace([]) == (None, None)

@@ -93,7 +93,7 @@ def test_an_alarm_is_said_where_the_models_are(as_alice, two):
     drift = {"alarm": True, "sentence": "Week 1: accuracy 41 % <b>on</b> 30 pairs."}
     result["models"][0]["report"]["drift"] |= drift
     file.write_text(json.dumps(result))
-    said = f"{two[0]}: Week 1: accuracy 41 % &lt;b&gt;on&lt;/b&gt; 30 pairs."
+    said = f"Drift of {two[0]}. Week 1: accuracy 41 % &lt;b&gt;on&lt;/b&gt; 30 pairs."
     assert said in text(as_alice.get(reverse("rewards")))
     assert said in text(as_alice.get(reverse("reward_evaluation", args=[run.pk])))
     evaluated(two)  # a newer one, without an alarm
