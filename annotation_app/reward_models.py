@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from annotation_app import exchange, storage
@@ -75,25 +77,27 @@ def worst_mistakes(checkpoint: Checkpoint, strength: str = "") -> list[Mistake]:
     """The held-out pairs of its criterion that it is most confidently wrong about."""
     if why_no_mistakes(checkpoint):
         return []
-    scored = [
-        item
-        for item in _scored(checkpoint)
-        if not strength or (item.pair.strength or "unknown") == strength
-    ]
-    return [_mistake(item) for item in mistakes(scored, MOST_MISTAKES)]
-
-
-def _scored(checkpoint: Checkpoint) -> list[ScoredPair]:
     assert checkpoint.run is not None, checkpoint.pk
-    snapshot = checkpoint.run.input("snapshot")
-    pairs = read_pairs(storage.path(snapshot.storage_key) / "holdout.jsonl")
-    own = (pair for pair in pairs if pair.criterion == checkpoint.criterion)
-    return read_scores(exchange.run_folder(checkpoint.run).path / SCORES, own)
+    snapshot = storage.path(checkpoint.run.input("snapshot").storage_key)
+    scores = exchange.run_folder(checkpoint.run).path / SCORES
+    holdout = snapshot / "holdout.jsonl"
+    return [_mistake(it) for it in _worst(scores, holdout, checkpoint.criterion, strength)]
+
+
+@lru_cache(maxsize=32)  # neither file is ever written again, and large ones take seconds
+def _worst(scores: Path, holdout: Path, criterion: str, strength: str) -> list[ScoredPair]:
+    own = [
+        pair
+        for pair in read_pairs(holdout)
+        if pair.criterion == criterion
+        and (not strength or (pair.strength or "unknown") == strength)
+    ]
+    return mistakes(read_scores(scores, own), MOST_MISTAKES)
 
 
 def _mistake(item: ScoredPair) -> Mistake:
     prefix, _, number = item.pair.id.partition("-")
-    comparison = int(number) if prefix == "comparison" and number.isdigit() else None
+    comparison = int(number) if prefix == "comparison" and number.isdecimal() else None
     verdicts = _in_words(item.pair)
     return Mistake(item.pair, item.chosen, item.rejected, comparison, verdicts)
 
