@@ -56,6 +56,7 @@ from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
 from rlhf_loop.round import STAGES, stage_command
 
 CHUNK = 500
+SNAPSHOT_FILES = ("pairs", "holdout", "ties", "holdout_ties")
 
 # --- snapshots: rows → pairs files ---------------------------------------------------------------
 
@@ -81,7 +82,9 @@ def write_snapshot(criterion: str) -> Snapshot:
     counts: Counter[str] = Counter()
     groups = _divide(_exported(counts), counts)
     read = (*groups["pairs"], *groups["holdout"], *groups["ties"])
-    counts[f"{criterion}_pairs"] = sum(item.pair.criterion == criterion for item in groups["pairs"])
+    for name in ("pairs", "holdout"):
+        of_criterion = [item for item in groups[name] if item.pair.criterion == criterion]
+        counts[f"{criterion}_{name}"] = len(of_criterion)
     if not counts[f"{criterion}_pairs"]:
         raise CannotStart(
             f"There is no {criterion} comparison with a choice to train on yet: "
@@ -225,7 +228,7 @@ def _origin(response: Response) -> Origin | None:
 
 def _divide(exported: Iterable[Exported], counts: Counter[str]) -> dict[str, list[Exported]]:
     """The snapshot's files. Beyond the cap per batch a held-out pair stays unused."""
-    files: dict[str, list[Exported]] = {"pairs": [], "holdout": [], "ties": [], "holdout_ties": []}
+    files: dict[str, list[Exported]] = {name: [] for name in SNAPSHOT_FILES}
     held: Counter[int] = Counter()
     for item in exported:
         is_held_out = item.split != Split.TRAIN
@@ -352,6 +355,29 @@ def _reward_training_command(run: Run) -> list[str]:
     return [sys.executable, "-m", "reward.train", *to_flags(flags)]
 
 
+def _reward_evaluation_command(run: Run) -> list[str]:
+    models, snapshot = evaluated_models(run), storage.path(_snapshot(run).storage_key)
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        names = [f"{model.name} ({model.pk})" for model in models]
+    flags = {
+        "models": [storage.path(model.storage_key) for model in models],
+        "names": names,
+        "pairs": snapshot / "holdout.jsonl",
+        "agreement": [snapshot / f"{name}.jsonl" for name in SNAPSHOT_FILES],
+        "criterion": run.criterion,
+        "out": run_folder(run).path,
+        **run.config,
+    }
+    return [sys.executable, "-m", "reward.compare", *to_flags(flags)]
+
+
+def evaluated_models(run: Run) -> list[Checkpoint]:
+    """The reward models that an evaluation compares, in its order."""
+    rows = run.inputs.filter(checkpoint__isnull=False).select_related("checkpoint").order_by("pk")
+    return [row.checkpoint for row in rows if row.checkpoint is not None]
+
+
 def _stage_command(run: Run) -> list[str]:
     assert run.round is not None, run.pk
     config = round_config(run, policy_role="round_policy")
@@ -387,6 +413,7 @@ def _sampling_command(run: Run) -> list[str]:
 _COMMANDS: dict[str, Callable[[Run], list[str]]] = {
     Run.Kind.REWARD_TRAINING: _reward_training_command,
     Run.Kind.SAMPLING: _sampling_command,
+    Run.Kind.REWARD_EVALUATION: _reward_evaluation_command,
     **{Run.Kind(stage): _stage_command for stage in STAGES},
 }
 

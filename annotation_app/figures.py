@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
-from annotation_app.models import Checkpoint, Strength
+from annotation_app.tables import Figure
 
-Figure = dict[str, Any]
+Reports = Sequence[tuple[str, Mapping[str, Any]]]  # a model's name and its accuracy report
+MOST_POINTS = 400  # of a line: more than a screen can show
 
 
 def _layout(title: str, **axes: Any) -> dict[str, Any]:
@@ -20,21 +22,40 @@ def _layout(title: str, **axes: Any) -> dict[str, Any]:
     }
 
 
-def loss_curve(metrics: Sequence[Mapping[str, Any]], name: str, title: str) -> Figure:
-    """One logged figure over the steps of a run."""
-    points = [line for line in metrics if isinstance(line.get(name), int | float)]
-    return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": name,
-                "x": [line["step"] for line in points],
-                "y": [line[name] for line in points],
-            }
-        ],
-        "layout": _layout(title, xaxis={"title": {"text": "step"}}),
-    }
+def smoothed_lines(
+    lines: Mapping[str, Sequence[tuple[int, float]]],
+    title: str,
+    window: Callable[[int], int] | None,
+    yaxis: dict[str, Any],
+) -> Figure:
+    """Each logged figure over the steps: pale raw points, and the mean of the last ``window``.
+
+    Without a window the points are joined as they are.
+    """
+    data: list[dict[str, Any]] = []
+    for colour, (name, points) in enumerate(lines.items()):
+        steps = [step for step, _ in points]
+        values = [value for _, value in points]
+        drawn = range((len(points) - 1) % _stride(points), len(points), _stride(points))
+        shared = {"type": "scatter", "x": [steps[n] for n in drawn], "meta": {"colour": colour}}
+        raw = {"mode": "markers", "marker": {"size": 4}, "opacity": 0.4, "showlegend": False}
+        if window is not None:
+            each = [values[n] for n in drawn]
+            data.append({**shared, **raw, "name": f"{name}, each step", "y": each})
+            values = _running_means(values, window(len(points)))
+        data.append({**shared, "mode": "lines", "name": name, "y": [values[n] for n in drawn]})
+    axes = {"xaxis": {"title": {"text": "step"}}, "yaxis": yaxis}
+    return {"data": data, "layout": _layout(title, showlegend=len(lines) > 1, **axes)}
+
+
+def _stride(points: Sequence[object]) -> int:
+    return -(-len(points) // MOST_POINTS) or 1
+
+
+def _running_means(values: Sequence[float], window: int) -> list[float]:
+    sums = [0.0, *accumulate(values)]
+    starts = [max(0, end - window) for end in range(1, len(sums))]
+    return [(sums[end] - sums[start]) / (end - start) for end, start in enumerate(starts, start=1)]
 
 
 def per_day(counts: Mapping[str, int], title: str) -> Figure:
@@ -44,76 +65,180 @@ def per_day(counts: Mapping[str, int], title: str) -> Figure:
     return {"data": [bars], "layout": _layout(title, xaxis={"type": "category"}, yaxis=count)}
 
 
-def accuracy_by_strength(checkpoints: Iterable[Checkpoint]) -> Figure:
-    """Held-out accuracy of each model, one group of bars for each strength."""
-    names = [strength.value for strength in Strength] + ["unknown"]
-    return _accuracy_bars(
-        checkpoints, "by_strength", names, "Held-out accuracy by preference strength"
-    )
-
-
-def accuracy_by_batch(checkpoints: Sequence[Checkpoint]) -> Figure:
-    """Held-out accuracy of each model on each batch."""
-    found = {name for c in checkpoints for name in c.metrics.get("by_batch", {})}
-    names = sorted(found, key=_natural)
-    return _accuracy_bars(checkpoints, "by_batch", names, "Held-out accuracy by batch")
-
-
-def _natural(name: str) -> list[tuple[str, int]]:
+def natural(name: str) -> list[tuple[str, int]]:
     """Sorts week 2 before week 10."""
     return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _accuracy_bars(
-    checkpoints: Iterable[Checkpoint], group: str, names: Sequence[str], title: str
-) -> Figure:
+def accuracy_bars(reports: Reports, group: str, names: Sequence[str], title: str) -> Figure:
+    """Bars with their intervals, by model; each place says how many comparisons it counts."""
+    ticks = {name: _tick(name, [r.get(group, {}).get(name, {}) for _, r in reports])
+             for name in names}  # fmt: skip
     data = []
-    for checkpoint in checkpoints:
-        figures = checkpoint.metrics.get(group, {})
+    for model, report in reports:
+        figures = report.get(group, {})
         known = [n for n in names if figures.get(n, {}).get("accuracy") is not None]
         data.append(
             {
                 "type": "bar",
-                "name": checkpoint.name,
-                "x": [n.replace("_", " ") for n in known],
+                "name": plain(model),
+                "x": [ticks[n] for n in known],
                 "y": [figures[n]["accuracy"] for n in known],
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [_distance(figures[n], "high") for n in known],
-                    "arrayminus": [_distance(figures[n], "low") for n in known],
-                },
+                "error_y": _interval([figures[n] for n in known], "accuracy"),
             }
         )
-    axis = {"range": [0, 1], "tickformat": ".0%"}
-    return {"data": data, "layout": _layout(title, yaxis=axis, barmode="group")}
+    axes = {"yaxis": {"range": [0, 1], "tickformat": ".0%"}, "xaxis": {"type": "category"}}
+    return {"data": data, "layout": _layout(title, barmode="group", **axes)}
 
 
-def _distance(it: Mapping[str, Any], end: str) -> float:
-    """From the accuracy to one end of its interval; 0 where the interval is unknown."""
-    return 0.0 if it.get(end) is None else abs(it[end] - it["accuracy"])
+def _tick(name: str, found: Iterable[Mapping[str, Any]]) -> str:
+    counts = [it["count"] for it in found if it.get("count")]
+    low, high = min(counts, default=0), max(counts, default=0)
+    many = f"{low}" if low == high else f"{low} to {high}"
+    return f"{plain(name.replace('_', ' '))}<br>n = {many}"
 
 
-def differences(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """After minus before on the same prompts, with the paired 95 % interval; 0 is no change."""
-    known = [row for row in rows if row.get("low") is not None and row.get("high") is not None]
-    known = known[::-1]  # the first row stands on top
-    interval = {
+def plain(text: str) -> str:
+    """A text that Plotly takes for no markup of its own."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _interval(found: Sequence[Mapping[str, Any]], value: str) -> dict[str, Any]:
+    return {
         "type": "data",
         "symmetric": False,
-        "array": [row["high"] - row["difference"] for row in known],
-        "arrayminus": [row["difference"] - row["low"] for row in known],
+        "array": [_distance(it, value, "high") for it in found],
+        "arrayminus": [_distance(it, value, "low") for it in found],
     }
+
+
+def _distance(it: Mapping[str, Any], value: str, end: str) -> float:
+    """From the value to one end of its interval; 0 where the interval is unknown."""
+    return 0.0 if it.get(end) is None else abs(it[end] - it[value])
+
+
+class Line(NamedTuple):
+    """Points of one model, under its name; a fitted line is dashed."""
+
+    name: str
+    points: Sequence[Mapping[str, Any]]
+    colour: int
+    is_dashed: bool
+
+
+def reliability(lines: Iterable[Line], title: str) -> Figure:
+    """Observed against predicted shares, bin by bin, beside the diagonal of perfect calibration."""
+    data: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "perfect",
+            "x": [0, 1],
+            "y": [0, 1],
+            "line": {"dash": "dot", "width": 1},
+            "meta": {"colour": 3},
+        }
+    ]
+    for name, bins, colour, is_dashed in lines:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": plain(name),
+                "x": [it["predicted"] for it in bins],
+                "y": [it["observed"] for it in bins],
+                "text": [f"n = {it['count']}" for it in bins],
+                "line": {"dash": "dash" if is_dashed else "solid"},
+                "meta": {"colour": colour},
+            }
+        )
+    share = {"range": [0, 1], "tickformat": ".0%"}
+    axes = {"xaxis": {**share, "title": {"text": "predicted"}},
+            "yaxis": {**share, "title": {"text": "observed"}}}  # fmt: skip
+    return {"data": data, "layout": _layout(title, **axes)}
+
+
+def by_threshold(tables: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> Figure:
+    """Recall and precision over the threshold, a full and a dashed line for each model."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": f"{plain(name)}, {value}",
+            "x": [row["threshold"] for row in rows],
+            "y": [row[value] for row in rows],
+            "text": [f"n = {row['count']}" for row in rows],
+            "line": {"dash": dash},
+            "meta": {"colour": colour},
+        }
+        for colour, (name, rows) in enumerate(tables.items())
+        for value, dash in (("recall", "solid"), ("precision", "dash"))
+    ]
+    share = {"range": [0, 1.02], "tickformat": ".0%"}
+    xaxis = {"title": {"text": "flagged below"}, "range": [0, 1]}
+    return {"data": data, "layout": _layout(title, xaxis=xaxis, yaxis=share)}
+
+
+def histograms(found: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+    """How many chosen (full) and rejected (dashed) responses have which score."""
+    data = []
+    for colour, (name, it) in enumerate(found.items()):
+        edges = it["edges"]
+        middles = [(low + high) / 2 for low, high in pairwise(edges)]
+        for side, dash in (("chosen", "solid"), ("rejected", "dash")):
+            line = {"dash": dash, "shape": "hvh"}
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "name": f"{plain(name)}, {side} (n = {sum(it[side])})",
+                    "x": middles,
+                    "y": it[side],
+                    "line": line,
+                    "meta": {"colour": colour},
+                }
+            )
+    axes = {"xaxis": {"title": {"text": "score"}}, "yaxis": {"title": {"text": "responses"}}}
+    return {"data": data, "layout": _layout(title, **axes)}
+
+
+def over_batches(found: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> Figure:
+    """Accuracy batch by batch, a line for each model; an alarm is a large mark."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": plain(name),
+            "x": [f"{plain(row['batch'])}<br>n = {row['count']}" for row in rows],
+            "y": [row["accuracy"] for row in rows],
+            "error_y": _interval(rows, "accuracy"),
+            "marker": {
+                "size": [14 if row["alarm"] else 7 for row in rows],
+                "symbol": ["x" if row["alarm"] else "circle" for row in rows],
+            },
+        }
+        for name, rows in found.items()
+    ]
+    axes = {"yaxis": {"range": [0, 1], "tickformat": ".0%"}, "xaxis": {"type": "category"}}
+    return {"data": data, "layout": _layout(title, **axes)}
+
+
+def differences(
+    rows: Sequence[Mapping[str, Any]], title: str = "After minus before, paired 95 % interval"
+) -> Figure:
+    """One minus another on the same things, with the paired 95 % interval; 0 is no change."""
+    known = [row for row in rows if row.get("low") is not None and row.get("high") is not None]
+    known = known[::-1]  # the first row stands on top
     trace = {
         "type": "scatter",
         "mode": "markers",
         "x": [row["difference"] for row in known],
         "y": [row["name"] for row in known],
-        "error_x": interval,
+        "error_x": _interval(known, "difference"),
         "marker": {"size": 10},
     }
     axes = {"xaxis": {"zeroline": True, "zerolinewidth": 2}, "yaxis": {"automargin": True}}
-    return {"data": [trace], "layout": _layout("After minus before, paired 95 % interval", **axes)}
+    return {"data": [trace], "layout": _layout(title, **axes)}
 
 
 def before_and_after(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -6,9 +6,12 @@ is still to do; the periodic tasks take it from there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 
 from annotation_app import exchange
@@ -22,6 +25,7 @@ from annotation_app.models import (
     Release,
     Round,
     Run,
+    Snapshot,
     Variant,
 )
 from annotation_app.models.refusals import CannotStart, WrongState
@@ -50,21 +54,72 @@ def finish_batch(batch: Batch) -> Run | None:
         return None
 
 
-def queue_reward_training(criterion: str) -> Run:
-    """Train this criterion's reward model from the newest released chat model.
+def queue_reward_training(
+    criterion: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    start: Checkpoint | None = None,
+    snapshot: Snapshot | None = None,
+    by: Person | None = None,
+    form_key: UUID | None = None,
+) -> Run:
+    """Train this criterion's reward model; what is not given is the newest there is.
 
-    Raises CannotStart without a chat model or without pairs, and while such a run is waiting.
+    A form sent twice gives its one run. Raises CannotStart without a chat model or without pairs,
+    and while such a run is waiting.
     """
+    if (asked := Run.objects.asked_by_form(form_key)) is not None:
+        return asked
     if Run.objects.waiting().filter(kind=Run.Kind.REWARD_TRAINING, criterion=criterion).exists():
         raise CannotStart(f"Training of the {criterion} reward model is queued already.")
-    start = _newest_chat_model()
-    snapshot = exchange.write_snapshot(criterion)
+    installed = exchange.installed_settings("reward_training")
+    start = start or _newest_chat_model()
     return Run.queue(
         Run.Kind.REWARD_TRAINING,
-        exchange.installed_settings("reward_training"),
-        {"start": start, "snapshot": snapshot},
+        installed if config is None else config,
+        {"start": start, "snapshot": snapshot or exchange.write_snapshot(criterion)},
         criterion=criterion,
+        asked_by=by,
+        form_key=form_key,
     )
+
+
+def queue_reward_evaluation(
+    criterion: str,
+    checkpoints: Sequence[Checkpoint],
+    *,
+    by: Person | None = None,
+    form_key: UUID | None = None,
+) -> Run:
+    """Measure reward models side by side on the newest held-out comparisons of a criterion.
+
+    A form sent twice gives its one run. Raises CannotStart without held-out comparisons.
+    """
+    if (asked := Run.objects.asked_by_form(form_key)) is not None:
+        return asked
+    snapshot = Snapshot.objects.with_holdout(criterion).first()
+    if snapshot is None:
+        raise CannotStart(
+            f"No {criterion} comparison is held out yet: train a {criterion} reward model first."
+        )
+    models = {f"model_{number}": it for number, it in enumerate(checkpoints, start=1)}
+    return Run.queue(
+        Run.Kind.REWARD_EVALUATION,
+        {},
+        {"snapshot": snapshot, **models},
+        criterion=criterion,
+        asked_by=by,
+        form_key=form_key,
+    )
+
+
+def _evaluate_beside_promoted(trained: Checkpoint) -> None:
+    """Old reward models meet the new comparisons: that is where drift shows."""
+    older = Checkpoint.objects.of(trained.criterion).exclude(pk=trained.pk).order_by("-pk")
+    other = Checkpoint.objects.promoted(trained.criterion) or older.first()
+    if settings.EVALUATE_AFTER_TRAINING and other is not None:
+        with suppress(CannotStart):
+            queue_reward_evaluation(trained.criterion, [other, trained])
 
 
 def _newest_chat_model() -> Checkpoint:
@@ -213,6 +268,8 @@ def run_succeeded(run: Run, result: Mapping[str, Any]) -> bool:
         checkpoint = exchange.record_checkpoint(run, result)
         if run.kind == Run.Kind.PPO and run.round is not None:
             Round.objects.filter(pk=run.round.pk).update(result=checkpoint)
+        if run.kind == Run.Kind.REWARD_TRAINING:
+            _evaluate_beside_promoted(checkpoint)
     if run.kind == Run.Kind.SAMPLING and run.batch is not None:
         variants = [Variant.objects.get(pk=pk) for pk in run.config["variants"]]
         exchange.fill_batch(run.batch, run, (variants[0], variants[1]))

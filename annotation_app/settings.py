@@ -163,6 +163,7 @@ REDIS_URL = redis_url()
 GPU_WORKERS = env_int("GPU_WORKERS", 1, 1, 64)
 RUN_HEARTBEAT_TIMEOUT_SECONDS = env_int("RUN_HEARTBEAT_TIMEOUT_SECONDS", 600, 5, 86_400)
 BEAT_SECONDS = env_int("BEAT_SECONDS", 15, 1, 3_600)
+EVALUATE_AFTER_TRAINING = env_bool("EVALUATE_AFTER_TRAINING", True)
 CHILD_LAUNCHER = os.environ.get("CHILD_LAUNCHER", "")  # "srun python"
 TRAIN_LAUNCHER = os.environ.get("TRAIN_LAUNCHER", "")  # "torchrun --standalone --nproc-per-node 8"
 

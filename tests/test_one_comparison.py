@@ -115,7 +115,7 @@ def test_one_comparison(platform: Platform, page):
     done = "Checkpoint.objects.rewards().count()"
     platform.wait_for(lambda: platform.rows(done) == 2, "two reward models", 300)
     for checkpoint in platform.rows("[c.pk for c in Checkpoint.objects.rewards()]"):
-        press(page, f"{platform.url}/rewards", "Promote")
+        press(page, f"{platform.url}/rewards/{checkpoint}/promotion", "Promote")
         assert platform.rows(f"Checkpoint.objects.get(pk={checkpoint}).metrics['count']") >= 0
 
     # a round from a button: rejection sampling, PPO, evaluation

@@ -2,7 +2,6 @@
 
 from annotation_app.forms.batches import (
     BatchForm,
-    CriterionForm,
     GuidelineForm,
     PriorityForm,
     ReferenceForm,
@@ -49,6 +48,14 @@ from annotation_app.forms.qualifications import (
     QualificationForm,
     WrittenForm,
 )
+from annotation_app.forms.retraining import (
+    EvaluationForm,
+    MistakesForm,
+    OneClickForm,
+    PromotionForm,
+    RetrainForm,
+    differences,
+)
 from annotation_app.forms.reviews import WHY, FeedbackSeenForm, ReviewFilterForm, ReviewForm
 from annotation_app.forms.writing import (
     LONGEST_ANSWER,
@@ -83,8 +90,8 @@ __all__ = [
     "BatchForm",
     "BetterAnswerForm",
     "ComparedForm",
-    "CriterionForm",
     "DemonstrationForm",
+    "EvaluationForm",
     "ExclusionForm",
     "FeedbackSeenForm",
     "FirstMessageForm",
@@ -94,6 +101,8 @@ __all__ = [
     "InvitationForm",
     "LinesField",
     "MessageForm",
+    "MistakesForm",
+    "OneClickForm",
     "OptionForm",
     "OrganisationForm",
     "PauseForm",
@@ -101,16 +110,19 @@ __all__ = [
     "Preference",
     "PreferencesForm",
     "PriorityForm",
+    "PromotionForm",
     "QualificationForm",
     "ReasonForm",
     "ReferenceForm",
     "RejectionForm",
+    "RetrainForm",
     "ReviewFilterForm",
     "ReviewForm",
     "SkillForm",
     "WeightForm",
     "WrittenForm",
     "as_given",
+    "differences",
     "in_words",
     "preferences",
     "rating_field",

@@ -7,7 +7,6 @@ from django import forms
 from annotation_app.models import (
     Batch,
     Comparison,
-    Criterion,
 )
 
 
@@ -53,10 +52,6 @@ class PriorityForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = Comparison
         fields = ("priority",)
-
-
-class CriterionForm(forms.Form):
-    criterion = forms.ChoiceField(choices=Criterion.choices)
 
 
 class WeightForm(forms.Form):

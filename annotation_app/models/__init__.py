@@ -20,6 +20,7 @@ from annotation_app.models.grade import Grade
 from annotation_app.models.guideline import Guideline
 from annotation_app.models.organisation import Organisation
 from annotation_app.models.person import Person
+from annotation_app.models.promotion import Promotion
 from annotation_app.models.qualification import Gate, GateQuestion, Qualification
 from annotation_app.models.reference import Reference
 from annotation_app.models.release import Release, Variant
@@ -53,6 +54,7 @@ __all__ = [
     "KeyLayout",
     "Organisation",
     "Person",
+    "Promotion",
     "Prompt",
     "PromptSet",
     "Qualification",

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from django.db import models
-from django.utils import timezone
 
 from annotation_app.models.choices import Criterion, one_of
-from annotation_app.models.refusals import WrongState
 
 if TYPE_CHECKING:
     from annotation_app.models.run import Run
@@ -21,10 +19,13 @@ class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
     def rewards(self) -> CheckpointQuerySet:
         return self.exclude(kind=Checkpoint.Kind.CHAT)
 
+    def of(self, criterion: str) -> CheckpointQuerySet:
+        """The reward models of this criterion."""
+        return self.filter(kind=reward_kind(criterion))
+
     def promoted(self, criterion: str) -> Checkpoint | None:
         """The reward model of this criterion that rounds start from now."""
-        of_kind = self.filter(kind=reward_kind(criterion), promoted_at__isnull=False)
-        return of_kind.order_by("-promoted_at").first()
+        return self.filter(promotions__criterion=criterion).order_by("-promotions__number").first()
 
 
 def reward_kind(criterion: str) -> str:
@@ -48,7 +49,6 @@ class Checkpoint(models.Model):
     run: models.OneToOneField[Run | None, Run | None] = models.OneToOneField(
         "annotation_app.Run", models.PROTECT, null=True, related_name="checkpoint"
     )
-    promoted_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = CheckpointQuerySet.as_manager()
@@ -67,13 +67,6 @@ class Checkpoint(models.Model):
     @property
     def criterion(self) -> str:
         return "" if self.kind == self.Kind.CHAT else self.kind.removesuffix("_reward")
-
-    def promote(self) -> None:
-        """Rounds that start now use this reward model. Raises WrongState for a chat model."""
-        if self.kind == self.Kind.CHAT:
-            raise WrongState(f"{self.name} is a chat model; only reward models are promoted.")
-        self.promoted_at = timezone.now()
-        self.save(update_fields=["promoted_at"])
 
     def annotation_ids(self) -> set[int]:
         """Every annotation behind these weights, through all runs that led to them."""
@@ -96,6 +89,13 @@ class Checkpoint(models.Model):
         return found
 
 
+class SnapshotQuerySet(models.QuerySet["Snapshot"]):
+    def with_holdout(self, criterion: str) -> SnapshotQuerySet:
+        """Those that held comparisons of this criterion out, the newest first."""
+        held_out = {f"counts__{criterion}_holdout__gt": 0}
+        return self.filter(criterion=criterion, **held_out).order_by("-pk")
+
+
 class Snapshot(models.Model):
     """The frozen set of annotations that a training run reads; written once, when it is queued."""
 
@@ -105,6 +105,8 @@ class Snapshot(models.Model):
     counts = models.JSONField(default=dict)
     annotations = models.ManyToManyField("annotation_app.Annotation", related_name="snapshots")
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = SnapshotQuerySet.as_manager()
 
     def __str__(self) -> str:
         return f"snapshot {self.pk} of {self.criterion}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import IntegrityError, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
@@ -32,6 +33,15 @@ class RunQuerySet(models.QuerySet["Run"]):
         """Queued runs, the oldest first."""
         return self.filter(state=Run.State.QUEUED).order_by("queued_at")
 
+    def evaluations(self, criterion: str) -> RunQuerySet:
+        """Finished comparisons of reward models, the newest first."""
+        done = self.filter(kind=Run.Kind.REWARD_EVALUATION, state=Run.State.SUCCEEDED)
+        return done.filter(criterion=criterion).order_by("-pk")
+
+    def asked_by_form(self, form_key: UUID | None) -> Run | None:
+        """What a form has asked for already."""
+        return None if form_key is None else self.filter(form_key=form_key).first()
+
 
 class Run(models.Model):
     """queued → running → succeeded | failed | cancelled.
@@ -46,6 +56,7 @@ class Run(models.Model):
         PPO = "ppo", "PPO"
         EVALUATE = "evaluate", "Evaluation"
         SAMPLING = "sampling", "Response sampling"
+        REWARD_EVALUATION = "reward_evaluation", "Reward model evaluation"
 
     class State(models.TextChoices):
         QUEUED = "queued"
@@ -69,6 +80,12 @@ class Run(models.Model):
     log_tail = models.TextField(blank=True, default="")
     error = models.TextField(blank=True, default="")
     cancel_requested = models.BooleanField(default=False)
+    asked_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+"
+    )
+    form_key = models.UUIDField(
+        null=True, unique=True, help_text="of the form that asked: sent twice, it is one run"
+    )
     queued_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)
     heartbeat_at = models.DateTimeField(null=True)
@@ -81,7 +98,9 @@ class Run(models.Model):
             models.CheckConstraint(
                 name="run_kind_known",
                 condition=one_of(
-                    "kind", ["reward_training", "rejection", "ppo", "evaluate", "sampling"]
+                    "kind",
+                    ["reward_training", "rejection", "ppo", "evaluate", "sampling",
+                     "reward_evaluation"],
                 ),
             ),
             models.CheckConstraint(
@@ -90,7 +109,7 @@ class Run(models.Model):
                     "state", ["queued", "running", "succeeded", "failed", "cancelled"]
                 ),
             ),
-        ]
+        ]  # fmt: skip
         indexes = [models.Index(fields=["state", "queued_at"], name="run_state_queued")]
 
     def __str__(self) -> str:
@@ -113,12 +132,21 @@ class Run(models.Model):
         inputs: Mapping[str, Checkpoint | Snapshot | PromptSet],
         **fields: Any,
     ) -> Run:
-        """Ask for a piece of work; a gpu worker takes it once this transaction is committed."""
-        with transaction.atomic():
-            run = cls.objects.create(kind=kind, config=dict(config), **fields)
-            for role, item in inputs.items():
-                RunInput.objects.create(run=run, role=role, **{_input_field(item): item})
-            transaction.on_commit(run.send)
+        """Ask for a piece of work; a gpu worker takes it once this transaction is committed.
+
+        A form sent twice at once gives its one run.
+        """
+        try:
+            with transaction.atomic():
+                run = cls.objects.create(kind=kind, config=dict(config), **fields)
+                for role, item in inputs.items():
+                    RunInput.objects.create(run=run, role=role, **{_input_field(item): item})
+                transaction.on_commit(run.send)
+        except IntegrityError:
+            asked = cls.objects.asked_by_form(fields.get("form_key"))
+            if asked is None:
+                raise
+            return asked
         return run
 
     def send(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 from django import template
 from django.urls import reverse
@@ -27,6 +28,12 @@ def section(context: Mapping[str, Any], name: str, label: str) -> SafeString:
     current = "page" if path == address else "true" if path.startswith(f"{address}/") else ""
     marked = format_html(' aria-current="{}"', current) if current else ""
     return format_html('<a href="{}"{}>{}</a>', address, marked, label)
+
+
+@register.simple_tag
+def new_key() -> str:
+    """A form's own key, so that a form sent twice asks once."""
+    return str(uuid4())
 
 
 @register.filter

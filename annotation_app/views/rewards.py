@@ -1,55 +1,86 @@
-"""Reward models: accuracy, promotion, retraining; and the chat models beside them."""
+"""Reward models in a list, what is in force, retraining by one click; and the chat models."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app import figures, lifecycle
-from annotation_app.access import refusal_page, researcher_required
-from annotation_app.forms import CriterionForm, WeightForm
-from annotation_app.models import Checkpoint, Criterion, Release
+from annotation_app import exchange, lifecycle, reward_figures
+from annotation_app.access import person, refusal_page, researcher_required
+from annotation_app.forms import EvaluationForm, OneClickForm, WeightForm
+from annotation_app.models import Checkpoint, Criterion, Promotion, Release, Run
+from annotation_app.tables import Table, named
 
 SHOWN = 6
+NEWEST = 20
+NEWEST_TABLES = ("by-strength", "by-batch")
 
 
 @require_GET
 @researcher_required
 def rewards(request: HttpRequest) -> HttpResponse:
+    return reward_list(request)
+
+
+def reward_list(request: HttpRequest, refused: EvaluationForm | None = None) -> HttpResponse:
+    """Every reward model; what was wrong with a choice of some to compare."""
     rows = list(Checkpoint.objects.rewards().select_related("run").order_by("-pk"))
-    promoted = {c: Checkpoint.objects.promoted(c) for c in Criterion.values}
-    newest = rows[:SHOWN][::-1]
+    history = Promotion.objects.select_related("checkpoint", "promoted_by").order_by("-pk")
+    evaluations = Run.objects.filter(kind=Run.Kind.REWARD_EVALUATION).order_by("-pk")
+    in_force = [(c, Promotion.objects.in_force(c)) for c in Criterion]
     context = {
         "checkpoints": rows,
-        "promoted": [c.pk for c in promoted.values() if c is not None],
+        "promoted": [now.checkpoint_id for _, now in in_force if now is not None],
+        "in_force": in_force,
+        "history": history[:NEWEST],
+        "evaluations": evaluations[:NEWEST],
+        "alarms": _alarms(),
         "criteria": Criterion,
-        "by_strength": figures.accuracy_by_strength(newest),
-        "by_batch": figures.accuracy_by_batch(newest),
-        "newest": newest,
+        "refused": refused,
+        "chosen": request.POST.getlist("models"),
+        "tables": _tables(rows[:SHOWN]),
+        "newest": SHOWN,
     }
-    return render(request, "rewards/list.html", context)
+    return render(request, "rewards/list.html", context, status=400 if refused else 200)
+
+
+def _tables(newest: list[Checkpoint]) -> list[Table]:
+    reports = [(c.name, c.metrics) for c in newest[::-1] if c.metrics.get("count")]
+    return [t for t in reward_figures.report_tables(reports) if t.name in NEWEST_TABLES]
+
+
+@require_GET
+@researcher_required
+def newest_table(request: HttpRequest, name: str) -> HttpResponse:
+    """A table of the newest reward models as CSV. Raises Http404."""
+    newest = Checkpoint.objects.rewards().order_by("-pk")[:SHOWN]
+    return named(_tables(list(newest)), name).csv()
+
+
+def _alarms() -> list[tuple[Run, str]]:
+    """What the newest evaluation of each criterion says of drift."""
+    found: list[tuple[Run, str]] = []
+    for criterion in Criterion.values:
+        run = Run.objects.evaluations(criterion).first()
+        result: dict[str, Any] | None = exchange.run_folder(run).result() if run else None
+        if run is not None and result is not None:
+            found += [(run, sentence) for sentence in reward_figures.alarms(result)]
+    return found
 
 
 @require_POST
 @researcher_required
 def retrain(request: HttpRequest) -> HttpResponse:
-    form = CriterionForm(request.POST)
+    form = OneClickForm(request.POST)
     if not form.is_valid():
         return refusal_page(request, "Choose helpfulness or safety.", 400)
-    run = lifecycle.queue_reward_training(form.cleaned_data["criterion"])
+    run = lifecycle.queue_reward_training(by=person(request), **form.cleaned_data)
     messages.success(request, f"{run} is queued.")
     return redirect("run", run.pk)
-
-
-@require_POST
-@researcher_required
-def promote(request: HttpRequest, pk: int) -> HttpResponse:
-    checkpoint = get_object_or_404(Checkpoint, pk=pk)
-    checkpoint.promote()
-    messages.success(request, f"{checkpoint} is promoted: the next round uses it.")
-    return redirect("rewards")
 
 
 @require_GET

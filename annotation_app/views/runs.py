@@ -7,18 +7,17 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 from django.views.decorators.vary import vary_on_headers
 
-from annotation_app import exchange, figures
+from annotation_app import curves, exchange
 from annotation_app.access import researcher_required
-from annotation_app.models import Run
+from annotation_app.forms import differences
+from annotation_app.models import Checkpoint, Run
+from annotation_app.tables import csv_file
 
 MOST = 100
-CURVES = {
-    Run.Kind.REWARD_TRAINING: ("loss", "Training loss"),
-    Run.Kind.PPO: ("objective/scores", "Combined score of the rollouts"),
-}
 
 
 @require_GET
@@ -29,22 +28,46 @@ def runs(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
+@never_cache
 @vary_on_headers("HX-Request")
 @researcher_required
 def run(request: HttpRequest, pk: int) -> HttpResponse:
     """The whole page, or with htmx only its live part."""
-    found = get_object_or_404(Run.objects.select_related("round", "batch"), pk=pk)
-    context: dict[str, Any] = {"run": found, "inputs": found.inputs.select_related(
-        "checkpoint", "snapshot", "prompt_set")}  # fmt: skip
+    rows = Run.objects.select_related("round", "batch", "asked_by")
+    found = get_object_or_404(rows, pk=pk)
+    metrics = exchange.run_metrics(found) if found.kind in curves.CURVES else []
+    context: dict[str, Any] = {
+        "run": found,
+        "curves": curves.curves(found.kind, metrics, found.config),
+        "window": curves.window(len(metrics)),
+        "pace": curves.pace(metrics) if found.state == Run.State.RUNNING else None,
+    }
     if request.headers.get("HX-Request"):
-        live = render(request, "runs/_live.html", context)
+        live = render(request, "runs/_live.html", {**context, "is_update": True})
         if not found.is_active:
             live.headers["HX-Refresh"] = "true"  # the buttons and figures beside it have changed
         return live
-    if found.kind in CURVES:
-        name, title = CURVES[Run.Kind(found.kind)]
-        context["curve"] = figures.loss_curve(exchange.run_metrics(found), name, title)
+    context |= _settings(found) | {
+        "inputs": found.inputs.select_related("checkpoint", "snapshot", "prompt_set"),
+        "made": Checkpoint.objects.rewards().filter(run=found).first(),
+    }
     return render(request, "runs/detail.html", context)
+
+
+def _settings(found: Run) -> dict[str, Any]:
+    """What the run was told, beside what the recipe says where it says anything."""
+    if found.kind == Run.Kind.REWARD_TRAINING:
+        return {"settings": differences(found.config), "has_recipe": True}
+    return {"settings": [(name, value, "") for name, value in found.config.items()]}
+
+
+@require_GET
+@never_cache
+@researcher_required
+def run_metrics(request: HttpRequest, pk: int) -> HttpResponse:
+    """Everything that the run has logged, as CSV."""
+    found = get_object_or_404(Run, pk=pk)
+    return csv_file(f"run-{pk}-metrics.csv", *curves.table(exchange.run_metrics(found)))
 
 
 @require_POST

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from annotation_app import exchange, tasks
-from annotation_app.models import Checkpoint, Run
+from annotation_app.models import Run
 from annotation_app.models.refusals import WrongState
 from tests.annotation_app.rows import released_chat_model
 
@@ -106,22 +106,3 @@ def test_a_living_process_without_progress_for_too_long_is_replaced(settings):
         tasks.rescue_runs()
     run.refresh_from_db()
     assert run.state == "queued"
-
-
-def test_a_chat_model_cannot_be_promoted():
-    with pytest.raises(WrongState, match="only reward models"):
-        released_chat_model().checkpoint.promote()
-
-
-def test_the_newest_promotion_counts():
-    rewards = [
-        Checkpoint.objects.create(
-            kind="safety_reward", name=name, line="tiny", storage_key=name, sha256=""
-        )
-        for name in ("first", "second")
-    ]
-    assert Checkpoint.objects.promoted("safety") is None
-    rewards[1].promote()
-    rewards[0].promote()
-    assert Checkpoint.objects.promoted("safety") == rewards[0]
-    assert Checkpoint.objects.promoted("helpfulness") is None

@@ -1,28 +1,52 @@
-// Draws every figure of the page from the JSON beside it, in the page's own colours.
+// Draws every figure of the page from the JSON beside it, in the page's own colours; again when htmx
+// has brought new JSON.
 "use strict";
-for (const box of document.querySelectorAll("[data-figure]")) {
-  const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
+const drawn = new WeakMap();
+
+function draw(box) {
+  const text = document.getElementById(box.dataset.figure)?.textContent;
+  if (!text || drawn.get(box) === text) return;
+  drawn.set(box, text);
+  const figure = JSON.parse(text);
   const style = getComputedStyle(document.body);
+  const colours = ["--left", "--right", "--good", "--quiet", "--accent", "--bad"].map((name) => style.getPropertyValue(name).trim());
+  const small = box.classList.contains("small");
+  let height = small ? 260 : 340;
+  const titled = small || box.closest(".table");
   Object.assign(figure.layout, {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: style.color, family: style.fontFamily },
-    height: 340,
     autosize: true,
+    colorway: colours,
   });
   const line = style.getPropertyValue("--line");
   for (const axis of ["xaxis", "yaxis"]) {
     figure.layout[axis] = { gridcolor: line, zerolinecolor: style.getPropertyValue("--quiet"), automargin: true, ...figure.layout[axis] };
   }
-  figure.layout.colorway = ["--left", "--right", "--good", "--quiet", "--accent", "--bad"].map((name) => style.getPropertyValue(name).trim());
-  if (box.clientWidth < 600 && figure.data.length > 1) {
+  for (const trace of figure.data) {
+    const colour = colours[trace.meta?.colour % colours.length];
+    if (!colour) continue;
+    trace.marker = { ...trace.marker, color: colour };
+    trace.line = { ...trace.line, color: colour };
+  }
+  if (titled && (small || figure.data.length === 1 || box.clientWidth >= 600)) {
+    // A heading above names it.
+    Object.assign(figure.layout, { title: { text: "" }, margin: { ...figure.layout.margin, t: figure.layout.showlegend === false || figure.data.length === 1 ? 16 : 40 } });
+  } else if (box.clientWidth < 600 && figure.data.length > 1) {
     // A phone: the heading above names the figure, and the legend goes below it.
+    const names = 22 * figure.data.length;
+    height = 390 + names;
     Object.assign(figure.layout, {
       title: { text: "" },
-      height: 460,
-      margin: { ...figure.layout.margin, t: 16 },
-      legend: { orientation: "h", y: -0.45, yanchor: "top" },
+      margin: { ...figure.layout.margin, t: 16, b: 130 + names },
+      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
     });
   }
-  Plotly.newPlot(box, figure.data, figure.layout, { displayModeBar: false, responsive: true });
+  box.style.height = `${height}px`; // not in the layout: a window of another size would forget it
+  Plotly.react(box, figure.data, figure.layout, { displayModeBar: false, responsive: true });
 }
+
+const drawAll = () => document.querySelectorAll("[data-figure]").forEach(draw);
+drawAll();
+document.body.addEventListener("htmx:afterSettle", drawAll);

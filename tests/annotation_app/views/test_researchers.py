@@ -14,7 +14,8 @@ pytestmark = pytest.mark.django_db
 PAGES = ["batches", "runs", "rewards", "rounds", "chat_models"]
 BUTTONS = [
     ("close_batch", [1]), ("open_batch", [1]), ("cancel_run", [1]), ("retry_run", [1]),
-    ("retrain", []), ("promote", [1]), ("start_round", []), ("release_round", [1]),
+    ("retrain", []), ("retrain_with", ["safety"]), ("promote", [1]), ("roll_back", ["safety"]),
+    ("evaluate_rewards", []), ("start_round", []), ("release_round", [1]),
     ("hold_round", [1]), ("cancel_round", [1]), ("retry_round", [1]), ("invite", []),
     ("deactivate", [1]),
 ]  # fmt: skip
@@ -99,8 +100,9 @@ def test_accuracy_stands_in_a_table_with_its_interval_and_count(as_alice):
         metrics={**it, "by_strength": {"better": it}, "by_batch": {"Week 1": it}},
     )  # fmt: skip
     page = as_alice.get(reverse("rewards")).content.decode()
-    assert page.count("75.0 %") == 3
-    assert page.count("(70.0 % to 80.0 %, 321)") == 3
+    assert page.count("75.0 %") + page.count("75.0\u00a0%") == 3
+    assert page.count("(70.0 % to 80.0 %, 321)") == 1
+    assert page.count("On 321 comparisons.") == 2
 
 
 def test_an_invited_person_signs_in_once_and_chooses_a_password(client, dora):

@@ -1,0 +1,65 @@
+"""Reward models side by side, on the same held-out comparisons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from annotation_app import exchange, lifecycle, reward_figures
+from annotation_app.access import person, researcher_required
+from annotation_app.forms import EvaluationForm
+from annotation_app.models import Run
+from annotation_app.tables import named
+from annotation_app.views.rewards import reward_list
+
+
+@require_POST
+@researcher_required
+def evaluate(request: HttpRequest) -> HttpResponse:
+    """Queue the comparison of the chosen reward models; sent twice it is one run."""
+    form = EvaluationForm(request.POST)
+    if not form.is_valid():
+        return reward_list(request, form)
+    chosen, criterion = form.cleaned_data["models"], form.cleaned_data["criterion"]
+    run = lifecycle.queue_reward_evaluation(
+        criterion, chosen, by=person(request), form_key=form.cleaned_data["form_key"]
+    )
+    messages.success(request, f"{run} is queued.")
+    return redirect("run", run.pk)
+
+
+def _found(pk: int) -> tuple[Run, dict[str, Any] | None]:
+    """An evaluation and its result, None while there is none. Raises Http404."""
+    found = get_object_or_404(Run, pk=pk, kind=Run.Kind.REWARD_EVALUATION)
+    is_done = found.state == Run.State.SUCCEEDED
+    return found, exchange.run_folder(found).result() if is_done else None
+
+
+@require_GET
+@never_cache
+@researcher_required
+def reward_evaluation(request: HttpRequest, pk: int) -> HttpResponse:
+    found, result = _found(pk)
+    page = {
+        "run": found,
+        "result": result,
+        "models": exchange.evaluated_models(found),
+        "snapshot": found.input("snapshot"),
+        "tables": reward_figures.evaluation_tables(result) if result else [],
+        "alarms": reward_figures.alarms(result) if result else [],
+    }
+    return render(request, "rewards/evaluation.html", page)
+
+
+@require_GET
+@never_cache
+@researcher_required
+def evaluation_table(request: HttpRequest, pk: int, name: str) -> HttpResponse:
+    """The table of this name as CSV. Raises Http404."""
+    _, result = _found(pk)
+    return named(reward_figures.evaluation_tables(result) if result else [], name).csv()
