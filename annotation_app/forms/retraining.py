@@ -6,7 +6,6 @@ import dataclasses
 import typing
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from django import forms
@@ -31,7 +30,7 @@ GROUPS = {
     ),
     "Checkpoints": ("checkpoint_every_steps",),
 }  # fmt: skip
-OF_THE_SERVER = {"pairs", "holdout", "model", "out", "criterion", "device"}
+OF_THE_SERVER = {"pairs", "holdout", "ties", "model", "out", "criterion", "device"}
 FURTHER = "Further settings"
 LONGEST = 18  # characters of a number
 MOST_COMPARED = 8
@@ -49,13 +48,8 @@ class Chosen(NamedTuple):
 def recipe() -> dict[str, Any]:
     """The recipe's value of every setting that a researcher may choose, as JSON holds it."""
     fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
-    hints = typing.get_type_hints(TrainConfig)
     config = to_mapping(_config({}))
-    return {
-        name: config[name]
-        for name in fields
-        if name not in OF_THE_SERVER and hints[name] not in (Path, Path | None)
-    }
+    return {name: config[name] for name in fields if name not in OF_THE_SERVER}
 
 
 def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

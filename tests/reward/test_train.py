@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,30 +104,6 @@ def test_same_seed_same_weights(config, tmp_path):
                        weights(tmp_path / "again")["score.weight"])  # fmt: skip
     assert not torch.equal(weights(config.out)["score.weight"],
                            weights(tmp_path / "other")["score.weight"])  # fmt: skip
-
-
-def test_a_killed_run_resumes_bit_for_bit(config, tmp_path):
-    train(config)
-    killed = changed(config, out=tmp_path / "killed")
-    command = [sys.executable, "-m", "reward.train", *flags(killed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    child = subprocess.Popen(command, env=environment)
-    folder = RunFolder(killed.out)
-    deadline = time.monotonic() + 60
-    while not (last := folder.last_metrics()) or last["step"] < 6:
-        assert child.poll() is None, "the child ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert folder.result() is None
-    assert folder.resumable_checkpoint() is not None
-    train(killed)
-    mine, theirs = weights(config.out), weights(killed.out)
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    steps = [line["step"] for line in folder.metrics()]
-    assert steps == list(range(1, 25))
 
 
 FURTHER = {
