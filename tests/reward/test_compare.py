@@ -33,7 +33,7 @@ def config(tmp_path, models) -> CompareConfig:
     write_pairs(tmp_path / "pairs.jsonl", pairs(30))
     return CompareConfig(
         models=tuple(models), pairs=tmp_path / "pairs.jsonl", out=tmp_path / "run",
-        rows=8, resamples=200, device="cpu",
+        tokens_per_minibatch=200, resamples=200, device="cpu",
     )  # fmt: skip
 
 
