@@ -35,7 +35,6 @@ from reward.data import (
     tokenise,
     within_length,
 )
-from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_loss, tie_loss
 from reward.minibatches import minibatches
 from reward.model import (
     context_tokens,
@@ -45,7 +44,8 @@ from reward.model import (
     shares_prefixes,
     start_from_chat_model,
 )
-from reward.preferences import Criterion, PreferencePair
+from reward.objective import Objective
+from reward.preferences import PreferencePair
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.score import score_pairs
 from reward.scores import SCORES, write_scores
@@ -217,15 +217,11 @@ def optimiser_step(
     step: int,
     total: int,
 ) -> dict[str, float | None]:
-    """One update from all pairs of the step, a minibatch at a time; returns its figures.
-
-    Each minibatch counts by its share of the step's pairs (auxiliary loss: of its known
-    responses), so the gradient is that of the one big batch.
-    """
+    """One update from all pairs of the step, a minibatch at a time; returns its figures."""
     rate = config.learning_rate * learning_rate_share(step, total, config)
     for group in optimiser.param_groups:
         group["lr"] = rate
-    known = _known(rows) or 1
+    objective = Objective(rows, config)
     decided = sum(not row.is_tie for row in rows)
     ranking = auxiliary = centring = correct = 0.0
     own = [rows[i] for i in ranks.own_part(rows)]
@@ -233,14 +229,11 @@ def optimiser_step(
     for indices in minibatches(both, config.tokens_per_minibatch, shares_prefixes(model)):
         minibatch = [own[i] for i in indices]
         chosen, rejected = _score_pairs(model, minibatch, config.dtype)
-        rank = _ranking(chosen, rejected, minibatch, config) * _part(minibatch, rows, config)
-        safety = _auxiliary(chosen, rejected, minibatch) * (_known(minibatch) / known)
-        centre = centring_loss(chosen, rejected) * (len(minibatch) / len(rows))
-        loss = rank + auxiliary_weight(config) * safety + config.centring * centre
-        loss.backward()  # type: ignore[no-untyped-call]
-        ranking += rank.item()
-        auxiliary += safety.item()
-        centring += centre.item()
+        shares = objective.shares(chosen, rejected, minibatch)
+        objective.total(*shares).backward()  # type: ignore[no-untyped-call]
+        ranking += shares.ranking.item()
+        auxiliary += shares.auxiliary.item()
+        centring += shares.centring.item()
         correct += sum(
             ScoredPair(row.pair, *scores).credit
             for row, *scores in zip(minibatch, chosen.tolist(), rejected.tolist(), strict=True)
@@ -249,16 +242,16 @@ def optimiser_step(
     ranks.keep_step(model, partial(_idle, model, rows, config.dtype))
     ranking, auxiliary, centring, correct = ranks.summed(ranking, auxiliary, centring, correct)
     norm = ranks.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip))
-    loss_value = ranking + auxiliary_weight(config) * auxiliary + config.centring * centring
-    if not math.isfinite(loss_value) or not math.isfinite(norm.item()):
+    loss = objective.total(ranking, auxiliary, centring)
+    if not math.isfinite(loss) or not math.isfinite(norm.item()):
         raise ValueError(
-            f"loss is {loss_value} and gradient norm {norm.item()} at step {step}, allowed are "
+            f"loss is {loss} and gradient norm {norm.item()} at step {step}, allowed are "
             "finite numbers; the weights were left as they were"
         )
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return {
-        "loss": loss_value,
+        "loss": loss,
         "ranking_loss": ranking,
         "auxiliary_loss": auxiliary,
         "centring_loss": centring,
@@ -276,72 +269,10 @@ def _idle(model: Any, rows: Sequence[PairRows], dtype: str) -> None:
         (0 * scores.sum()).backward()  # type: ignore[no-untyped-call]
 
 
-def auxiliary_weight(config: TrainConfig) -> float:
-    """The helpfulness model has no auxiliary loss (appendix A.3.3)."""
-    return config.auxiliary_weight if config.criterion == Criterion.SAFETY else 0.0
-
-
 def _score_pairs(model: Any, rows: Sequence[PairRows], dtype: str) -> tuple[Tensor, Tensor]:
     both = [row.chosen for row in rows] + [row.rejected for row in rows]
     scores = score_rows(model, both, dtype)  # (2B,)
     return scores[: len(rows)], scores[len(rows) :]
-
-
-def _ranking(
-    chosen: Tensor, rejected: Tensor, rows: Sequence[PairRows], config: TrainConfig
-) -> Tensor:
-    """The weighted mean over decided pairs and ties alike."""
-    weights = torch.tensor(_weights(rows, config), device=chosen.device)  # (B,)
-    parts = []
-    if decided := [i for i, row in enumerate(rows) if not row.is_tie]:
-        numbers = (
-            torch.tensor([of(rows[i].pair, config) for i in decided], device=chosen.device)
-            for of in (_margin, _target)
-        )
-        margin, target = numbers
-        of_decided = (chosen[decided], rejected[decided], margin, weights[decided], target)
-        parts.append(ranking_loss(*of_decided) * weights[decided].sum())
-    if tied := [i for i, row in enumerate(rows) if row.is_tie]:
-        of_tied = (chosen[tied], rejected[tied], config.tie_threshold, weights[tied])
-        parts.append(tie_loss(*of_tied) * weights[tied].sum())
-    return torch.stack(parts).sum() / weights.sum()
-
-
-def _margin(pair: PreferencePair, config: TrainConfig) -> float:
-    return MARGINS[config.margin][pair.strength] + config.tie_threshold
-
-
-def _target(pair: PreferencePair, config: TrainConfig) -> float:
-    """The probability that the chosen response is the better one."""
-    sure = pair.share if config.soft_labels else 1.0
-    return sure * (1 - config.label_smoothing) + (1 - sure) * config.label_smoothing
-
-
-def _weights(rows: Sequence[PairRows], config: TrainConfig) -> list[float]:
-    """How much each pair counts; one without verdicts is as good as any."""
-    if not config.reliability_weights:
-        return [1.0] * len(rows)
-    weights = ([verdict.weight for verdict in row.pair.verdicts] or [1.0] for row in rows)
-    return [sum(of_pair) / len(of_pair) for of_pair in weights]
-
-
-def _part(minibatch: Sequence[PairRows], rows: Sequence[PairRows], config: TrainConfig) -> float:
-    """The share of a step's weight that lies in a minibatch."""
-    return sum(_weights(minibatch, config)) / sum(_weights(rows, config))
-
-
-def _known(rows: Sequence[PairRows]) -> int:
-    """How many pairs have a safety label."""
-    return sum(row.pair.safety is not None for row in rows)
-
-
-def _auxiliary(chosen: Tensor, rejected: Tensor, rows: Sequence[PairRows]) -> Tensor:
-    labels = [row.pair.safety for row in rows]
-    chosen_safe = [label is not None and label.chosen_is_safe for label in labels]
-    rejected_safe = [label is not None and label.rejected_is_safe for label in labels]
-    known = [label is not None for label in labels]
-    flags = (torch.tensor(f, device=chosen.device) for f in (chosen_safe, rejected_safe, known))
-    return safety_auxiliary_loss(chosen, rejected, *flags)
 
 
 def _resume(folder: RunFolder, model: Any, optimiser: torch.optim.Optimizer) -> int:
