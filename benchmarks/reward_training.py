@@ -161,8 +161,9 @@ def take_turns(arguments: argparse.Namespace, work: Path, pairs: Path) -> dict[s
 def bound(arguments: argparse.Namespace, work: Path, pairs: Path) -> dict[str, float]:
     """The rate at which nothing but the matrix products of each distinct token would run.
 
-    6 operations a weight and token (2 forward, 4 backward), attention left out, against the rate of
-    a matrix product of the model's own shape, measured now.
+    6 operations a weight and token, and 12 a channel, layer and pair of a token with one it attends
+    to (a third forward, the rest backward), at the rate of a matrix product of the model's own
+    shape, measured now.
     """
     from timeit import repeat
 
@@ -172,18 +173,21 @@ def bound(arguments: argparse.Namespace, work: Path, pairs: Path) -> dict[str, f
     model, tokenizer = start_from_chat_model(work / "start", 0)
     rows = tokenise(tokenizer, load_pairs(pairs))
     flat = [tokens for row in rows for tokens in (row.chosen, row.rejected)]
-    distinct = len(prefix_tree(flat, shortest=1).tokens)
+    tree = prefix_tree(flat, shortest=1)
+    attended = sum(position + 1 for position in tree.positions)
     weights = sum(p.numel() for p in model.base_model.layers.parameters())
     torch.set_num_threads(arguments.threads)
     a = torch.randn(4096, arguments.hidden)
     b = torch.randn(arguments.hidden, arguments.hidden * 43 // 16)
     seconds = min(repeat(lambda: a @ b, number=10, repeat=5)) / 10
     rate = 2 * a.shape[0] * b.numel() / seconds
+    operations = 6 * weights * len(tree.tokens)
+    operations += 12 * arguments.hidden * arguments.layers * attended
     return {
         "tokens_of_rows": sum(map(len, flat)),
-        "distinct_tokens": distinct,
+        "distinct_tokens": len(tree.tokens),
         "operations_per_second": rate,
-        "pairs_per_second": len(rows) * rate / (6 * weights * distinct),
+        "pairs_per_second": len(rows) * rate / operations,
     }
 
 
