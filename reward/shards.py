@@ -2,8 +2,9 @@
 
 One rank writes FILE.safetensors; of N, each writes FILE-1-of-N.safetensors and so on: its rows and,
 in the header, which they are. Any number of ranks reads them back. torch's own distributed
-checkpoints do the same with an index that is a pickle. A rank has the rows that ``fully_shard``
-gives it: ceil(rows / N) each, the last ranks fewer or none; a number without rows is everyone's.
+checkpoints do the same with an index that can run code when it is read. A rank has the rows that
+``fully_shard`` gives it: ceil(rows / N) each, the last ranks fewer or none; a number without rows
+is everyone's.
 """
 
 from __future__ import annotations
