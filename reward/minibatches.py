@@ -5,47 +5,58 @@ Standard library only.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from reward.prefix_tree import common_prefix
 
 Group = Sequence[list[int]]
 
 
-def minibatches(groups: Sequence[Group], tokens: int, shared: bool) -> Iterator[list[int]]:
-    """The indices of groups of rows (a pair's two, or one alone), each once, a list per minibatch.
+class Minibatch(NamedTuple):
+    """Groups of rows that go through the model together."""
+
+    groups: list[int]
+    """Their indices."""
+    tokens: int
+    """How many tokens that are."""
+
+
+def minibatches(groups: Sequence[Group], tokens: int, shared: bool) -> Iterator[Minibatch]:
+    """Groups of rows (a pair's two, or one alone), each in one minibatch.
 
     A minibatch has at most ``tokens`` tokens, and one group at least. Where prefixes are ``shared``
-    like beginnings stand together and what a row has in common with the one before it costs
-    nothing; otherwise like lengths do, and padding costs.
+    like beginnings stand together and every distinct token counts once; otherwise like lengths do,
+    and padding counts.
     """
     if shared:
         order = sorted(range(len(groups)), key=lambda i: groups[i][0])
     else:
-        order = sorted(range(len(groups)), key=lambda i: _longest(groups[i]))
+        order = sorted(range(len(groups)), key=lambda i: max(map(len, groups[i])))
     kept: list[int] = []
+    rows: list[list[int]] = []
     cost = 0
     for index in order:
-        group = groups[index]
-        alone = _distinct(group, ()) if shared else len(group) * _longest(group)
-        if shared and kept:
-            cost += _distinct(group, groups[kept[-1]])
-        else:
-            cost = alone + _longest(group) * sum(len(groups[i]) for i in kept)
-        if kept and cost > tokens:
-            yield kept
-            kept, cost = [], alone
+        grown = _grown(cost, rows, groups[index], shared)
+        if kept and grown > tokens:
+            yield Minibatch(kept, cost)
+            kept, rows = [], []
+            grown = _grown(0, rows, groups[index], shared)
         kept.append(index)
+        cost = grown
     if kept:
-        yield kept
+        yield Minibatch(kept, cost)
 
 
-def _longest(group: Group) -> int:
-    return max(map(len, group))
-
-
-def _distinct(group: Group, before: Group) -> int:
-    """How many tokens of a group are its own, at most, given the group that stands before it."""
-    first, *others = group
-    shared = common_prefix(before[0], first) if before else 0
-    return len(first) - shared + sum(len(row) - common_prefix(first, row) for row in others)
+def _grown(cost: int, rows: list[list[int]], group: Group, shared: bool) -> int:
+    """What ``rows``, sorted if shared, cost with a group put in."""
+    if not shared:
+        rows.extend(group)
+        return len(rows) * max(map(len, group))  # it is the longest so far
+    for row in group:
+        place = bisect(rows, row)
+        beside = rows[max(place - 1, 0) : place + 1]
+        cost += len(row) - max((common_prefix(other, row) for other in beside), default=0)
+        rows.insert(place, row)
+    return cost

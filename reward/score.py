@@ -48,7 +48,7 @@ def score_tokens(
     scores = torch.empty(len(rows))
     groups = [(list(row),) for row in rows]
     parts = list(minibatches(groups, tokens, shares_prefixes(model)))
-    for chosen in tqdm(parts, desc="scoring", ncols=80, disable=_quiet(len(parts))):
+    for chosen, _ in tqdm(parts, desc="scoring", ncols=80, disable=_quiet(len(parts))):
         scores[chosen] = score_rows(model, [rows[i] for i in chosen], dtype).cpu()
     if not scores.isfinite().all():
         raise ValueError(f"scores are {scores[~scores.isfinite()][0]}, allowed are finite numbers")

@@ -52,6 +52,8 @@ from reward.scores import SCORES, write_scores
 from reward.settings import parse, to_mapping
 from reward.training_state import load_state, save_state
 
+TOKENS = ("row_tokens", "computed_tokens")  # of the rows as they are, and without what they share
+
 
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train, measure on the holdout, and leave ``model/`` and ``result.json`` in the run folder.
@@ -146,6 +148,7 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
             "cut": fitted.cut + tied.cut,
             "composition": composition(row.pair for row in rows),
             "steps": len(steps),
+            **{name: sum(line.get(name, 0) for line in folder.metrics()) for name in TOKENS},
             "ranks": ranks.count(),
             "training_seconds": round(training_seconds, 3),
             "seconds": round(time.monotonic() - started, 1),
@@ -223,10 +226,10 @@ def optimiser_step(
         group["lr"] = rate
     objective = Objective(rows, config)
     decided = sum(not row.is_tie for row in rows)
-    ranking = auxiliary = centring = correct = 0.0
+    ranking = auxiliary = centring = correct = computed = 0.0
     own = [rows[i] for i in ranks.own_part(rows)]
     both = [(row.chosen, row.rejected) for row in own]
-    for indices in minibatches(both, config.tokens_per_minibatch, shares_prefixes(model)):
+    for indices, tokens in minibatches(both, config.tokens_per_minibatch, shares_prefixes(model)):
         minibatch = [own[i] for i in indices]
         chosen, rejected = _score_pairs(model, minibatch, config.dtype)
         shares = objective.shares(chosen, rejected, minibatch)
@@ -239,8 +242,11 @@ def optimiser_step(
             for row, *scores in zip(minibatch, chosen.tolist(), rejected.tolist(), strict=True)
             if not row.is_tie
         )
+        computed += tokens
     ranks.keep_step(model, partial(_idle, model, rows, config.dtype))
-    ranking, auxiliary, centring, correct = ranks.summed(ranking, auxiliary, centring, correct)
+    ranking, auxiliary, centring, correct, computed = ranks.summed(
+        ranking, auxiliary, centring, correct, computed
+    )
     norm = ranks.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip))
     loss = objective.total(ranking, auxiliary, centring)
     if not math.isfinite(loss) or not math.isfinite(norm.item()):
@@ -259,6 +265,8 @@ def optimiser_step(
         "learning_rate": rate,
         "gradient_norm": norm.item(),
         "pairs": len(rows),
+        "row_tokens": sum(len(row.chosen) + len(row.rejected) for row in rows),
+        "computed_tokens": int(computed),
     }
 
 
