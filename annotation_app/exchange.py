@@ -364,7 +364,7 @@ def _reward_evaluation_command(run: Run) -> list[str]:
         "models": [storage.path(model.storage_key) for model in models],
         "names": names,
         "pairs": snapshot / "holdout.jsonl",
-        "agreement": [snapshot / f"{name}.jsonl" for name in SNAPSHOT_FILES],
+        "agreement": sorted(snapshot.glob("*.jsonl")),
         "criterion": run.criterion,
         "out": run_folder(run).path,
         **run.config,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from reward import adapter, ranks
-from reward.accuracy import ScoredPair, report
+from reward.accuracy import ScoredPair
 from reward.config import TrainConfig
 from reward.data import (
     PairRows,
@@ -46,6 +46,7 @@ from reward.model import (
 )
 from reward.objective import Objective
 from reward.preferences import PreferencePair
+from reward.report import Wanted, full_report
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.score import score_pairs
 from reward.scores import SCORES, write_scores
@@ -93,7 +94,8 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
     holdout = load_pairs(config.holdout) if config.holdout else []
     refuse_leak(every, holdout)
     pairs = mix(every, config.criterion, config.mixture, config.seed)
-    ties = _ties(config)
+    undecided = load_pairs(config.ties) if config.ties else []
+    ties = _learnt_from(undecided, config)
     refuse_leak(ties, holdout)
 
     # 2. model: the chat model's trunk with a fresh head
@@ -138,7 +140,7 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
             "model": folder.model.name,
             "criterion": config.criterion,
             "holdout": {
-                **report(scored, config.criterion),
+                **_measured(scored, [*every, *undecided, *holdout], config),
                 "over_long": held.dropped,
                 "cut": held.cut,
             },
@@ -158,13 +160,19 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
     return folder.result() or {}
 
 
-def _ties(config: TrainConfig) -> list[PreferencePair]:
-    """The undecided comparisons to learn from: those of the criterion, where a threshold is set."""
-    if config.ties is None or not config.tie_threshold:
+def _learnt_from(undecided: Sequence[PreferencePair], config: TrainConfig) -> list[PreferencePair]:
+    """Of the undecided comparisons those of the criterion, where a threshold is set."""
+    if not config.tie_threshold:
         return []
-    of_criterion = config.mixture != "all"
-    ties = load_pairs(config.ties)
-    return [tie for tie in ties if not of_criterion or tie.criterion is config.criterion]
+    return [u for u in undecided if config.mixture == "all" or u.criterion == config.criterion]
+
+
+def _measured(
+    scored: Sequence[ScoredPair], judged: Sequence[PreferencePair], config: TrainConfig
+) -> dict[str, Any]:
+    """Every figure of the holdout but drift, since the model was trained on all its batches."""
+    figures = full_report(scored, Wanted(config.criterion, judged=judged))
+    return {name: figure for name, figure in figures.items() if name != "drift"}
 
 
 def build_optimiser(model: Any, config: TrainConfig) -> torch.optim.AdamW:

@@ -133,8 +133,6 @@ class RetrainForm(forms.Form):
     def _chosen(self, name: str) -> Chosen:
         field, usual = self[name], self.recipe[name]
         text = "none" if usual is None else str(usual)
-        if isinstance(usual, bool):
-            text = "on" if usual else "off"
         is_changed = self._read(name, field.value()) != usual
         return Chosen(field, str(self.fields[name].help_text), text, is_changed)
 

@@ -17,7 +17,7 @@ from annotation_app.tables import Table, named
 
 SHOWN = 6
 NEWEST = 20
-NEWEST_TABLES = ("by-strength", "by-batch")
+NEWEST_FIGURES = ("by_strength", "by_batch")
 
 
 @require_GET
@@ -49,8 +49,12 @@ def reward_list(request: HttpRequest, refused: EvaluationForm | None = None) -> 
 
 
 def _tables(newest: list[Checkpoint]) -> list[Table]:
-    reports = [(c.name, c.metrics) for c in newest[::-1] if c.metrics.get("count")]
-    return [t for t in reward_figures.report_tables(reports) if t.name in NEWEST_TABLES]
+    reports = [
+        (c.name, {name: c.metrics.get(name) for name in ("count", *NEWEST_FIGURES)})
+        for c in newest[::-1]
+        if c.metrics.get("count")
+    ]
+    return reward_figures.report_tables(reports)[1:]  # the first is in the list above
 
 
 @require_GET

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from annotation_app import exchange, lifecycle, storage
 from annotation_app.models import Checkpoint, Run, Snapshot
-from reward.accuracy import ScoredPair, report
+from reward.accuracy import ScoredPair
 from reward.compare import Contender, compared
 from reward.config import CompareConfig
 from reward.preferences import (
@@ -18,6 +18,7 @@ from reward.preferences import (
     read_pairs,
     write_pairs,
 )
+from reward.report import Wanted, full_report
 from reward.run_folder import write_json
 from reward.scores import write_scores
 from tests.annotation_app.rows import released_chat_model
@@ -81,7 +82,8 @@ def trained(
     write_scores(folder.path / "scores.jsonl", found)
     composition = {"collected, helpfulness": 8, "hh-rlhf, helpfulness": 2}
     result = {"model": "model", "pairs": 10, "steps": 30, "composition": composition}
-    folder.write_result({**result, "holdout": report(found, criterion), "over_long": 1, "cut": 0})
+    figures = full_report(found, Wanted(criterion))
+    folder.write_result({**result, "holdout": figures, "over_long": 1, "cut": 0})
     versions = {"python": "3.12", "torch": "2.13"}
     provenance = {"inputs": {"pairs": "ab" * 32}, "versions": versions, "commit": "c0ffee"}
     write_json(folder.provenance_file, {**provenance, "machine": "Linux x86_64"})
@@ -91,7 +93,7 @@ def trained(
         line="tiny",
         storage_key=f"{run.storage_key}/model",
         sha256="ab" * 32,
-        metrics=report(found, criterion),
+        metrics=figures,
         run=run,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.urls import reverse
 
-from annotation_app import figures
+from annotation_app import figures, reward_figures
 from annotation_app.models import Annotation, Batch, Checkpoint, Run
 from tests.annotation_app.rows import open_batch, released_chat_model
 
@@ -34,17 +34,20 @@ def test_progress_counts_every_annotator_that_a_comparison_needs(as_alice):
 
 
 def test_an_accuracy_without_interval_is_shown(as_alice):
+    known = {"accuracy": 0.5, "count": 2}
     Checkpoint.objects.create(
         kind="safety_reward", name="Safety reward", line="tiny", storage_key="x",
-        metrics={"accuracy": 0.5, "count": 2, "by_strength": {"better": {"accuracy": 0.5}}},
+        metrics={**known, "by_strength": {"better": known}},
     )  # fmt: skip
     assert as_alice.get(reverse("rewards")).status_code == 200
 
 
 def test_weeks_stand_in_order():
-    weeks = {f"Week {n}": {"accuracy": 0.5} for n in (10, 2, 1)}
-    drawn = figures.accuracy_by_batch([Checkpoint(name="r", metrics={"by_batch": weeks})])
-    assert drawn["data"][0]["x"] == ["Week 1", "Week 2", "Week 10"]
+    weeks = {f"Week {n}": {"accuracy": 0.5, "count": 2} for n in (10, 2, 1)}
+    _, by_batch = reward_figures.report_tables([("r", {"by_batch": weeks})])
+    assert [row[0] for row in by_batch.rows] == ["Week 1", "Week 2", "Week 10"]
+    shown = [name.partition("<")[0] for name in by_batch.figure["data"][0]["x"]]
+    assert shown == ["Week 1", "Week 2", "Week 10"]
 
 
 def test_a_difference_keeps_both_ends_of_its_interval():
