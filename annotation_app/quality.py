@@ -17,7 +17,7 @@ from django.db.models import Case, Count, Exists, F, OuterRef, Q, QuerySet, Subq
 from django.utils import timezone
 
 from annotation_app.models import Annotation, Organisation, Person
-from reward.accuracy import wilson_interval
+from reward.measures.accuracy import wilson_interval
 
 WINDOW = timedelta(days=14)
 NEWLY = timedelta(hours=1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from annotation_app import exchange, storage
 from annotation_app.models import Checkpoint, Run, Snapshot
-from reward.accuracy import ScoredPair
+from reward.measures.accuracy import ScoredPair
 from reward.preferences import PreferencePair, aggregate, read_pairs
 from reward.run_folder import RunFolder
 from reward.scores import SCORES, mistakes, read_scores

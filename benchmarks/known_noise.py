@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from reward.accuracy import ScoredPair
-from reward.calibration import preference_outcomes, reliability
 from reward.config import TrainConfig
+from reward.measures.accuracy import ScoredPair
+from reward.measures.calibration import preference_outcomes, reliability
 from reward.preferences import (
     STRONGEST_FIRST,
     Criterion,

@@ -44,9 +44,10 @@ import torch
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from reward.accuracy import NORMAL_95, ScoredPair, report
 from reward.config import TrainConfig
 from reward.data import load_pairs, mix, tokenise, within_length
+from reward.measures.accuracy import NORMAL_95, ScoredPair
+from reward.measures.report import full_report
 from reward.model import load_reward_model, save_reward_model, start_from_chat_model
 from reward.preferences import Criterion, write_pairs
 from reward.score import score_pairs
@@ -280,7 +281,7 @@ def compare(case: Case) -> dict[str, Any]:
         "paired": paired_difference(scored, scored_trl),
         "holdout_over_long": [held_too_long, held_too_long_trl],
         "sides": {
-            name: {**asdict(side), "model": side.model.name, "holdout": report(held)}
+            name: {**asdict(side), "model": side.model.name, "holdout": full_report(held)}
             for name, side, held in (("Tandem", ours, scored), ("TRL", theirs, scored_trl))
         },
         "settings": {

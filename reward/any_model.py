@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from reward.accuracy import ScoredPair
 from reward.data import PairRows, row_tokens
+from reward.measures.accuracy import ScoredPair
 from reward.model import context_tokens, load_reward_model, pick_device
 from reward.preferences import Message, PreferencePair
 from reward.score import score_pairs

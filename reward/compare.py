@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reward.accuracy import ScoredPair, of_criterion
 from reward.any_model import load_any, score_any
 from reward.config import CompareConfig
 from reward.data import load_pairs
-from reward.drift import batch_order
+from reward.measures.accuracy import ScoredPair, of_criterion
+from reward.measures.drift import batch_order
+from reward.measures.report import Wanted, full_report
+from reward.measures.resampling import Draws, compare_pairwise, holm
 from reward.preferences import PreferencePair, read_pairs
 from reward.provenance import digest
-from reward.report import Wanted, full_report
-from reward.resampling import Draws, compare_pairwise, holm
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.scores import SCORES, read_scores, refuse_repeated_ids, write_scores
 from reward.settings import parse, to_mapping

@@ -9,13 +9,13 @@ from reward.any_model import load_any, score_any
 from reward.compare import report_lines
 from reward.config import EvaluateConfig
 from reward.data import load_pairs
-from reward.report import full_report
+from reward.measures.report import full_report
 from reward.run_folder import write_json
 from reward.settings import parse
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """The figures of ``reward.report.full_report``, and how many pairs were too long."""
+    """The figures of ``reward.measures.report.full_report``, and how many pairs were too long."""
     loaded = load_any(config.model, config.device)
     pairs = load_pairs(config.pairs)
     scored = score_any(loaded, pairs, config.max_tokens, config.tokens_per_minibatch, config.dtype)

@@ -24,13 +24,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from reward.accuracy import ScoredPair
 from reward.config import JudgeConfig
 from reward.data import load_pairs
 from reward.lines import append_records, whole_records
+from reward.measures.accuracy import ScoredPair
+from reward.measures.report import Wanted, full_report
+from reward.measures.resampling import Draws, share_interval
 from reward.preferences import Criterion, PreferencePair
-from reward.report import Wanted, full_report
-from reward.resampling import Draws, share_interval
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.scores import SCORES, refuse_repeated_ids, write_scores
 from reward.settings import parse, to_mapping

@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import safe_open
 
-from reward.accuracy import ScoredPair, of_criterion
 from reward.config import ScalingConfig, TrainConfig
 from reward.data import load_pairs
-from reward.drift import batch_order
+from reward.measures.accuracy import ScoredPair, of_criterion
+from reward.measures.drift import batch_order
+from reward.measures.resampling import Draws, Floats, accuracies, bootstrap
 from reward.preferences import PreferencePair, write_pairs
-from reward.resampling import Draws, Floats, accuracies, bootstrap
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.scores import SCORES, read_scores
 from reward.settings import from_mapping, parse, to_mapping

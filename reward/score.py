@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reward.accuracy import ScoredPair
 from reward.config import ScoreConfig
 from reward.data import PairRows, row_tokens
+from reward.measures.accuracy import ScoredPair
 from reward.minibatches import minibatches
 from reward.model import load_reward_model, pick_device, score_rows, shares_prefixes
 from reward.preferences import Message, RecordReader, read_json_lines

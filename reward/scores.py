@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from reward.accuracy import ScoredPair
+from reward.measures.accuracy import ScoredPair
 from reward.preferences import PreferencePair, RecordReader, read_json_lines
 
 SCORES = "scores.jsonl"

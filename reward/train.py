@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from reward import adapter, ranks
-from reward.accuracy import ScoredPair
 from reward.config import TrainConfig
 from reward.data import (
     PairRows,
@@ -35,6 +34,8 @@ from reward.data import (
     tokenise,
     within_length,
 )
+from reward.measures.accuracy import ScoredPair
+from reward.measures.report import Wanted, full_report
 from reward.minibatches import minibatches
 from reward.model import (
     context_tokens,
@@ -46,7 +47,6 @@ from reward.model import (
 )
 from reward.objective import Objective
 from reward.preferences import PreferencePair
-from reward.report import Wanted, full_report
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.score import score_pairs
 from reward.scores import SCORES, write_scores

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from annotation_app import exchange, lifecycle, storage
 from annotation_app.models import Checkpoint, Run, Snapshot
-from reward.accuracy import ScoredPair
 from reward.compare import Contender, compared
 from reward.config import CompareConfig
+from reward.measures.accuracy import ScoredPair
+from reward.measures.report import Wanted, full_report
 from reward.preferences import (
     PreferencePair,
     Verdict,
     read_pairs,
     write_pairs,
 )
-from reward.report import Wanted, full_report
 from reward.run_folder import write_json
 from reward.scores import write_scores
 from tests.annotation_app.rows import released_chat_model

@@ -17,9 +17,9 @@ from reward.evaluate import main as evaluate_main
 from reward.preferences import Message, Verdict, write_pairs
 from reward.run_folder import RunFolder
 from reward.scores import read_scores, write_scores
+from tests.reward.measures.test_report import simulated
 from tests.reward.pairs import pair, pairs
 from tests.reward.reward_models import encoder, ours, pad_is_end
-from tests.reward.test_report import simulated
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from reward import train as training
-from reward.accuracy import report
 from reward.config import TrainConfig
 from reward.data import load_pairs, mix, refuse_leak, tokenise
 from reward.loss import centring_loss, ranking_loss, safety_auxiliary_loss
+from reward.measures.report import full_report
 from reward.model import save_reward_model, score_rows, start_from_chat_model
 from reward.objective import auxiliary_weight
 from reward.preferences import Criterion, Message, SafetyLabel, dialogue_root, write_pairs
@@ -249,7 +249,7 @@ def test_accuracy_is_that_of_the_flat_list(started, at_once):
     with torch.no_grad():
         flat = [(score_rows(model, [r.chosen]), score_rows(model, [r.rejected])) for r in rows]
     right = sum((c > r).item() for c, r in flat)
-    figures = report(score_pairs(model, rows, at_once))
+    figures = full_report(score_pairs(model, rows, at_once))
     assert 0 < right < 17
     assert figures["accuracy"] == right / 17
     assert figures["count"] == sum(g["count"] for g in figures["by_strength"].values()) == 17

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from reward import scaling as scaling_module
-from reward.accuracy import ScoredPair
 from reward.config import ScalingConfig
+from reward.measures.accuracy import ScoredPair
+from reward.measures.resampling import Draws
 from reward.preferences import write_pairs
-from reward.resampling import Draws
 from reward.run_folder import RunFolder
 from reward.scaling import Point, fitted, growing, scaling, summary
 from tests.reward.pairs import pair, pairs

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2, norm
 
-from reward.accuracy import ScoredPair
-from reward.resampling import Draws, Floats, accuracies, root_numbers, sums_by_root
+from reward.measures.accuracy import ScoredPair
+from reward.measures.resampling import Draws, Floats, accuracies, root_numbers, sums_by_root
 
 ALPHA = 0.05
 SHIFTED = 0.25

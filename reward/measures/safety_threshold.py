@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from reward.accuracy import THRESHOLDS, ScoredResponse, unsafe_at
-from reward.folds import cross_fitted
-from reward.resampling import Draws, share_interval
+from reward.measures.accuracy import THRESHOLDS, ScoredResponse, unsafe_at
+from reward.measures.folds import cross_fitted
+from reward.measures.resampling import Draws, share_interval
 
 HIGHEST = 1 - 1e-9
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from reward.accuracy import ScoredPair, ScoredResponse
-from reward.folds import FOLDS, cross_fitted
+from reward.measures.accuracy import ScoredPair, ScoredResponse
+from reward.measures.folds import FOLDS, cross_fitted
 
 Floats = NDArray[np.float64]
 TEMPERATURES = (0.01, 1000.0)

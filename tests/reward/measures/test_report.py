@@ -9,14 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from reward.accuracy import ScoredPair, ScoredResponse, prompt_characters, unsafe_at
-from reward.ceiling import bounds, ceiling
-from reward.drift import batch_order, drift, lower_p
-from reward.length_bias import length_bias
+from reward.measures.accuracy import ScoredPair, ScoredResponse, prompt_characters, unsafe_at
+from reward.measures.ceiling import bounds, ceiling
+from reward.measures.drift import batch_order, drift, lower_p
+from reward.measures.length_bias import length_bias
+from reward.measures.report import Wanted, full_report
+from reward.measures.resampling import Draws
+from reward.measures.safety_threshold import fit_threshold, unsafe_report
 from reward.preferences import MalformedLine, Message, SafetyLabel, Verdict
-from reward.report import Wanted, full_report
-from reward.resampling import Draws
-from reward.safety_threshold import fit_threshold, unsafe_report
 from reward.scores import mistakes, read_scores, refuse_repeated_ids, write_scores
 from tests.reward.pairs import pair
 
@@ -69,7 +69,7 @@ def test_only_the_criterion_counts():
 
 
 def test_the_report_needs_no_torch():
-    code = "import sys, reward.report, reward.scores; print('torch' in sys.modules)"
+    code = "import sys, reward.measures.report, reward.scores; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from reward.accuracy import ScoredPair
+from reward.measures.accuracy import ScoredPair
 from reward.preferences import PreferencePair
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from reward.accuracy import ScoredPair, ScoredResponse
-from reward.calibration import (
+from reward.measures.accuracy import ScoredPair, ScoredResponse
+from reward.measures.calibration import (
     Outcomes,
     calibration,
     fit_temperature,
@@ -16,7 +16,7 @@ from reward.calibration import (
     reliability,
     safety_outcomes,
 )
-from reward.folds import cross_fitted
+from reward.measures.folds import cross_fitted
 from tests.reward.pairs import pair
 
 

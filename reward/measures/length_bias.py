@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from reward.accuracy import ScoredPair
-from reward.resampling import Draws, Floats, accuracies, bootstrap
+from reward.measures.accuracy import ScoredPair
+from reward.measures.resampling import Draws, Floats, accuracies, bootstrap
 
 PER_CHARACTERS = 100
 SLOPES = ("slope", "slope_beyond_choice", "correlation")

@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reward.accuracy import GROUPS, ScoredPair, accuracy, grouped, of_criterion, wilson_interval
+from reward.measures.accuracy import (
+    GROUPS,
+    ScoredPair,
+    accuracy,
+    grouped,
+    of_criterion,
+    wilson_interval,
+)
 from reward.preferences import PreferencePair
 
 Floats = NDArray[np.float64]
@@ -102,7 +109,7 @@ def _widened(group: Sequence[ScoredPair], low: float, high: float) -> dict[str, 
 def accuracies_by_group(
     scored: Sequence[ScoredPair], criterion: str | None, draws: Draws
 ) -> dict[str, Any]:
-    """The headline and every breakdown of ``reward.accuracy.report``, with these intervals."""
+    """The accuracy of a criterion's pairs (of all for None), and by every group of them."""
     own = of_criterion(scored, criterion)
     by: dict[str, tuple[Sequence[ScoredPair], Callable[[PreferencePair], object]]] = {
         **{name: (own, group) for name, group in GROUPS.items()},

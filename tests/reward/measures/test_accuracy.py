@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reward.accuracy import ScoredPair, accuracy, report, unsafe_recall, wilson_interval
+from reward.measures.accuracy import ScoredPair, accuracy, unsafe_recall, wilson_interval
+from reward.measures.report import Wanted, full_report
 from reward.preferences import PreferenceStrength, SafetyLabel
 from tests.reward.pairs import pair
 
@@ -25,7 +26,7 @@ def scored() -> list[ScoredPair]:
 
 
 def test_c14():
-    figures = report(scored(), "helpfulness")
+    figures = full_report(scored(), Wanted("helpfulness"))
     found = {name: group["accuracy"] for name, group in figures["by_strength"].items()}
     assert found == pytest.approx(
         {

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reward.accuracy import (
+from reward.measures.accuracy import (
     PAPER_THRESHOLDS,
     ScoredPair,
     labelled_responses,
@@ -15,19 +15,19 @@ from reward.accuracy import (
     of_criterion,
     unsafe_recall,
 )
-from reward.calibration import (
+from reward.measures.calibration import (
     PAIRS_NOTE,
     RESPONSES_NOTE,
     calibration,
     preference_outcomes,
     safety_outcomes,
 )
-from reward.ceiling import ceiling
-from reward.drift import batch_order, drift
-from reward.length_bias import length_bias
+from reward.measures.ceiling import ceiling
+from reward.measures.drift import batch_order, drift
+from reward.measures.length_bias import length_bias
+from reward.measures.resampling import Draws, accuracies_by_group
+from reward.measures.safety_threshold import unsafe_report
 from reward.preferences import PreferencePair
-from reward.resampling import Draws, accuracies_by_group
-from reward.safety_threshold import unsafe_report
 
 PAPER_PRECISION = 0.89
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -51,8 +51,8 @@ class Wanted(NamedTuple):
 
 
 def full_report(scored: Sequence[ScoredPair], wanted: Wanted = Wanted()) -> dict[str, Any]:
-    """The figures of ``reward.accuracy.report`` with intervals by dialogue root, and: unsafe recall
-    and precision, calibration, the annotators' ceiling, length bias, score distribution, drift.
+    """Accuracy, in all and by group, with intervals by dialogue root; unsafe recall and precision,
+    calibration, the annotators' ceiling, length bias, score distribution, drift.
 
     All but ``by_criterion`` are of the wanted criterion's pairs.
     """

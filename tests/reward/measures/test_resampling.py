@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from reward.accuracy import ScoredPair
-from reward.resampling import Draws, accuracies, compare_pairwise, holm, sign_flip_p
+from reward.measures.accuracy import ScoredPair
+from reward.measures.resampling import Draws, accuracies, compare_pairwise, holm, sign_flip_p
 from tests.reward.pairs import pair
 
 
