@@ -78,7 +78,7 @@ def trained(
     run.succeed()
     folder = exchange.run_folder(run)
     log_steps(run, 30)
-    found = scored(held, run.pk)
+    found = scored(held, seed=Checkpoint.objects.rewards().count())
     write_scores(folder.path / "scores.jsonl", found)
     composition = {"collected, helpfulness": 8, "hh-rlhf, helpfulness": 2}
     result = {"model": "model", "pairs": 10, "steps": 30, "composition": composition}
