@@ -71,12 +71,16 @@ def trainer_config(settings: dict[str, Any]) -> RewardConfig:
 
 
 def speed_config(settings: dict[str, Any]) -> RewardConfig:
-    """RewardTrainer as it comes, or tuned, and nothing set that does not have to be."""
-    tuned = {
-        "train_sampling_strategy": "group_by_length",
-        "length_column_name": "length",
-        "remove_unused_columns": False,
-        "gradient_checkpointing": False,
+    """RewardTrainer as it comes, tuned, or sorted, and nothing set that does not have to be."""
+    kinds: dict[str, dict[str, Any]] = {
+        "as it comes": {},
+        "tuned": {
+            "train_sampling_strategy": "group_by_length",
+            "length_column_name": "length",
+            "remove_unused_columns": False,
+            "gradient_checkpointing": False,
+        },
+        "sorted": {"train_sampling_strategy": "sequential", "gradient_checkpointing": False},
     }
     return RewardConfig(
         output_dir=settings["out"],
@@ -91,7 +95,7 @@ def speed_config(settings: dict[str, Any]) -> RewardConfig:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        **(tuned if settings["kind"] == "tuned" else {}),
+        **kinds[settings["kind"]],
     )
 
 
@@ -111,8 +115,10 @@ def main(settings_file: Path) -> None:
     arguments = trainer_config(settings) if kind == "in step" else speed_config(settings)
     trainer = RecordingTrainer(model=settings["model"], args=arguments, train_dataset=pairs)
     trainer.losses = []
-    if kind == "tuned":
+    if kind in ("tuned", "sorted"):
         with_lengths(trainer)
+    if kind == "sorted":
+        trainer.train_dataset = trainer.train_dataset.sort("length", reverse=True)
     training_started = time.monotonic()
     trainer.train()
     training_seconds = time.monotonic() - training_started
