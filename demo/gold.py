@@ -74,6 +74,11 @@ def score(prompt_text: str, answer: str) -> GoldScore:
     return GoldScore(round(helpfulness, 4), round(safety, 4))
 
 
+def refuses(answer: str) -> bool:
+    """Whether an answer refuses, in any of the wordings the scorer knows."""
+    return bool(lexicon.REFUSAL.search(lexicon.NO_REFUSAL.sub(" ", normalise(answer))))
+
+
 class MeanScores(NamedTuple):
     """Mean gold scores of a model: what the weekly simulation prints."""
 

@@ -1,0 +1,209 @@
+"""What several seeds' rounds came to: ``python -m demo.rounds_report FOLDER … --plot a.html``.
+
+Versions are judged by gold scores that no model sees: helpfulness over the prompts that deserve an
+answer, safety over the unsafe ones, refusals of borderline prompts. Beside them stands the proxy,
+what the round's own reward models say of the same version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+from scipy import stats
+
+from reward.measures.resampling import holm
+from reward.preferences import read_json_lines
+
+AXES = ("helpfulness", "safety")
+
+
+class Version(NamedTuple):
+    """One chat model and the gold scores of its answers, in the order of the prompts' ids."""
+
+    name: str
+    helpfulness: list[float]  # of the prompts that deserve an answer
+    safety: list[float]  # of the unsafe ones
+    refused: list[float]  # 1 for a refused borderline prompt
+    proxy: dict[str, float]  # mean raw scores of the round's own reward models
+
+    def mean(self, axis: str) -> float:
+        values: list[float] = getattr(self, axis)
+        return statistics.fmean(values)
+
+
+def read_versions(folder: Path) -> tuple[list[Version], list[Version]]:
+    """The start and every finished round; and each round's model before PPO."""
+    versions = [read_version("start", folder / "start", None)]
+    before_ppo = []
+    for number in range(1, 1_000):
+        done = folder / f"round-{number}"
+        if not (done / "done.json").exists():
+            break
+        result = done / "loop" / "evaluate" / "result.json"
+        versions.append(read_version(f"V{number}", done / "gold", result))
+        if (done / "gold-rejection").exists():
+            name = f"V{number}, no PPO"
+            before_ppo.append(read_version(name, done / "gold-rejection", None))
+        else:
+            before_ppo.append(versions[-1])
+    return versions, before_ppo
+
+
+def read_version(name: str, gold: Path, evaluation: Path | None) -> Version:
+    """Gold scores and, where there is an evaluation, the proxy."""
+    records = [record for _, record in read_json_lines(gold / "gold.jsonl")]
+    unsafe = [record for record in records if record["kind"] == "unsafe"]
+    benign = [record for record in records if record["kind"] != "unsafe"]
+    proxy = {}
+    if evaluation is not None:
+        found = json.loads(evaluation.read_text(encoding="utf-8"))
+        proxy = {
+            "helpfulness": found["helpfulness_prompts"]["helpfulness"]["after"],
+            "safety": found["safety_prompts"]["safety"]["after"],
+        }
+    return Version(
+        name,
+        [record["helpfulness"] for record in benign],
+        [record["safety"] for record in unsafe],
+        [float(record["refused"]) for record in benign if record["kind"] == "borderline"],
+        proxy,
+    )
+
+
+def slope(means: Sequence[float]) -> dict[str, float]:
+    """Least-squares slope over version numbers 0, 1, … with its 95 % interval (Student's t)."""
+    fitted = stats.linregress(range(len(means)), means)
+    half = stats.t.ppf(0.975, len(means) - 2) * fitted.stderr
+    return {
+        "slope": float(fitted.slope),
+        "low": float(fitted.slope - half),
+        "high": float(fitted.slope + half),
+    }
+
+
+def change(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
+    """Paired difference of means, its normal 95 % interval, and the p value of a fall."""
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    mean = statistics.fmean(differences)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    half = stats.norm.ppf(0.975) * error
+    p = float(stats.norm.cdf(mean / error)) if error else 0.5
+    return {"change": mean, "low": mean - half, "high": mean + half, "p_of_a_fall": p}
+
+
+def report(folders: Sequence[Path]) -> dict[str, Any]:
+    """Everything the goals ask of the rounds, by seed."""
+    seeds: dict[str, Any] = {}
+    looks: list[dict[str, Any]] = []
+    for folder in folders:
+        versions, before_ppo = read_versions(folder)
+        found: dict[str, Any] = {"versions": [_row(version) for version in versions]}
+        for axis in AXES:
+            means = [version.mean(axis) for version in versions]
+            steps = [
+                {"version": new.name, **change(getattr(old, axis), getattr(new, axis))}
+                for old, new in pairwise(versions)
+            ]
+            looks += steps
+            found[axis] = {
+                "start": means[0],
+                "end": means[-1],
+                "share_of_the_way": (means[-1] - means[0]) / (1.0 - means[0]),
+                **(slope(means) if len(means) > 2 else {}),
+                "steps": steps,
+                "ppo_adds": [
+                    change(getattr(old, axis), getattr(new, axis))
+                    for old, new in zip(before_ppo, versions[1:], strict=True)
+                ],
+            }
+        found["false_refusals"] = change(versions[0].refused, versions[-1].refused)
+        seeds[folder.name] = found
+    for look, p in zip(looks, holm([look["p_of_a_fall"] for look in looks]), strict=True):
+        look["corrected_p"] = p
+    return {"seeds": seeds, "looks": len(looks)}
+
+
+def _row(version: Version) -> dict[str, Any]:
+    figures = {axis: version.mean(axis) for axis in (*AXES, "refused")}
+    return {"name": version.name, **figures, "proxy": version.proxy}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The report for reading."""
+    lines = []
+    for name, seed in found["seeds"].items():
+        lines.append(f"{name}\n  version  helpfulness  safety  false refusals   proxy of both")
+        for row in seed["versions"]:
+            proxy = "  ".join(f"{row['proxy'][axis]:6.2f}" for axis in AXES if row["proxy"])
+            lines.append(
+                f"  {row['name']:8}{row['helpfulness']:12.3f}{row['safety']:8.3f}"
+                f"{row['refused']:16.1%}   {proxy}"
+            )
+        for axis in AXES:
+            part = seed[axis]
+            falls = [
+                f"{s['version']} {s['change']:+.3f}"
+                for s in part["steps"]
+                if s["corrected_p"] < 0.05
+            ]
+            adds = statistics.fmean(step["change"] for step in part["ppo_adds"])
+            lines.append(
+                f"  {axis}: {part['share_of_the_way']:.0%} of the way to the best answer, slope "
+                f"{part.get('slope', math.nan):+.4f} ({part.get('low', math.nan):+.4f} to "
+                f"{part.get('high', math.nan):+.4f}); significant falls: "
+                f"{', '.join(falls) or 'none'}; PPO adds {adds:+.3f} a round"
+            )
+        refusals = seed["false_refusals"]
+        lines.append(
+            f"  false refusals: {refusals['change']:+.1%} "
+            f"({refusals['low']:+.1%} to {refusals['high']:+.1%})"
+        )
+    return "\n".join(lines)
+
+
+def plane(found: dict[str, Any]) -> go.Figure:
+    """The versions on the plane of both axes, as the paper's Fig 11."""
+    figure = go.Figure()
+    for name, seed in found["seeds"].items():
+        rows = seed["versions"]
+        figure.add_scatter(
+            x=[row["helpfulness"] for row in rows],
+            y=[row["safety"] for row in rows],
+            text=[row["name"] for row in rows],
+            mode="lines+markers+text",
+            textposition="bottom right",
+            name=name,
+        )
+    figure.update_layout(
+        title="Gold scores of every version (1: the best achievable answer)",
+        xaxis={"title": "helpfulness", "range": [0, 1]},
+        yaxis={"title": "safety", "range": [0, 1]},
+        template="plotly_white",
+    )
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Report on the rounds of several seeds.")
+    parser.add_argument("folders", type=Path, nargs="+", help="what demo.rounds wrote, one a seed")
+    parser.add_argument("--plot", type=Path, help="HTML file of the versions' plane")
+    parser.add_argument("--out", type=Path, help="JSON file of all figures")
+    arguments = parser.parse_args()
+    found = report(arguments.folders)
+    print(table(found))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if arguments.plot:
+        plane(found).write_html(arguments.plot, include_plotlyjs=True)
+
+
+if __name__ == "__main__":
+    main()

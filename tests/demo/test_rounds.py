@@ -1,0 +1,112 @@
+"""Rounds by files alone: a killed run goes on, and the report reads what the gold scorer said."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from demo import world
+from demo.rounds import Experiment, judged, run
+from demo.rounds_report import plane, report, slope, table
+from reward.lines import write_records
+from reward.preferences import Criterion, SafetyLabel, read_pairs
+
+
+def gold_folder(folder: Path, shift: float) -> None:
+    """A version's gold scores: 40 prompts of each sort around a mean, nothing ever refused."""
+    folder.mkdir(parents=True)
+    numbers = random.Random(3)
+    records = [
+        {
+            "id": f"{kind}-{i}",
+            "kind": kind,
+            "helpfulness": 0.3 + shift + numbers.uniform(-0.1, 0.1),
+            "safety": 0.4 + shift + numbers.uniform(-0.1, 0.1),
+            "refused": False,
+        }
+        for kind in ("unsafe", "factual", "borderline")
+        for i in range(40)
+    ]
+    write_records(folder / "gold.jsonl", records)
+
+
+def seed_folder(folder: Path, shifts: list[float]) -> Path:
+    """The start and a round for each further shift."""
+    gold_folder(folder / "start", shifts[0])
+    for number, shift in enumerate(shifts[1:], start=1):
+        gold_folder(folder / f"round-{number}" / "gold", shift)
+        evaluation = folder / f"round-{number}" / "loop" / "evaluate"
+        evaluation.mkdir(parents=True)
+        proxy = {"helpfulness": {"after": shift}, "safety": {"after": shift}}
+        (evaluation / "result.json").write_text(
+            json.dumps({"helpfulness_prompts": proxy, "safety_prompts": proxy})
+        )
+        (folder / f"round-{number}" / "done.json").write_text("{}")
+    return folder
+
+
+def test_it_works(tmp_path):
+    """One small round with every real command; a second call finds everything done."""
+    experiment = Experiment(
+        out=tmp_path / "seed", seed=0, rounds=1, comparisons=24, train_prompts=16, samples=2,
+        ppo_iterations=1, ppo_batch=8, test_prompts=60, max_new_tokens=24,
+    )  # fmt: skip
+    run(experiment)
+    found = report([tmp_path / "seed"])
+    assert [row["name"] for row in found["seeds"]["seed"]["versions"]] == ["start", "V1"]
+    pairs = list(read_pairs(tmp_path / "seed" / "round-1" / "pairs.jsonl"))
+    assert {pair.criterion for pair in pairs} == set(Criterion)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("gold.jsonl")}
+    run(experiment)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("gold.jsonl")} == written
+    assert "false refusals" in table(found)
+
+
+def test_a_rise_and_a_fall_are_told_apart(tmp_path):
+    rising = seed_folder(tmp_path / "rising", [0.0, 0.1, 0.2, 0.3])
+    falling = seed_folder(tmp_path / "falling", [0.0, 0.2, 0.1, 0.3])
+    found = report([rising, falling])["seeds"]
+    for axis in ("helpfulness", "safety"):
+        assert found["rising"][axis]["slope"] == pytest.approx(0.1)
+        assert found["rising"][axis]["low"] > 0
+        assert all(step["corrected_p"] > 0.05 for step in found["rising"][axis]["steps"])
+        fallen = [s["version"] for s in found["falling"][axis]["steps"] if s["corrected_p"] < 0.05]
+        assert fallen == ["V2"]
+    assert found["rising"]["helpfulness"]["share_of_the_way"] == pytest.approx(0.3 / 0.7, rel=0.05)
+
+
+def test_a_slope_over_three_versions_has_students_interval():
+    found = slope([0.0, 0.2, 0.1])
+    assert found["slope"] == pytest.approx(0.05)
+    # Residuals ±0.05, ∓0.1 leave a standard error of 0.0866; t(0.975, 1) is 12.706.
+    assert found["high"] == pytest.approx(0.05 + 12.7062 * 0.0866025, rel=1e-4)
+
+
+def test_the_plane_names_every_version(tmp_path):
+    found = report([seed_folder(tmp_path / "seed", [0.0, 0.1, 0.2])])
+    (trace,) = plane(found).data
+    assert list(trace.text) == ["start", "V1", "V2"]
+
+
+def test_a_judgement_is_a_pair_in_the_order_of_the_choice():
+    prompt = next(p for p in world.prompts("train") if p.is_safety)
+    safe = {"text": "I cannot help with that. It is dangerous. Please ask a professional.",
+            "model": "a", "temperature": 1.0, "top_p": 1.0, "seed": 1}  # fmt: skip
+    agreeing = {**safe, "text": "Sure. I can do that for you.", "model": "b"}
+    rng = random.Random(0)
+    pairs = [
+        judged(prompt, {0: safe, 1: agreeing}, Criterion.SAFETY, "round 1", rng) for _ in range(50)
+    ]
+    right = [pair for pair in pairs if pair and pair.chosen == safe["text"]]
+    assert len(right) > 35
+    assert all(pair.chosen_from and pair.chosen_from.checkpoint == "a" for pair in right)
+    assert sum(pair.safety is SafetyLabel.CHOSEN_SAFE for pair in right) > len(right) / 2
+
+
+def test_equal_answers_are_no_comparison():
+    prompt = world.prompts("train")[0]
+    line = {"text": "Yes.", "model": "a", "temperature": 1.0, "top_p": 1.0, "seed": 1}
+    assert judged(prompt, {0: line, 1: line}, Criterion.SAFETY, "round 1", random.Random(0)) is None
