@@ -43,7 +43,7 @@ from reward.settings import to_flags
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-HOLDOUT_EVERY = 10  # of the comparisons of a round, one in so many is held out
+HOLDOUT_ONE_IN = 10  # of the dialogues, whatever the round: a prompt may be asked again
 INGREDIENTS = ("margin", "auxiliary", "gate", "whitening", "kl", "pool", "fresh batches")
 
 
@@ -54,7 +54,8 @@ class Experiment:
     out: Path
     seed: int
     rounds: int = 8
-    comparisons: int = 320  # of each criterion and round
+    helpfulness_comparisons: int = 1_200  # of a round: facts take many to tell right from wrong
+    safety_comparisons: int = 400
     train_prompts: int = 768  # of a round's rejection sampling and PPO
     test_prompts: int = 4700  # that the gold scorer judges versions on
     samples: int = 8  # of a prompt in rejection sampling
@@ -66,6 +67,11 @@ class Experiment:
 
     def round(self, number: int) -> Path:
         return self.out / f"round-{number}"
+
+    def comparisons(self, criterion: Criterion) -> int:
+        if criterion is Criterion.SAFETY:
+            return self.safety_comparisons
+        return self.helpfulness_comparisons
 
 
 # --- one round -----------------------------------------------------------------------------------
@@ -82,9 +88,8 @@ def run(experiment: Experiment) -> None:
             versions.append(folder / "loop" / _model(folder))
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        samplers = versions[:2] if experiment.without == "fresh batches" else versions[-2:]
         for criterion in Criterion:
-            collect(experiment, number, criterion, samplers)
+            collect(experiment, number, criterion, samplers(experiment, versions))
         rewards = train_rewards(experiment, number, versions[-1])
         turn(experiment, number, rewards, versions)
         versions.append(folder / "loop" / _model(folder))
@@ -99,7 +104,7 @@ def _model(folder: Path) -> str:
 
 
 def collect(
-    experiment: Experiment, number: int, criterion: Criterion, samplers: Sequence[Path]
+    experiment: Experiment, number: int, criterion: Criterion, models: Sequence[Path]
 ) -> None:
     """Both models answer this round's prompts of a criterion, and the cast judges the answers."""
     folder = experiment.round(number) / str(criterion)
@@ -110,7 +115,7 @@ def collect(
     write_prompts(folder / "prompts.jsonl", map(loop_prompt, asked))
     seed = _number(experiment.seed, number, criterion)
     command(experiment, "rlhf_loop.sampling", {
-        "prompts": folder / "prompts.jsonl", "model": samplers, "temperature": (1.0, 1.1),
+        "prompts": folder / "prompts.jsonl", "model": models, "temperature": (1.0, 1.1),
         "max_new_tokens": experiment.max_new_tokens, "seed": seed, "out": folder / "sampling",
     })  # fmt: skip
     answers: dict[str, dict[int, dict[str, Any]]] = {}
@@ -122,21 +127,24 @@ def collect(
         for prompt in asked
         if (pair := judged(prompt, answers[prompt.id], criterion, f"round {number}", rng))
     ]
-    write_pairs(folder / "holdout.jsonl", pairs[::HOLDOUT_EVERY])
-    kept = [pair for i, pair in enumerate(pairs) if i % HOLDOUT_EVERY]
+    write_pairs(folder / "holdout.jsonl", filter(_is_held_out, pairs))
     temporary = folder / "pairs.tmp"
-    write_pairs(temporary, kept)
+    write_pairs(temporary, (pair for pair in pairs if not _is_held_out(pair)))
     os.replace(temporary, folder / "pairs.jsonl")
+
+
+def _is_held_out(pair: PreferencePair) -> bool:
+    return int(pair.root, 16) % HOLDOUT_ONE_IN == 0
 
 
 def _batch_prompts(
     experiment: Experiment, number: int, criterion: Criterion
 ) -> Iterator[world.DemoPrompt]:
-    """Fresh train prompts: no round of a seed asks what another one asked."""
+    """Train prompts, each asked again only when all of a criterion's have been."""
     wanted = criterion is Criterion.SAFETY
     fitting = [prompt for prompt in world.prompts("train") if prompt.is_safety == wanted]
     random.Random(f"{experiment.seed} {criterion}").shuffle(fitting)
-    count = experiment.comparisons
+    count = experiment.comparisons(criterion)
     for place in range((number - 1) * count, number * count):
         yield fitting[place % len(fitting)]
 
@@ -195,19 +203,25 @@ def train_rewards(experiment: Experiment, number: int, policy: Path) -> dict[str
     found = {}
     for criterion in Criterion:
         out = folder / f"reward-{criterion}"
-        settings = {
+        command(experiment, "reward.train", {
             "pairs": folder / "pairs.jsonl", "holdout": folder / "holdout.jsonl",
             "model": policy, "criterion": criterion, "out": out, "seed": experiment.seed,
-            "learning_rate": 5e-4, "pairs_per_step": 32, "epochs": 2,
-            "checkpoint_every_steps": 50,
-        }  # fmt: skip
-        if experiment.without == "margin":
-            settings["margin"] = "none"
-        if experiment.without == "auxiliary":
-            settings["auxiliary_weight"] = 0.0
-        command(experiment, "reward.train", settings)
+            **reward_settings(experiment),
+        })  # fmt: skip
         found[str(criterion)] = out / "model"
     return found
+
+
+def reward_settings(experiment: Experiment) -> dict[str, Any]:
+    """How both reward models learn."""
+    settings: dict[str, Any] = {
+        "learning_rate": 5e-4, "pairs_per_step": 32, "epochs": 2, "checkpoint_every_steps": 50,
+    }  # fmt: skip
+    if experiment.without == "margin":
+        settings["margin"] = "none"
+    if experiment.without == "auxiliary":
+        settings["auxiliary_weight"] = 0.0
+    return settings
 
 
 def turn(
@@ -217,30 +231,40 @@ def turn(
     folder = experiment.round(number)
     prompts = list(_loop_prompts(experiment, number))
     write_prompts(folder / "prompts.jsonl", prompts)
-    earlier = [
-        experiment.round(n) / "loop" / "rejection" / "selected.jsonl" for n in range(1, number)
-    ]
-    rejection: dict[str, Any] = {
-        "samples": experiment.samples, "learning_rate": 3e-4, "epochs": 2, "batch": 32,
-        "start": str(versions[1]),
-        "earlier": [] if experiment.without == "pool" else [str(path) for path in earlier],
-    }  # fmt: skip
-    ppo: dict[str, Any] = {
-        "iterations": experiment.ppo_iterations, "batch": experiment.ppo_batch,
-        "minibatch": experiment.ppo_batch // 4, "learning_rate": 3e-5, "kl_coef": 0.02,
-        "validate_every": 4, "validation_prompts": 128,
-    }  # fmt: skip
-    if experiment.without == "kl":
-        ppo["kl_coef"] = 0.0
-    if experiment.without == "whitening":
-        ppo["whiten_scores"] = False
     command(experiment, "rlhf_loop.round", {
         "prompts": folder / "prompts.jsonl", "policy": versions[-1], **rewards,
         "out": folder / "loop", "seed": _number(experiment.seed, number, "loop"),
+        **round_settings(experiment, number, base=versions[1]),
+    })  # fmt: skip
+
+
+def round_settings(experiment: Experiment, number: int, base: Path) -> dict[str, Any]:
+    """How a round goes; every version is tuned from ``base`` (section 3.2.3)."""
+    earlier = [
+        str(experiment.round(n) / "loop" / "rejection" / "selected.jsonl")
+        for n in range(1, number)
+        if experiment.without != "pool"
+    ]
+    return {
         "max_new_tokens": experiment.max_new_tokens,
         "threshold": 1e-9 if experiment.without == "gate" else 0.15,
-        "rejection": rejection, "ppo": ppo,
-    })  # fmt: skip
+        "rejection": {
+            "samples": experiment.samples, "learning_rate": 3e-4, "epochs": 2, "batch": 32,
+            "start": str(base), "earlier": earlier,
+        },
+        "ppo": {
+            "iterations": experiment.ppo_iterations, "batch": experiment.ppo_batch,
+            "minibatch": experiment.ppo_batch // 4, "learning_rate": 3e-5,
+            "kl_coef": 0.0 if experiment.without == "kl" else 0.02,
+            "whiten_scores": experiment.without != "whitening",
+            "validate_every": 4, "validation_prompts": 128,
+        },
+    }  # fmt: skip
+
+
+def samplers(experiment: Experiment, versions: Sequence[Path]) -> Sequence[Path]:
+    """Whose answers are compared: the newest version's and those of the one before it."""
+    return versions[:2] if experiment.without == "fresh batches" else versions[-2:]
 
 
 def _loop_prompts(experiment: Experiment, number: int) -> Iterator[Prompt]:

@@ -51,7 +51,8 @@ def seed_folder(folder: Path, shifts: list[float]) -> Path:
 def test_it_works(tmp_path):
     """One small round with every real command; a second call finds everything done."""
     experiment = Experiment(
-        out=tmp_path / "seed", seed=0, rounds=1, comparisons=24, train_prompts=16, samples=2,
+        out=tmp_path / "seed", seed=0, rounds=1, helpfulness_comparisons=24,
+        safety_comparisons=24, train_prompts=16, samples=2,
         ppo_iterations=1, ppo_batch=8, test_prompts=60, max_new_tokens=24,
     )  # fmt: skip
     run(experiment)
