@@ -75,7 +75,8 @@ def _reward_training_command(run: Run) -> list[str]:
     flags = {
         "pairs": snapshot / "pairs.jsonl",
         "holdout": snapshot / "holdout.jsonl",
-        "ties": snapshot / "ties.jsonl",
+        "ties": snapshot / "ties.jsonl" if run.config.get("tie_threshold") else None,
+        "agreement": sorted(snapshot.glob("*.jsonl")),
         "model": _folder(run, "start"),
         "out": run_folder(run).path,
         "criterion": run.criterion,
