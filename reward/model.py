@@ -63,6 +63,23 @@ def start_from_chat_model(folder: Path, seed: int) -> tuple[Any, Any]:
     return _ready(model, folder), tokenizer
 
 
+def outline_of_chat_model(folder: Path, shares_prefixes: bool) -> tuple[Any, Any]:
+    """What ``start_from_chat_model`` gives, without values (on the meta device): for a rank that
+    gets its part of them from the first (``reward.ranks.place``). ``shares_prefixes``: whether the
+    first found that the model can."""
+    tokenizer = load_tokenizer(folder)
+    config = AutoConfig.from_pretrained(folder, num_labels=1, local_files_only=True)
+    with torch.device("meta"):
+        built: Any = AutoModelForSequenceClassification
+        model = built.from_config(config, dtype=torch.float32)
+    model.config.use_cache = False
+    _separate_pad_from_end(model.eval(), tokenizer)
+    if shares_prefixes:
+        model.set_attn_implementation(attention.NAME)
+        attention.read_only_at_ends(model.base_model)
+    return model, tokenizer
+
+
 def load_reward_model(folder: Path) -> tuple[Any, Any]:
     """A saved reward model and its tokenizer. Raises ValueError for a folder that holds none."""
     _refuse_no_model(folder)

@@ -39,6 +39,7 @@ from reward.measures.report import Wanted, full_report
 from reward.minibatches import minibatches
 from reward.model import (
     context_tokens,
+    outline_of_chat_model,
     recompute_activations,
     save_reward_model,
     score_rows,
@@ -95,7 +96,7 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
     judged = [pair for file in config.agreement for pair in read_pairs(file)]
 
     # 2. model: the chat model's trunk with a fresh head
-    model, tokenizer = start_from_chat_model(config.model, config.seed)
+    model, tokenizer = _start(config)
     adapter.add_adapter(model, config, device)
     if config.recompute_activations:
         recompute_activations(model)
@@ -150,6 +151,14 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
         "training_seconds": round(training_seconds, 3),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _start(config: TrainConfig) -> tuple[Any, Any]:
+    """Model and tokenizer; its values are read by the first rank only, which sends the others
+    theirs when the model is placed."""
+    started = ranks.first_alone(partial(start_from_chat_model, config.model, config.seed))
+    shares = ranks.told(started is not None and shares_prefixes(started[0]))
+    return started or outline_of_chat_model(config.model, shares)
 
 
 def _learnt_from(undecided: Sequence[PreferencePair], config: TrainConfig) -> list[PreferencePair]:
