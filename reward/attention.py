@@ -62,12 +62,12 @@ class Layout:
         device = self.tokens.device
         keys = [[i for run in runs for i in range(*run)] for runs in self._runs]
         lengths = [len(of) for of in keys]
-        starts = (
+        queries_at, keys_at = (
             torch.tensor([0, *accumulate(of)], dtype=torch.int32, device=device)
             for of in (self.sizes, lengths)
         )
         every = torch.tensor([i for of in keys for i in of], device=device)
-        return Gathered(every, *starts, max(self.sizes), max(lengths))
+        return Gathered(every, queries_at, keys_at, max(self.sizes), max(lengths))
 
     def mask(self, chain: int, window: int | None) -> Tensor | None:
         """What a chain's tokens may attend to, (their number, all before them and they); None
@@ -146,11 +146,12 @@ def _at_once(
     """The same by one kernel, whose causal mask ends at each row's lower right corner."""
     rows = layout.gathered
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H, D)
-    output: Tensor = varlen_attn(
+    output = varlen_attn(
         q, k[rows.keys], v[rows.keys], rows.query_starts, rows.key_starts, rows.most_queries,
         rows.most_keys, scale=scaling, enable_gqa=k.shape[1] != q.shape[1],
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
     )  # fmt: skip
+    assert isinstance(output, Tensor)  # without a wish for more it is the only thing
     return output[None]
 
 
@@ -185,7 +186,7 @@ def _agrees(
 
     try:
         expected = found(_chain_by_chain, torch.float32)
-        apart = ((found(_at_once, dtype) - expected).norm() / expected.norm()).item()
+        apart: float = ((found(_at_once, dtype) - expected).norm() / expected.norm()).item()
     except RuntimeError as error:  # such as: not on this GPU, not for so many channels
         print(f"Attention goes chain by chain: {str(error).partition(chr(10))[0]}.", flush=True)
         return False

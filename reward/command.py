@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from reward.settings import parse
 
 C = TypeVar("C")
 
 
+class Main(Protocol):
+    """A command line, the process's own or the given one."""
+
+    def __call__(self, argv: list[str] | None = None) -> None: ...
+
+
 class Refused(RuntimeError):
     """Why a command ends, in one sentence, where the fault lies outside what it was given."""
 
 
-def command(
-    config_class: type[C], program: str, run: Callable[[C], str]
-) -> Callable[[list[str] | None], None]:
+def command(config_class: type[C], program: str, run: Callable[[C], str]) -> Main:
     """The ``main`` of ``python -m program``.
 
     ``run`` gets the settings and returns the closing words, none where they are "". A ValueError,
