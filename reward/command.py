@@ -36,8 +36,17 @@ def command(config_class: type[C], program: str, run: Callable[[C], str]) -> Mai
         try:
             words = run(config)
         except (ValueError, OSError, Refused) as error:
-            sys.exit(str(error))
+            if sys.stdout.isatty():
+                print()  # below a line of progress that has not ended
+            sys.exit(_sentence(error))
         if words:
             print(words)
 
     return main
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; of a file that cannot be opened, its name and why."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reward.any_model import load_any, score_any
+from reward.any_model import described, load_any, score_any
 from reward.command import command
 from reward.config import CompareConfig
 from reward.data import load_pairs
@@ -76,6 +76,8 @@ def _compare(
     config: CompareConfig, contenders: Sequence[Contender], folder: RunFolder
 ) -> dict[str, Any]:
     started = time.monotonic()
+    for path in config.models:
+        described(path)
     for path in config.judged:
         refuse_other_pairs(path, config.pairs)
     folder.write_provenance(

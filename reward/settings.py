@@ -91,7 +91,13 @@ def parse(config_class: type[C], program: str, argv: Sequence[str] | None = None
     A value that does not fit ends the program with one sentence, as argparse does.
     """
     summary = (config_class.__doc__ or "").split("\n\n")[0]
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=summary)
+    required = [f.name for f in dataclasses.fields(config_class) if _is_required(f)]  # type: ignore[arg-type]
+    words = [f"--{n.replace('_', '-')} {n.rpartition('_')[2].upper()}" for n in required]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        usage=" ".join(["%(prog)s [--help] [--config FILE]", *words, "[…]"]),
+        description=summary,
+    )
     parser.add_argument("--config", type=Path, help="JSON file with any of the settings below")
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
@@ -155,12 +161,13 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hi
     kind, many = _scalar(hint)
     default = {} if field.default is REQUIRED else field.default
     shown = "required" if _is_required(field) else f"default {_word(default)}"
-    choices = _choices(kind)
+    remark = "" if default is None or default == () else f" ({shown})"
+    choices = ("true", "false") if kind is bool else _choices(kind)
     extra = {"nargs": "+"} if many else {}
     parser.add_argument(
         "--" + field.name.replace("_", "-"),
         metavar="|".join(map(str, choices)) if choices else field.name.rpartition("_")[2].upper(),
-        help=f"{field.metadata.get('help', '')} ({shown})".replace("%", "%%"),
+        help=f"{field.metadata.get('help', '')}{remark}".replace("%", "%%"),
         **extra,  # type: ignore[arg-type]
     )
 

@@ -326,16 +326,16 @@ def _leave_model(model: Any, tokenizer: Any, folder: RunFolder, config: TrainCon
 
 def _run(config: TrainConfig) -> str:
     """Train; returns the closing words. Every rank that is refused says why."""
-    refused: Exception
     try:
         return _closing_words(train(config))
     except torch.OutOfMemoryError as error:
         less = "a smaller --tokens-per-minibatch or --recompute-activations true needs less"
         refused = Refused(f"{str(error).partition('. ')[0]}; {less}")
+        ranks.explain(refused, config.out)
+        raise refused from None
     except (ValueError, OSError, Refused) as error:
-        refused = error
-    ranks.explain(refused, config.out)
-    raise refused
+        ranks.explain(error, config.out)
+        raise
 
 
 def _closing_words(result: Mapping[str, Any]) -> str:
