@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from django.db.models import Q, QuerySet
 
-from annotation_app.exchange import CHUNK, annotator_hash
 from annotation_app.models import Annotation, Demonstration, Remark, Split
 from annotation_app.models.remark import RATINGS
+from annotation_app.snapshots import CHUNK, annotator_hash
 
 SCALE = [RATINGS[0], RATINGS[-1]]
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from annotation_app import exchange
+from annotation_app import exchange, snapshots
 from annotation_app.celery import send
 from annotation_app.models import (
     Batch,
@@ -77,7 +77,7 @@ def queue_reward_training(
     return Run.queue(
         Run.Kind.REWARD_TRAINING,
         installed if config is None else config,
-        {"start": start, "snapshot": snapshot or exchange.write_snapshot(criterion)},
+        {"start": start, "snapshot": snapshot or snapshots.write_snapshot(criterion)},
         criterion=criterion,
         asked_by=by,
         form_key=form_key,
@@ -233,10 +233,10 @@ def queue_filling(batch: Batch, prompt_set: PromptSet) -> Run:
     first, second = Variant.pair()
     sampling = exchange.installed_settings("sampling")
     count = sampling.pop("comparisons", 1_000)
-    asked = exchange.prompts_for_batch(prompt_set, batch.criterion, count)
+    asked = snapshots.prompts_for_batch(prompt_set, batch.criterion, count)
     if not asked:
         raise CannotStart(f"{prompt_set} has no {batch.criterion} prompts to fill {batch} with.")
-    asked_set = exchange.write_prompt_set(f"{batch.name} #{batch.pk}", asked, is_for_rounds=False)
+    asked_set = snapshots.write_prompt_set(f"{batch.name} #{batch.pk}", asked, is_for_rounds=False)
     config = {
         **sampling,
         "temperature": [first.temperature, second.temperature],

@@ -104,7 +104,9 @@ def real_pairs(var: Path) -> tuple[Path, Path]:
         data = str(Path("demo", "data", file))
         arguments = ["--format", format_, data, "--criterion", criterion, "--batch", batch]
         manage("import_comparisons", *arguments)
-    manage("shell", "-c", "from annotation_app import exchange; exchange.write_snapshot('safety')")
+    manage(
+        "shell", "-c", "from annotation_app import snapshots; snapshots.write_snapshot('safety')"
+    )
     (snapshot,) = (var / "storage" / "snapshots").iterdir()
     return snapshot / "pairs.jsonl", snapshot / "holdout.jsonl"
 

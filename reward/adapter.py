@@ -26,14 +26,8 @@ HEAD = "score"
 
 
 def refuse_impossible(config: TrainConfig) -> None:
-    """Raises ValueError for adapter settings that cannot be, before a model is read."""
-    if config.lora_dropout and not config.lora_rank:
-        raise ValueError("lora_dropout is of adapters: set lora_rank above 0 too")
-    if config.quantise == "none":
-        return
-    if not config.lora_rank:
-        raise ValueError("quantise=4bit is for adapters: set lora_rank above 0 too")
-    if find_spec("bitsandbytes") is None:
+    """Raises ValueError for adapter settings that cannot be here, before a model is read."""
+    if config.quantise == "4bit" and find_spec("bitsandbytes") is None:
         raise ValueError("quantise=4bit needs the package bitsandbytes, which is not installed")
 
 
@@ -119,18 +113,22 @@ def merged_state(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A model's whole ``state`` with the adapters added to the weights, under their old names.
 
     W + alpha / rank · B A (Hu et al. 2021, equation 3); NF4 weights are those that were trained on.
+    ``state`` is used up, so that only one matrix at a time is held twice.
     """
     adapted = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
     for name, layer in adapted.items():
-        a, b = (state[f"{name}.lora_{x}.{ADAPTER}.weight"] for x in "AB")  # (r, in), (out, r)
+        a, b = (state.pop(f"{name}.lora_{x}.{ADAPTER}.weight") for x in "AB")  # (r, in), (out, r)
         added = layer.scaling[ADAPTER] * (b @ a)
-        weight = _dequantised(layer.base_layer, state[f"{name}.base_layer.weight"])
+        weight = _dequantised(layer.base_layer, state.pop(f"{name}.base_layer.weight"))
         if getattr(layer, "fan_in_fan_out", False):
             added = added.T
-        state = {**state, f"{name}.base_layer.weight": weight + added}
-    merged = {n.replace(".base_layer.", "."): t for n, t in state.items() if ".lora_" not in n}
-    packed = tuple(f"{name}.weight." for name in adapted)  # the constants of NF4
-    return {n: t for n, t in merged.items() if not (packed and n.startswith(packed))}
+        state[f"{name}.weight"] = weight + added
+    packed = tuple(f"{name}.base_layer.weight." for name in adapted)  # the constants of NF4
+    return {
+        n.replace(".base_layer.", "."): t
+        for n, t in state.items()
+        if not (packed and n.startswith(packed))
+    }
 
 
 def _dequantised(layer: Any, weight: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from reward.data import PairRows, row_tokens
 from reward.measures.accuracy import ScoredPair
-from reward.model import context_tokens, load_reward_model, pick_device
+from reward.model import context_tokens, load_reward_model, pick_device, refuse_no_model
 from reward.preferences import Message, PreferencePair
 from reward.score import score_pairs
 
@@ -32,14 +32,7 @@ class AnyModel(NamedTuple):
 
 def load_any(folder: Path, device: str) -> AnyModel:
     """Raises ValueError for a folder without a reward model of one output and a chat template."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no model: it has no config.json")
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    names = config.architectures or []
-    if not any(name.endswith("ForSequenceClassification") for name in names):
-        raise ValueError(f"{folder} holds {', '.join(names) or 'no model'}, not a reward model")
-    if config.num_labels != 1:
-        raise ValueError(f"{folder} has {config.num_labels} outputs, allowed is one: the score")
+    config = described(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer of {folder} has no chat template, and one is needed")
@@ -50,6 +43,18 @@ def load_any(folder: Path, device: str) -> AnyModel:
         folder, local_files_only=True, dtype=torch.float32
     )
     return AnyModel(model.eval().to(pick_device(device)), tokenizer, False)
+
+
+def described(folder: Path) -> Any:
+    """A reward model's configuration. Raises ValueError for a folder that holds none."""
+    refuse_no_model(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    names = config.architectures or []
+    if not any(name.endswith("ForSequenceClassification") for name in names):
+        raise ValueError(f"{folder} holds {', '.join(names) or 'no model'}, not a reward model")
+    if config.num_labels != 1:
+        raise ValueError(f"{folder} has {config.num_labels} outputs, allowed is one: the score")
+    return config
 
 
 def _is_like_ours(config: Any, tokenizer: Any) -> bool:

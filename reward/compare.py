@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reward.any_model import load_any, score_any
+from reward.any_model import described, load_any, score_any
+from reward.command import command
 from reward.config import CompareConfig
 from reward.data import load_pairs
 from reward.measures.accuracy import ScoredPair, of_criterion
@@ -24,9 +24,9 @@ from reward.measures.report import Wanted, full_report
 from reward.measures.resampling import Draws, compare_pairwise, holm
 from reward.preferences import PreferencePair, read_pairs
 from reward.provenance import digest
-from reward.run_folder import RunFolder, RunFolderBusy
+from reward.run_folder import RunFolder
 from reward.scores import SCORES, read_scores, refuse_repeated_ids, write_scores
-from reward.settings import parse, to_mapping
+from reward.settings import to_mapping
 
 
 class Contender(NamedTuple):
@@ -49,13 +49,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """
     contenders = named(config)
     folder = RunFolder(config.out)
-    with folder.locked():
-        folder.write_config(to_mapping(config))
-        finished = folder.result()
-        if finished is not None:
-            print(f"{config.out} is done already.", flush=True)
-            return finished
-        return _compare(config, contenders, folder)
+    return folder.once(to_mapping(config), lambda: _compare(config, contenders, folder))
 
 
 def named(config: CompareConfig) -> list[Contender]:
@@ -82,6 +76,8 @@ def _compare(
     config: CompareConfig, contenders: Sequence[Contender], folder: RunFolder
 ) -> dict[str, Any]:
     started = time.monotonic()
+    for path in config.models:
+        described(path)
     for path in config.judged:
         refuse_other_pairs(path, config.pairs)
     folder.write_provenance(
@@ -98,8 +94,7 @@ def _compare(
     score_missing(config, contenders, pairs, files, folder)
     scored = [read_scores(file, pairs) for file in files]
     result = compared(config, contenders, pairs, scored)
-    folder.write_result({"seconds": round(time.monotonic() - started, 1), **result})
-    return folder.result() or {}
+    return {"seconds": round(time.monotonic() - started, 1), **result}
 
 
 def refuse_other_pairs(judged: Path, pairs: Path) -> None:
@@ -243,15 +238,7 @@ def _threshold_line(fitted: dict[str, Any]) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(CompareConfig, "reward.compare", argv)
-    try:
-        result = compare(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        sys.exit(str(error))
-    print(summary(result))
-
+main = command(CompareConfig, "reward.compare", lambda config: summary(compare(config)))
 
 if __name__ == "__main__":
     main()

@@ -20,12 +20,15 @@ from reward.settings import (
     REQUIRED,
     SHARE,
     SMOOTHING,
+    Needs,
     Settings,
     setting,
 )
 
 Device = str
 DType = Literal["float32", "bfloat16"]
+
+ADAPTERS = Needs("lora_rank above 0", lambda config: config.lora_rank > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,12 @@ class TrainConfig(Settings):
     criterion: Criterion = setting(REQUIRED, "what the scores shall mean")
     holdout: Path | None = setting(None, "pairs file that only accuracy is measured on")
     ties: Path | None = setting(
-        None, "pairs file of comparisons that annotators left undecided; see tie_threshold"
+        None, "pairs file of comparisons that annotators left undecided, to learn from them",
+        needs=Needs("tie_threshold above 0", lambda config: config.tie_threshold > 0),
+    )  # fmt: skip
+    agreement: tuple[Path, ...] = setting(
+        (),
+        "pairs files, ties too, that annotator agreement is measured on; default: pairs, holdout",
     )
     margin: Literal["none", "small", "large"] = setting(
         "small", "margin by preference strength; table 27, small is the best average of table 28"
@@ -66,8 +74,7 @@ class TrainConfig(Settings):
     )
     tie_threshold: float = setting(
         0.0,
-        "how far apart two responses must be to be told apart, raw score; 0 leaves ties out; "
-        "Rao and Kupper 1967",
+        "how far apart two responses must be to be told apart, raw score; off; Rao and Kupper 1967",
         NOT_NEGATIVE,
     )
     mixture: Literal["published", "own", "all"] = setting(
@@ -79,8 +86,9 @@ class TrainConfig(Settings):
     )
     schedule: Literal["cosine", "constant"] = setting("cosine", "after warm-up; section 3.2.2")
     final_learning_rate_share: float = setting(
-        0.1, "where the cosine ends, share of the highest learning rate; section 3.2.2", SHARE
-    )
+        0.1, "where the cosine ends, share of the highest learning rate; section 3.2.2", SHARE,
+        Needs("schedule=cosine", lambda config: config.schedule == "cosine"),
+    )  # fmt: skip
     warmup_share: float = setting(0.03, "share of all steps that warm up; section 3.2.2", SHARE)
     warmup_least_steps: int = setting(
         5, "at least so many steps warm up; section 3.2.2", NOT_NEGATIVE
@@ -97,15 +105,19 @@ class TrainConfig(Settings):
         NOT_NEGATIVE,
     )
     lora_alpha: int = setting(
-        16, "adapters count by alpha / rank; Dettmers et al. 2023, table 9", AT_LEAST_1
+        16, "adapters count by alpha / rank; Dettmers et al. 2023, table 9", AT_LEAST_1, ADAPTERS
     )
-    lora_dropout: float = setting(0.0, "share of the adapters' input dropped; off", BELOW_1)
+    lora_dropout: float = setting(
+        0.0, "share of the adapters' input dropped; off", BELOW_1, ADAPTERS
+    )
     lora_targets: str = setting(
-        "all-linear", "layers that get adapters: all-linear (never the head), or q_proj,v_proj …"
-    )
+        "all-linear", "layers that get adapters: all-linear (never the head), or q_proj,v_proj …",
+        needs=ADAPTERS,
+    )  # fmt: skip
     quantise: Literal["none", "4bit"] = setting(
-        "none", "keep the trunk's matrices in NF4 under the adapters; Dettmers et al. 2023"
-    )
+        "none", "keep the trunk's matrices in NF4 under the adapters; Dettmers et al. 2023",
+        needs=ADAPTERS,
+    )  # fmt: skip
     recompute_activations: bool = setting(
         False, "activation checkpointing: less memory for a third more work; our choice"
     )
@@ -239,7 +251,8 @@ class ScalingConfig(Settings):
     criterion: Criterion = setting(REQUIRED, "what the scores shall mean")
     batches: tuple[str, ...] = setting(
         (), "the batches, oldest first: trained on the first, the first two …; figure 6. Default: "
-        "order of appearance in the pairs file"
+        "order of appearance in the pairs file",
+        needs=Needs("no shares beside it", lambda config: not config.shares),
     )  # fmt: skip
     shares: tuple[float, ...] = setting(
         (), "instead of batches, shares of the dialogues, each share within the next",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from reward.any_model import load_any, score_any
+from reward.command import command
 from reward.compare import report_lines
 from reward.config import EvaluateConfig
 from reward.data import load_pairs
 from reward.measures.report import full_report
 from reward.run_folder import write_json
-from reward.settings import parse
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -22,16 +21,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return {**full_report(scored), "over_long": len(pairs) - len(scored)}
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(EvaluateConfig, "reward.evaluate", argv)
-    try:
-        figures = evaluate(config)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+def _evaluate(config: EvaluateConfig) -> str:
+    figures = evaluate(config)
     write_json(config.out, figures)
-    print("\n".join(report_lines(figures)))
+    return "\n".join(report_lines(figures))
 
+
+main = command(EvaluateConfig, "reward.evaluate", _evaluate)
 
 if __name__ == "__main__":
     main()

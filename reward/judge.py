@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from reward.command import Refused, command
 from reward.config import JudgeConfig
 from reward.data import load_pairs
 from reward.lines import append_records, whole_records
@@ -31,9 +31,9 @@ from reward.measures.accuracy import ScoredPair
 from reward.measures.report import Wanted, full_report
 from reward.measures.resampling import Draws, share_interval
 from reward.preferences import Criterion, PreferencePair
-from reward.run_folder import RunFolder, RunFolderBusy
+from reward.run_folder import RunFolder
 from reward.scores import SCORES, refuse_repeated_ids, write_scores
-from reward.settings import parse, to_mapping
+from reward.settings import to_mapping
 
 API_KEY_VARIABLE = "JUDGE_API_KEY"
 ORDERS = ("chosen_first", "rejected_first")
@@ -56,7 +56,7 @@ INSTRUCTION = (
 )
 
 
-class JudgeRefused(RuntimeError):
+class JudgeRefused(Refused):
     """The address does not answer, or not us."""
 
 
@@ -79,20 +79,17 @@ def judge(config: JudgeConfig) -> dict[str, Any]:
     """
     endpoint = completions_address(config.address)
     folder = RunFolder(config.out)
-    with folder.locked():
-        folder.write_config(to_mapping(config))
-        finished = folder.result()
-        if finished is not None:
-            print(f"{config.out} is done already.", flush=True)
-            return finished
-        folder.write_provenance({"pairs": config.pairs})
-        pairs = load_pairs(config.pairs)
-        refuse_repeated_ids(pairs, config.pairs)
-        answers = _ask_the_rest(config, endpoint, pairs, folder)
-        scored = verdict_scores(pairs, answers)
-        write_scores(folder.path / SCORES, scored)
-        folder.write_result(judged(config, scored, answers))
-        return folder.result() or {}
+    return folder.once(to_mapping(config), lambda: _judge(config, endpoint, folder))
+
+
+def _judge(config: JudgeConfig, endpoint: str, folder: RunFolder) -> dict[str, Any]:
+    folder.write_provenance({"pairs": config.pairs})
+    pairs = load_pairs(config.pairs)
+    refuse_repeated_ids(pairs, config.pairs)
+    answers = _ask_the_rest(config, endpoint, pairs, folder)
+    scored = verdict_scores(pairs, answers)
+    write_scores(folder.path / SCORES, scored)
+    return judged(config, scored, answers)
 
 
 def completions_address(address: str) -> str:
@@ -303,15 +300,7 @@ def summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(JudgeConfig, "reward.judge", argv)
-    try:
-        result = judge(config)
-    except (ValueError, OSError, RunFolderBusy, JudgeRefused) as error:
-        sys.exit(str(error))
-    print(summary(result))
-
+main = command(JudgeConfig, "reward.judge", lambda config: summary(judge(config)))
 
 if __name__ == "__main__":
     main()

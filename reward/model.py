@@ -8,7 +8,8 @@ read at each row's true last token, and head and score are float32 whatever the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
 
 from reward import attention
 from reward.data import last_token, row_tokens
@@ -53,7 +55,7 @@ def start_from_chat_model(folder: Path, seed: int) -> tuple[Any, Any]:
     that the model has no embedding for.
     """
     tokenizer = load_tokenizer(folder)
-    model = _load(folder)
+    model = _load(folder, fresh={"score.weight"})
     _refuse_unknown_tokens(model, tokenizer, folder)
     with torch.no_grad():
         head = model.score.weight  # (1, H)
@@ -63,9 +65,26 @@ def start_from_chat_model(folder: Path, seed: int) -> tuple[Any, Any]:
     return _ready(model, folder), tokenizer
 
 
+def outline_of_chat_model(folder: Path, shares_prefixes: bool) -> tuple[Any, Any]:
+    """What ``start_from_chat_model`` gives, without values (on the meta device): for a rank that
+    gets its part of them from the first (``reward.ranks.place``). ``shares_prefixes``: whether the
+    first found that the model can."""
+    tokenizer = load_tokenizer(folder)
+    config = AutoConfig.from_pretrained(folder, num_labels=1, local_files_only=True)
+    with torch.device("meta"):
+        built: Any = AutoModelForSequenceClassification
+        model = built.from_config(config, dtype=torch.float32)
+    model.config.use_cache = False
+    _separate_pad_from_end(model.eval(), tokenizer)
+    if shares_prefixes:
+        model.set_attn_implementation(attention.NAME)
+        attention.read_only_at_ends(model.base_model)
+    return model, tokenizer
+
+
 def load_reward_model(folder: Path) -> tuple[Any, Any]:
     """A saved reward model and its tokenizer. Raises ValueError for a folder that holds none."""
-    _refuse_no_model(folder)
+    refuse_no_model(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     names = config.architectures or []
     if not any(name.endswith("ForSequenceClassification") for name in names):
@@ -82,7 +101,7 @@ def _ready(model: Any, folder: Path) -> Any:
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer. Raises ValueError when it has no chat template that ends answers."""
-    _refuse_no_model(folder)
+    refuse_no_model(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -93,9 +112,11 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _refuse_no_model(folder: Path) -> None:
+def refuse_no_model(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no model: it has no config.json")
+    if (folder / "model" / "config.json").is_file():
+        raise ValueError(f"{folder} is a run's folder, allowed is its model: {folder / 'model'}")
 
 
 def _line(error: Exception) -> str:
@@ -103,15 +124,33 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _load(folder: Path) -> Any:
+def _load(folder: Path, fresh: Set[str] = frozenset()) -> Any:
+    """The folder's model. Raises ValueError for one without weights that are not ``fresh``: they
+    would be random."""
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=1, local_files_only=True, dtype=torch.float32
-        )
+        with _quiet():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                folder, num_labels=1, local_files_only=True, dtype=torch.float32,
+                output_loading_info=True,
+            )  # fmt: skip
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"{folder} cannot start a reward model: {_line(error)}") from None
+    missing = sorted(set(found["missing_keys"]) - fresh)
+    if missing:
+        raise ValueError(f"{folder} lacks {len(missing)} weights of its model, one is {missing[0]}")
     model.config.use_cache = False
     return model.eval()  # for good: without dropout a row's score is one number
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report of a head that is new and one that is left: both are meant."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _refuse_unknown_tokens(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -10,6 +10,7 @@ Left out: replicas of sharded groups of nodes (HSDP), tensor and pipeline parall
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -249,11 +250,42 @@ def first_then_all(act: Callable[[], T]) -> T:
     return act() if done is None else done
 
 
+def told(value: T) -> T:
+    """What the first rank says, on all; anything that JSON holds."""
+    if count() == 1:
+        return value
+    said = json.dumps(value).encode() if is_first() else b""
+    letters = torch.zeros(int(summed(len(said))[0]), dtype=torch.uint8)
+    if is_first():
+        letters = torch.frombuffer(bytearray(said), dtype=torch.uint8)
+    dist.broadcast(letters, 0)
+    heard: T = json.loads(letters.numpy().tobytes())
+    return heard
+
+
+def first_alone(act: Callable[[], T]) -> T | None:
+    """``act`` on the first rank, nothing on the others; what it refuses they refuse too."""
+    done, refused = None, ""
+    if is_first():
+        try:
+            done = act()
+        except (ValueError, OSError) as error:
+            refused = str(error)
+    refused = told(refused)
+    if refused:
+        raise ValueError(refused)
+    return done
+
+
 # --- the model -----------------------------------------------------------------------------------
 
 
 def place(model: Any, device: torch.device, dtype: str) -> None:
     """Put the model on the device, or this rank's shards of it.
+
+    Of several ranks the first one's values are taken, sent tensor by tensor, each rank its own
+    rows; what the others have in them does not matter, and a model without values (on the meta
+    device) will do. Raises ValueError on all of them where it is not the same model.
 
     Weights, gradients' sums and moments stay float32. With ``dtype`` "bfloat16" the layers' weights
     are gathered in it, their norms' too, so that no rank ever holds a whole copy; embedding, last
@@ -262,6 +294,8 @@ def place(model: Any, device: torch.device, dtype: str) -> None:
     if count() == 1:
         model.to(device)
         return
+    values = _taken_out(model)
+    _refuse_another(values)
     mesh = init_device_mesh(device.type, (count(),))
     low = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     layers = [m for m in model.base_model.modules() if isinstance(m, GradientCheckpointingLayer)]
@@ -274,8 +308,73 @@ def place(model: Any, device: torch.device, dtype: str) -> None:
         if isinstance(module, FSDPModule):  # losses weigh by the whole step: sums, no means
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    model.to_empty(device=device)
+    _put_in(model, values)
     model.announces = True
     model.base_model.register_forward_pre_hook(partial(_announce, model), prepend=True)
+
+
+def _taken_out(model: Any) -> dict[str, Tensor]:
+    """Every weight and buffer by name; the model is left with their shapes, and tied as it was."""
+    values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    empty: dict[int, Tensor] = {}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = empty.setdefault(id(tensor), _without_values(tensor))
+    return values
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(empty, tensor.requires_grad)
+    return empty
+
+
+def _refuse_another(values: Mapping[str, Tensor]) -> None:
+    """Raises ValueError on all ranks where one has other tensors than the first."""
+    own = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in values.items()}
+    firsts = told(own)
+    other = sorted(n for n in own.keys() | firsts.keys() if own.get(n) != firsts.get(n))
+    if any(summed(len(other))):
+        raise ValueError(
+            f"several processes cannot divide this model: {', '.join(other[:1]) or 'a weight'} is "
+            "not what its config.json says"
+        )
+
+
+@torch.no_grad()
+def _put_in(model: Any, values: dict[str, Tensor]) -> None:
+    """Send the first rank's ``values``, byte for byte; they are let go one by one."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        value = values.pop(name)
+        if not isinstance(tensor, DTensor):
+            if is_first():
+                tensor.copy_(value)
+            dist.broadcast(_bytes(tensor), 0)
+            continue
+        own = tensor.to_local()
+        each = -(-tensor.shape[0] // count())  # rows, as fully_shard divides them
+        rows = own.new_empty(each, *tensor.shape[1:])
+        dist.scatter(_bytes(rows), _parts(value.to(own.device), each) if is_first() else None)
+        own.copy_(rows[: len(own)])
+
+
+def _parts(whole: Tensor, each: int) -> list[Tensor]:
+    """Every rank's rows as bytes, filled up to ``each``: what is scattered has one size."""
+    parts = []
+    for rank in range(count()):
+        rows = whole[rank * each : (rank + 1) * each]
+        missing = rows.new_zeros(each - len(rows), *rows.shape[1:])
+        parts.append(_bytes(torch.cat([rows, missing]) if len(missing) else rows))
+    return parts
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The same memory of a contiguous tensor: every backend sends bytes, of any type."""
+    return tensor.view(-1).view(torch.uint8)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from reward.command import Refused
 from reward.provenance import digest, provenance
 
 PARENT_VARIABLE = "TANDEM_PARENT_PID"
@@ -34,7 +35,7 @@ PARENT_CHECK_SECONDS = 0.5
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # as terminals are told
 
 
-class RunFolderBusy(RuntimeError):
+class RunFolderBusy(Refused):
     """Another live process holds the folder's lock."""
 
 
@@ -96,6 +97,22 @@ class RunFolder:
             if self.result_file.exists():  # killed before its checkpoints were gone
                 self._forget_checkpoints()
             yield
+
+    def once(
+        self, config: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Do ``work`` in the locked folder, store what it returns as the result, and return that;
+        where there is one already it is returned as it is.
+
+        Raises ValueError for another configuration than the folder's, RunFolderBusy.
+        """
+        with self.locked():
+            self.write_config(config)
+            if self.result() is None:
+                self.write_result(work())
+            else:
+                print(f"{self.path} is done already.", flush=True)
+            return self.result() or {}
 
     def is_held(self) -> bool:
         """Whether a living process works in this folder."""

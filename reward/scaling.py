@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,16 +24,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import safe_open
 
+from reward.command import command
 from reward.config import ScalingConfig, TrainConfig
 from reward.data import load_pairs
 from reward.measures.accuracy import ScoredPair, of_criterion
 from reward.measures.drift import batch_order
 from reward.measures.resampling import Draws, Floats, accuracies, bootstrap
 from reward.preferences import PreferencePair, write_pairs
-from reward.run_folder import RunFolder, RunFolderBusy
+from reward.run_folder import RunFolder
 from reward.scores import SCORES, read_scores
-from reward.settings import from_mapping, parse, to_mapping
+from reward.settings import from_mapping, to_mapping
 from reward.train import train
+
+OWN = ("pairs", "holdout", "model", "out", "seed", "criterion")
+"""What is given to each training by this command."""
 
 
 class Part(NamedTuple):
@@ -58,40 +61,36 @@ def scaling(config: ScalingConfig) -> dict[str, Any]:
     Raises ValueError for pairs or settings that cannot be trained on, RunFolderBusy when another
     process works in the folder.
     """
+    _training(config, pairs=config.pairs, model=config.models[0], out=config.out)
     folder = RunFolder(config.out)
-    with folder.locked():
-        folder.write_config(to_mapping(config))
-        finished = folder.result()
-        if finished is not None:
-            print(f"{config.out} is done already.", flush=True)
-            return finished
-        models = {f"model-{i}": path for i, path in enumerate(config.models, start=1)}
-        folder.write_provenance({"pairs": config.pairs, "holdout": config.holdout, **models})
-        parts = growing(load_pairs(config.pairs), config)
-        holdout = load_pairs(config.holdout)
-        total = len(config.models) * len(parts) * len(config.seeds)
-        folder.rewind_metrics(0)
-        done, found = 0, []
-        for number, model in enumerate(config.models, start=1):
-            points = []
-            for at, part in enumerate(parts, start=1):
-                point = Point(part.through, 0, [])
-                for seed in config.seeds:
-                    out = folder.path / "runs" / f"{number}-{at}-{seed}"
-                    pairs, scored = _train_one(config, model, part, holdout, seed, out)
-                    point = Point(part.through, pairs, [*point.scored, scored])
-                    done += 1
-                    folder.log_metrics(done, total, model=number, pairs=pairs)
-                points.append(point)
-            found.append(_of_model(config, model, points))
-        folder.write_result(
-            {
-                "criterion": config.criterion,
-                "count": found[0]["points"][0]["count"],
-                "models": found,
-            }
-        )
-        return folder.result() or {}
+    return folder.once(to_mapping(config), lambda: _scaling(config, folder))
+
+
+def _scaling(config: ScalingConfig, folder: RunFolder) -> dict[str, Any]:
+    models = {f"model-{i}": path for i, path in enumerate(config.models, start=1)}
+    folder.write_provenance({"pairs": config.pairs, "holdout": config.holdout, **models})
+    parts = growing(load_pairs(config.pairs), config)
+    holdout = load_pairs(config.holdout)
+    total = len(config.models) * len(parts) * len(config.seeds)
+    folder.rewind_metrics(0)
+    done, found = 0, []
+    for number, model in enumerate(config.models, start=1):
+        points = []
+        for at, part in enumerate(parts, start=1):
+            point = Point(part.through, 0, [])
+            for seed in config.seeds:
+                out = folder.path / "runs" / f"{number}-{at}-{seed}"
+                pairs, scored = _train_one(config, model, part, holdout, seed, out)
+                point = Point(part.through, pairs, [*point.scored, scored])
+                done += 1
+                folder.log_metrics(done, total, model=number, pairs=pairs)
+            points.append(point)
+        found.append(_of_model(config, model, points))
+    return {
+        "criterion": config.criterion,
+        "count": found[0]["points"][0]["count"],
+        "models": found,
+    }
 
 
 def growing(pairs: Sequence[PreferencePair], config: ScalingConfig) -> list[Part]:
@@ -129,12 +128,19 @@ def _train_one(
     if not file.exists():
         write_pairs(file.with_suffix(".tmp"), part.pairs)
         file.with_suffix(".tmp").rename(file)
-    given = {"pairs": file, "holdout": config.holdout, "model": model, "out": out, "seed": seed}
-    settings = {**config.training, **given, "criterion": config.criterion}
-    result = train(from_mapping(TrainConfig, settings))
+    result = train(_training(config, pairs=file, model=model, out=out, seed=seed))
     shutil.rmtree(RunFolder(out).model, ignore_errors=True)
     scored = of_criterion(read_scores(out / SCORES, holdout), config.criterion)
     return int(result["pairs"]), scored
+
+
+def _training(config: ScalingConfig, **given: object) -> TrainConfig:
+    """The settings of one training. Raises ValueError for further ones that cannot be set."""
+    for name in config.training:
+        if name in OWN:
+            raise ValueError(f"training sets {name}, which is set for each point already")
+    settled = {"holdout": config.holdout, "criterion": config.criterion, **given}
+    return from_mapping(TrainConfig, {**config.training, **settled})
 
 
 def _of_model(config: ScalingConfig, model: Path, points: Sequence[Point]) -> dict[str, Any]:
@@ -248,15 +254,7 @@ def summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(ScalingConfig, "reward.scaling", argv)
-    try:
-        result = scaling(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        sys.exit(str(error))
-    print(summary(result))
-
+main = command(ScalingConfig, "reward.scaling", lambda config: summary(scaling(config)))
 
 if __name__ == "__main__":
     main()

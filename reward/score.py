@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from reward.command import command
 from reward.config import ScoreConfig
 from reward.data import PairRows, row_tokens
 from reward.measures.accuracy import ScoredPair
 from reward.minibatches import minibatches
 from reward.model import load_reward_model, pick_device, score_rows, shares_prefixes
 from reward.preferences import Message, RecordReader, read_json_lines
-from reward.settings import parse
 
 
 class Scorer:
@@ -88,15 +88,11 @@ def score_file(config: ScoreConfig) -> int:
     return len(records)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(ScoreConfig, "reward.score", argv)
-    try:
-        count = score_file(config)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
-    print(f"{count} answers scored: {config.output}")
-
+main = command(
+    ScoreConfig,
+    "reward.score",
+    lambda config: f"{score_file(config)} answers scored: {config.output}",
+)
 
 if __name__ == "__main__":
     main()

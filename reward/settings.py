@@ -38,9 +38,26 @@ SMOOTHING = Allowed("0 or more and below 0.5", lambda value: 0 <= value < 0.5)
 INSIDE_0_1 = Allowed("above 0 and below 1", lambda value: 0 < value < 1)
 
 
-def setting(default: Any, help: str, allowed: Allowed | None = None) -> Any:
+class Needs(NamedTuple):
+    """What else must be set for a setting to have an effect, in words and as a test."""
+
+    words: str
+    is_met: Callable[[Any], bool]
+
+
+class WithoutEffect(ValueError):
+    """A setting that changes nothing as the others are."""
+
+    def __init__(self, name: str, value: object, words: str) -> None:
+        super().__init__(f"{name} is {value}, which changes nothing: it needs {words}")
+        self.name = name
+
+
+def setting(
+    default: Any, help: str, allowed: Allowed | None = None, needs: Needs | None = None
+) -> Any:
     """A dataclass field with its one-line description (unit and source included)."""
-    metadata = {"help": help, "allowed": allowed}
+    metadata = {"help": help, "allowed": allowed, "needs": needs}
     if default is REQUIRED:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, dict):
@@ -50,7 +67,8 @@ def setting(default: Any, help: str, allowed: Allowed | None = None) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The base of every entry point's settings: numbers out of their range are refused."""
+    """The base of every entry point's settings: numbers out of their range are refused, and what
+    would silently change nothing."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -59,6 +77,12 @@ class Settings:
             for number in value if isinstance(value, tuple) else (value,):
                 if allowed and number is not None and not allowed.fits(number):
                     raise ValueError(f"{field.name} is {number}, allowed is {allowed.words}")
+        for field in dataclasses.fields(self):
+            needs: Needs | None = field.metadata.get("needs")
+            value = getattr(self, field.name)
+            if needs and value != field.default and not needs.is_met(self):
+                said = value if isinstance(value, tuple) else (value,)
+                raise WithoutEffect(field.name, " ".join(map(_word, said)), needs.words)
 
 
 def parse(config_class: type[C], program: str, argv: Sequence[str] | None = None) -> C:
@@ -67,7 +91,13 @@ def parse(config_class: type[C], program: str, argv: Sequence[str] | None = None
     A value that does not fit ends the program with one sentence, as argparse does.
     """
     summary = (config_class.__doc__ or "").split("\n\n")[0]
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=summary)
+    required = [f.name for f in dataclasses.fields(config_class) if _is_required(f)]  # type: ignore[arg-type]
+    words = [f"--{n.replace('_', '-')} {n.rpartition('_')[2].upper()}" for n in required]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        usage=" ".join(["%(prog)s [--help] [--config FILE]", *words, "[…]"]),
+        description=summary,
+    )
     parser.add_argument("--config", type=Path, help="JSON file with any of the settings below")
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
@@ -131,12 +161,13 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hi
     kind, many = _scalar(hint)
     default = {} if field.default is REQUIRED else field.default
     shown = "required" if _is_required(field) else f"default {_word(default)}"
-    choices = _choices(kind)
+    remark = "" if default is None or default == () else f" ({shown})"
+    choices = ("true", "false") if kind is bool else _choices(kind)
     extra = {"nargs": "+"} if many else {}
     parser.add_argument(
         "--" + field.name.replace("_", "-"),
         metavar="|".join(map(str, choices)) if choices else field.name.rpartition("_")[2].upper(),
-        help=f"{field.metadata.get('help', '')} ({shown})".replace("%", "%%"),
+        help=f"{field.metadata.get('help', '')}{remark}".replace("%", "%%"),
         **extra,  # type: ignore[arg-type]
     )
 

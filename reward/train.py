@@ -13,9 +13,8 @@ whoever wants to see them reads that file.
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from reward import adapter, ranks
+from reward.command import Refused, command
 from reward.config import TrainConfig
 from reward.data import (
     PairRows,
@@ -39,6 +39,7 @@ from reward.measures.report import Wanted, full_report
 from reward.minibatches import minibatches
 from reward.model import (
     context_tokens,
+    outline_of_chat_model,
     recompute_activations,
     save_reward_model,
     score_rows,
@@ -46,11 +47,11 @@ from reward.model import (
     start_from_chat_model,
 )
 from reward.objective import Objective
-from reward.preferences import PreferencePair
-from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
+from reward.preferences import PreferencePair, read_pairs
+from reward.run_folder import RunFolder, replace_folder
 from reward.score import score_pairs
 from reward.scores import SCORES, write_scores
-from reward.settings import parse, to_mapping
+from reward.settings import to_mapping
 from reward.training_state import load_state, save_state
 
 TOKENS = ("row_tokens", "computed_tokens")  # of the rows as they are, and without what they share
@@ -65,14 +66,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     adapter.refuse_impossible(config)
     with ranks.joined(config.device) as device:
         folder = ranks.run_folder(config.out)
-        with folder.locked():
-            folder.write_config(to_mapping(config))
-            ranks.wait()
-            finished = folder.result()
-            if finished is not None:
-                print(f"{config.out} is done already.", flush=True)
-                return finished
-            return _train(config, folder, device)
+        folder.once(to_mapping(config), lambda: _train(config, folder, device))
+        ranks.wait()  # until the first has written it
+        return folder.result() or {}
 
 
 def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict[str, Any]:
@@ -84,6 +80,7 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
             "pairs": config.pairs,
             "holdout": config.holdout,
             "ties": config.ties,
+            **{f"agreement-{i}": path for i, path in enumerate(config.agreement, start=1)},
             "manifest": manifest if manifest.is_file() else None,
             "model": config.model,
         }
@@ -94,12 +91,12 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
     holdout = load_pairs(config.holdout) if config.holdout else []
     refuse_leak(every, holdout)
     pairs = mix(every, config.criterion, config.mixture, config.seed)
-    undecided = load_pairs(config.ties) if config.ties else []
-    ties = _learnt_from(undecided, config)
+    ties = _learnt_from(load_pairs(config.ties), config) if config.ties else []
     refuse_leak(ties, holdout)
+    judged = [pair for file in config.agreement for pair in read_pairs(file)]
 
     # 2. model: the chat model's trunk with a fresh head
-    model, tokenizer = start_from_chat_model(config.model, config.seed)
+    model, tokenizer = _start(config)
     adapter.add_adapter(model, config, device)
     if config.recompute_activations:
         recompute_activations(model)
@@ -135,35 +132,37 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
     if ranks.is_first():
         write_scores(folder.path / SCORES, scored)
     _leave_model(model, tokenizer, folder, config)
-    folder.write_result(
-        {
-            "model": folder.model.name,
-            "criterion": config.criterion,
-            "holdout": {
-                **_measured(scored, [*every, *undecided, *holdout], config),
-                "over_long": held.dropped,
-                "cut": held.cut,
-            },
-            "pairs": len(fitted.rows),
-            "ties": len(tied.rows),
-            "over_long": fitted.dropped + tied.dropped,
-            "cut": fitted.cut + tied.cut,
-            "composition": composition(row.pair for row in rows),
-            "steps": len(steps),
-            **{name: sum(line.get(name, 0) for line in folder.metrics()) for name in TOKENS},
-            "ranks": ranks.count(),
-            "training_seconds": round(training_seconds, 3),
-            "seconds": round(time.monotonic() - started, 1),
-        }
-    )
-    ranks.wait()
-    return folder.result() or {}
+    return {
+        "model": folder.model.name,
+        "criterion": config.criterion,
+        "holdout": {
+            **_measured(scored, judged or [*every, *holdout], config),
+            "over_long": held.dropped,
+            "cut": held.cut,
+        },
+        "pairs": len(fitted.rows),
+        "ties": len(tied.rows),
+        "over_long": fitted.dropped + tied.dropped,
+        "cut": fitted.cut + tied.cut,
+        "composition": composition(row.pair for row in rows),
+        "steps": len(steps),
+        **{name: sum(line.get(name, 0) for line in folder.metrics()) for name in TOKENS},
+        "ranks": ranks.count(),
+        "training_seconds": round(training_seconds, 3),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _start(config: TrainConfig) -> tuple[Any, Any]:
+    """Model and tokenizer; its values are read by the first rank only, which sends the others
+    theirs when the model is placed."""
+    started = ranks.first_alone(partial(start_from_chat_model, config.model, config.seed))
+    shares = ranks.told(started is not None and shares_prefixes(started[0]))
+    return started or outline_of_chat_model(config.model, shares)
 
 
 def _learnt_from(undecided: Sequence[PreferencePair], config: TrainConfig) -> list[PreferencePair]:
-    """Of the undecided comparisons those of the criterion, where a threshold is set."""
-    if not config.tie_threshold:
-        return []
+    """Of the undecided comparisons those of the criterion."""
     return [u for u in undecided if config.mixture == "all" or u.criterion == config.criterion]
 
 
@@ -325,24 +324,29 @@ def _leave_model(model: Any, tokenizer: Any, folder: RunFolder, config: TrainCon
     replace_folder(folder.model, lambda new: save_reward_model(model, tokenizer, new, merged))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(TrainConfig, "reward.train", argv)
+def _run(config: TrainConfig) -> str:
+    """Train; returns the closing words. Every rank that is refused says why."""
     try:
-        result = train(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        ranks.explain(error, config.out)
-        sys.exit(str(error))
+        return _closing_words(train(config))
     except torch.OutOfMemoryError as error:
         less = "a smaller --tokens-per-minibatch or --recompute-activations true needs less"
+        refused = Refused(f"{str(error).partition('. ')[0]}; {less}")
+        ranks.explain(refused, config.out)
+        raise refused from None
+    except (ValueError, OSError, Refused) as error:
         ranks.explain(error, config.out)
-        sys.exit(f"{str(error).partition('. ')[0]}; {less}")
+        raise
+
+
+def _closing_words(result: Mapping[str, Any]) -> str:
     if not result:
-        return  # another rank's to tell
+        return ""  # another rank's to tell
     held = result["holdout"]
     shown = f"{held['accuracy']:.3f} on {held['count']} pairs" if held["count"] else "no holdout"
-    print(f"{result['steps']} steps in {result['seconds']} s; holdout accuracy {shown}")
+    return f"{result['steps']} steps in {result['seconds']} s; holdout accuracy {shown}"
 
+
+main = command(TrainConfig, "reward.train", _run)
 
 if __name__ == "__main__":
     main()

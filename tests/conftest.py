@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import environment  # noqa: F401  (first: it names the settings and their folder)
 from tests.chromium import ARGUMENTS, NO_CHROMIUM, find_chromium
+from tests.reward.small_disks import NO_MOUNT
 
 # Tests run side by side: how long an example takes says nothing about the code.
 settings.register_profile("tandem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,10 +29,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say loudly, as the last word, that browser tests did not run."""
+    """Say loudly, as the last word, what this machine left untested."""
     skipped = terminalreporter.stats.get("skipped", [])
-    if missed := [report for report in skipped if NO_CHROMIUM in str(report.longrepr)]:
-        terminalreporter.write_sep("!", f"{NO_CHROMIUM}: {len(missed)} tests skipped", red=True)
+    for why in (NO_CHROMIUM, NO_MOUNT):
+        if missed := [report for report in skipped if why in str(report.longrepr)]:
+            terminalreporter.write_sep("!", f"{why}: {len(missed)} tests skipped", red=True)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from django import forms
 
 from annotation_app.models import Checkpoint, Criterion, Snapshot, Strength
 from reward.config import TrainConfig
-from reward.settings import from_mapping, to_mapping
+from reward.settings import WithoutEffect, from_mapping, to_mapping
 
 GROUPS = {
     "Data and mixture": ("mixture", "soft_labels", "reliability_weights", "label_smoothing"),
@@ -30,7 +30,9 @@ GROUPS = {
     ),
     "Checkpoints": ("checkpoint_every_steps",),
 }  # fmt: skip
-OF_THE_SERVER = {"pairs", "holdout", "ties", "model", "out", "criterion", "device"}
+OF_THE_SERVER = {
+    "pairs", "holdout", "ties", "agreement", "model", "out", "criterion", "device",
+}  # fmt: skip
 FURTHER = "Further settings"
 LONGEST = 18  # characters of a number
 MOST_COMPARED = 8
@@ -148,6 +150,8 @@ class RetrainForm(forms.Form):
         chosen = {n: v for n, v in cleaned.items() if n in self.recipe and v != ""}
         try:
             cleaned["config"] = self._changed(_config(chosen))
+        except WithoutEffect as error:
+            self.add_error(error.name, _sentence(error, error.name))
         except ValueError as error:
             if not self._refuse(chosen):
                 self.add_error(None, str(error))
@@ -163,11 +167,18 @@ class RetrainForm(forms.Form):
         for name, value in chosen.items():
             try:
                 _config({name: value})
+            except WithoutEffect:
+                continue  # with the others it may have one
             except ValueError as error:
-                sentence = str(error).replace(name, name.replace("_", " "), 1)
-                self.add_error(name, f"{sentence[0].upper()}{sentence[1:]}.")
+                self.add_error(name, _sentence(error, name))
                 refused = True
         return refused
+
+
+def _sentence(error: ValueError, name: str) -> str:
+    """The trainer's refusal of a setting, as it stands beside its field."""
+    said = str(error).replace(name, name.replace("_", " "), 1)
+    return f"{said[0].upper()}{said[1:]}."
 
 
 class OneClickForm(forms.Form):

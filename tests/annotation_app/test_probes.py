@@ -9,7 +9,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from annotation_app import exchange
+from annotation_app import snapshots
 from annotation_app.models import Annotation, Batch, Comparison, Organisation, Reference
 from annotation_app.models.refusals import CannotStart, WrongState
 from tests.annotation_app.rows import comparison, open_batch
@@ -104,7 +104,7 @@ def test_a_reference_takes_no_slot_and_becomes_no_pair(bob, alice):
     known.refresh_from_db()
     assert (leased.slot, known.open_slots) == (None, 1)
     with pytest.raises(CannotStart, match="no helpfulness comparison with a choice to train on"):
-        exchange.write_snapshot("helpfulness")
+        snapshots.write_snapshot("helpfulness")
     assert batch.recorded() == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from annotation_app import exchange, storage, team
+from annotation_app import snapshots, storage, team
 from annotation_app.forms import PREFERENCES, SAFE, AnnotationForm, as_given, in_words
 from annotation_app.models import Annotation, Batch, Comparison, Person, Review, leases
 from annotation_app.models.refusals import BatchClosed, LeaseLost, NotAssigned, WrongState
@@ -72,11 +72,11 @@ def test_a_correction_is_not_reviewed_again(bob, rita, alice):
 
 def test_only_the_correction_is_exported(bob, rita):
     Review.edit(answered(bob), rita, **OTHER)
-    folder = storage.path(exchange.write_snapshot("helpfulness").storage_key)
+    folder = storage.path(snapshots.write_snapshot("helpfulness").storage_key)
     (pair,) = [*read_pairs(folder / "pairs.jsonl"), *read_pairs(folder / "holdout.jsonl")]
     assert (pair.chosen, pair.rejected) == ("I do not know.", "Two years.")
     (verdict,) = pair.verdicts
-    assert (verdict.choice, verdict.annotator) == ("b", exchange.annotator_hash(rita.pk))
+    assert (verdict.choice, verdict.annotator) == ("b", snapshots.annotator_hash(rita.pk))
 
 
 def test_rejected_frees_the_slot_and_is_not_exported(bob, charlie, rita):
@@ -88,7 +88,7 @@ def test_rejected_frees_the_slot_and_is_not_exported(bob, charlie, rita):
     assert rejected.comparison.open_slots == 1
     again = Annotation.objects.lease_next(charlie, batch)
     assert again.comparison_id == rejected.comparison_id
-    exported = exchange.write_snapshot("helpfulness").annotations.values_list("pk", flat=True)
+    exported = snapshots.write_snapshot("helpfulness").annotations.values_list("pk", flat=True)
     assert list(exported) == [kept.pk]
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from django.db import connection
 
-from annotation_app import exchange, storage, tasks
+from annotation_app import exchange, snapshots, storage, tasks
 from annotation_app.models import Annotation, Checkpoint, DialogueRoot, Person, Run
 from annotation_app.supervise import supervise
 from reward.run_folder import RunFolder
@@ -40,7 +40,7 @@ def queued(settings, tmp_path) -> Run:
     return Run.queue(
         Run.Kind.REWARD_TRAINING,
         CONFIG,
-        {"start": release.checkpoint, "snapshot": exchange.write_snapshot("helpfulness")},
+        {"start": release.checkpoint, "snapshot": snapshots.write_snapshot("helpfulness")},
         criterion="helpfulness",
     )
 

@@ -9,7 +9,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from annotation_app import exchange, quality, storage, team
+from annotation_app import quality, snapshots, storage, team
 from annotation_app.models import Annotation, Comparison, Person, Remark, Review
 from annotation_app.models.refusals import LeaseLost, NotAssigned, WrongState
 from reward.preferences import read_pairs
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.django_db
 
 def exported() -> list[tuple[str, list[str]]]:
     """The pairs of a fresh snapshot: what was chosen, and whose verdicts say so."""
-    folder = storage.path(exchange.write_snapshot("helpfulness").storage_key)
+    folder = storage.path(snapshots.write_snapshot("helpfulness").storage_key)
     pairs = [*read_pairs(folder / "pairs.jsonl"), *read_pairs(folder / "holdout.jsonl")]
     return [(pair.chosen, [verdict.annotator for verdict in pair.verdicts]) for pair in pairs]
 
 
 def said_by(person: Person, chosen: str) -> list[tuple[str, list[str]]]:
-    return [(chosen, [exchange.annotator_hash(person.pk)])]
+    return [(chosen, [snapshots.annotator_hash(person.pk)])]
 
 
 def test_it_works(bob, rita, alice):

@@ -176,8 +176,8 @@ def test_some_layers_only(settings):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"lora_rank": 0, "lora_dropout": 0.1}, "lora_dropout is of adapters: set lora_rank"),
-        ({"lora_rank": 0, "quantise": "4bit"}, "quantise=4bit is for adapters: set lora_rank"),
+        ({"lora_rank": 0, "lora_dropout": 0.1}, "lora_dropout is 0.1, which changes nothing"),
+        ({"lora_rank": 0, "quantise": "4bit"}, "quantise is 4bit, which changes nothing"),
         ({"lora_targets": "nothing"}, "lora_targets is 'nothing', allowed are all-linear"),
     ],
 )

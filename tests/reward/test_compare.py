@@ -181,6 +181,13 @@ def test_models_in_run_folders_are_called_by_the_folder(config):
     assert [c.name for c in named(replace(config, models=paths))] == ["x/a/model", "y/a/model"]
 
 
+def test_what_is_no_reward_model_is_refused_before_any_is_scored(config, models):
+    chat = models[0].with_name("one-chat")
+    with pytest.raises(ValueError, match="one-chat holds LlamaForCausalLM, not a reward model"):
+        compare(replace(config, models=(models[0], chat)))
+    assert not list(config.out.glob("scores-*"))
+
+
 def test_changed_pairs_are_refused(config):
     compare(config)
     (config.out / "result.json").unlink()

@@ -16,7 +16,12 @@ from transformers import AutoTokenizer
 
 from reward import model as reward_model
 from reward import train as training
-from reward.model import pick_device, save_reward_model, start_from_chat_model
+from reward.model import (
+    load_reward_model,
+    pick_device,
+    save_reward_model,
+    start_from_chat_model,
+)
 from reward.preferences import to_record, write_pairs
 from reward.run_folder import RunFolder
 from reward.score import score_tokens
@@ -142,7 +147,7 @@ def test_no_pair_of_the_criterion(flags, content):
 @pytest.mark.parametrize("which", ["pairs", "holdout"])
 def test_a_file_that_is_not_there(flags, tmp_path, which):
     missing = tmp_path / "nothing.jsonl"
-    assert refused(flags | {which: missing}) == f"[Errno 2] No such file or directory: '{missing}'"
+    assert refused(flags | {which: missing}) == f"{missing}: No such file or directory"
 
 
 def test_pairs_that_are_too_long_where_they_shall_not_be(flags):
@@ -232,6 +237,34 @@ def test_a_device_that_is_not_there(flags, device):
     sentence = refused(flags | {"device": device})
     assert sentence.startswith(f"device is '{device}', which cannot be used here: ")
     assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_a_model_without_some_of_its_weights(flags, chat, tmp_path):
+    """They would be random, and nobody would know."""
+    folder = tmp_path / "cut"
+    shutil.copytree(chat, folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert refused(flags | {"model": folder}) == (
+        f"{folder} lacks 1 weights of its model, one is model.layers.1.mlp.up_proj.weight"
+    )
+
+
+def test_a_reward_model_without_its_head(chat, tmp_path):
+    save_reward_model(*start_from_chat_model(chat, 0), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights of its model, one is score\.weight"):
+        load_reward_model(tmp_path)
+
+
+def test_a_runs_folder_in_place_of_its_model(chat, tmp_path):
+    save_reward_model(*start_from_chat_model(chat, 0), tmp_path / "model")
+    (tmp_path / "config.json").write_text('{"pairs": "…"}')
+    with pytest.raises(ValueError, match=f"is a run's folder, allowed is its model: {tmp_path}/mo"):
+        load_reward_model(tmp_path)
 
 
 def test_memory_that_ran_out_is_not_taken_for_an_architecture(chat, monkeypatch):

@@ -20,6 +20,7 @@ from reward.settings import from_mapping, to_flags, to_mapping
 from reward.train import main, train
 from tests.kill_reward_training import Training, inputs, prove
 from tests.reward.pairs import pairs
+from tests.reward.small_disks import NO_MOUNT, LimitedFiles, MountedDisk
 from tests.tiny_models import tiny_chat_model
 
 
@@ -200,32 +201,22 @@ def test_a_finished_run_keeps_no_checkpoint(config, stopped):
 # --- a full disk -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of eight megabytes; mounting takes rights that not everybody has."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no file system may be mounted here")
+@pytest.fixture(params=[MountedDisk, LimitedFiles])
+def small_disk(request, tmp_path):
+    disk = request.param(tmp_path / "disk")
+    if not disk.is_there:
+        pytest.skip(NO_MOUNT)
     yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    disk.leave()
 
 
-def fill(disk: Path, but: int) -> Path:
-    """Take all of the disk but so many bytes."""
-    filler = disk / "filler"
-    filler.write_bytes(bytes(max(shutil.disk_usage(disk).free - but, 0)))
-    return filler
-
-
-def filled_after(step: int, disk: Path, monkeypatch: pytest.MonkeyPatch, **note: str) -> None:
+def filled_after(step: int, disk, monkeypatch: pytest.MonkeyPatch, **note: str) -> None:
     """Let a run's disk be full from the end of that step on."""
     log_metrics = RunFolder.log_metrics
 
     def fill_up(run, now, *args, **figures):
         if now == step:
-            fill(disk, 50_000 if not note else 0)
+            disk.fill(50_000 if not note else 0)
         log_metrics(run, now, *args, **figures, **note)
 
     monkeypatch.setattr(RunFolder, "log_metrics", fill_up)
@@ -233,52 +224,52 @@ def filled_after(step: int, disk: Path, monkeypatch: pytest.MonkeyPatch, **note:
 
 @pytest.mark.parametrize(("step", "kept"), [(1, None), (3, {"step": 2})])
 def test_a_full_disk_keeps_the_last_checkpoint(config, whole, small_disk, monkeypatch, step, kept):
-    small = changed(config, out=str(small_disk / "run"))
+    small = changed(config, out=str(small_disk.path / "run"))
     folder = RunFolder(small.out)
     with monkeypatch.context() as patch:
         filled_after(step, small_disk, patch)
         said = ending(small)
     assert said.startswith(f"{folder.checkpoint}.new/weights.safetensors cannot be written: ")
-    assert "No space left on device" in said
+    assert small_disk.says in said
     assert "\n" not in said
     assert not Path(f"{folder.checkpoint}.new").exists()
     found = folder.resumable_checkpoint()
     assert (found and json.loads((found / "position.json").read_text())) == kept
-    (small_disk / "filler").unlink()
+    small_disk.make_room()
     train(small)
     assert weights(small) == whole
     assert [line["step"] for line in folder.metrics()] == list(range(1, 9))
 
 
 def test_a_disk_that_takes_no_line_of_figures(config, whole, small_disk, monkeypatch):
-    small = changed(config, out=str(small_disk / "run"))
+    small = changed(config, out=str(small_disk.path / "run"))
     folder = RunFolder(small.out)
     with monkeypatch.context() as patch:
         filled_after(3, small_disk, patch, note="x" * 4096)
         said = ending(small)
-    assert said == f"{folder.metrics_file} cannot be written: No space left on device"
-    (small_disk / "filler").unlink()
+    assert said == f"{folder.metrics_file} cannot be written: {small_disk.says}"
+    small_disk.make_room()
     train(small)
     assert weights(small) == whole
     assert [line["step"] for line in folder.metrics()] == list(range(1, 9))
 
 
 def test_a_model_that_finds_no_room_leaves_the_checkpoint(config, whole, small_disk, monkeypatch):
-    small = changed(config, out=str(small_disk / "run"))
+    small = changed(config, out=str(small_disk.path / "run"))
     folder = RunFolder(small.out)
     score_pairs = training.score_pairs
 
     def fill_up(*args):
-        fill(small_disk, 50_000)
+        small_disk.fill(50_000)
         return score_pairs(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "score_pairs", fill_up)
         said = ending(small)
     assert said.startswith(f"{folder.model}.new cannot be written: ")
-    assert "No space left on device" in said
+    assert small_disk.says in said
     assert folder.resumable_checkpoint() is not None
-    (small_disk / "filler").unlink()
+    small_disk.make_room()
     train(small)
     assert weights(small) == whole
 

@@ -92,6 +92,9 @@ def test_one_batch_is_refused(config):
 def test_a_wrong_training_setting_is_refused(config):
     with pytest.raises(ValueError, match="unknown setting 'epoch'"):
         scaling(replace(config, training={"epoch": 2}))
+    with pytest.raises(ValueError, match="training sets seed, which is set for each point already"):
+        scaling(replace(config, training={"seed": 2}))
+    assert not config.out.exists()
 
 
 def points(accuracies, sizes, count=2000) -> list[Point]:

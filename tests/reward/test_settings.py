@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from reward.config import TrainConfig
+from reward.config import ScalingConfig, TrainConfig
 from reward.settings import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -92,6 +92,36 @@ def test_ranges_of_the_commands(config, values, sentence):
     }[config]
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         from_mapping(config, required | values)
+
+
+REQUIRED_OF = {
+    TrainConfig: {"pairs": "p", "model": "m", "out": "o", "criterion": "safety"},
+    ScalingConfig: {"pairs": "p", "holdout": "h", "models": "m", "out": "o", "criterion": "safety"},
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "sentence", "with_it"),
+    [
+        (TrainConfig, {"ties": "t"}, "ties is t, which changes nothing: it needs tie_threshold "
+         "above 0", {"tie_threshold": 0.1}),
+        (TrainConfig, {"lora_alpha": 32}, "lora_alpha is 32, which changes nothing: it needs "
+         "lora_rank above 0", {"lora_rank": 8}),
+        (TrainConfig, {"lora_dropout": 0.1}, "lora_dropout is 0.1, which", {"lora_rank": 8}),
+        (TrainConfig, {"lora_targets": "q_proj"}, "lora_targets is q_proj, wh", {"lora_rank": 8}),
+        (TrainConfig, {"quantise": "4bit"}, "quantise is 4bit, which changes", {"lora_rank": 8}),
+        (TrainConfig, {"schedule": "constant", "final_learning_rate_share": 0.5},
+         "final_learning_rate_share is 0.5, which changes nothing: it needs schedule=cosine",
+         {"schedule": "cosine"}),
+        (ScalingConfig, {"batches": ["one", "two"], "shares": 0.5},
+         "batches is one two, which changes nothing: it needs no shares beside it", {"shares": ()}),
+    ],
+)  # fmt: skip
+def test_what_would_change_nothing_is_refused(config, values, sentence, with_it):
+    """A setting that is taken and not used looks like one that did not help."""
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        from_mapping(config, REQUIRED_OF[config] | values)
+    from_mapping(config, REQUIRED_OF[config] | values | with_it)
 
 
 def test_help_names_every_setting(capsys):

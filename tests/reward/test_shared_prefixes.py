@@ -11,6 +11,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reward import attention
 from reward.attention import Layout
 from reward.model import recompute_activations, score_rows, share_prefixes, shares_prefixes
 
@@ -126,6 +127,99 @@ def test_whatever_the_shapes_and_wherever_a_minibatch_is_cut(seed, split):
 
 MODELS = build(*DECODERS["Mistral, window"], dtype=torch.float32)
 share_prefixes(MODELS[1])
+
+
+def varlen_attn(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, enable_gqa, window_size
+):
+    """What torch.nn.attention.varlen.varlen_attn says of itself, a row at a time: the window is
+    (left, right) of the diagonal that ends in the lower right corner, -1 for no bound."""
+    outputs = []
+    starts = (cu_seq_q.tolist(), cu_seq_k.tolist())
+    assert (cu_seq_q.dtype, cu_seq_k.dtype) == (torch.int32, torch.int32)
+    for a, b, c, d in zip(starts[0], starts[0][1:], starts[1], starts[1][1:], strict=False):
+        assert b - a <= max_q
+        assert d - c <= max_k
+        q, k, v = (x.transpose(0, 1) for x in (query[a:b], key[c:d], value[c:d]))
+        if enable_gqa:
+            k, v = (x.repeat_interleave(len(q) // len(x), 0) for x in (k, v))
+        distance = torch.arange(b - a)[:, None] + (d - c) - (b - a) - torch.arange(d - c)
+        seen = distance >= -window_size[1]
+        if window_size[0] >= 0:
+            seen &= distance <= window_size[0]
+        logits = q @ k.transpose(1, 2) * (scale or q.shape[2] ** -0.5)
+        outputs.append((logits.masked_fill(~seen, float("-inf")).softmax(-1) @ v).transpose(0, 1))
+    assert (b, d) == (len(query), len(key))
+    return torch.cat(outputs)
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """The way of CUDA in bfloat16, here on the CPU: one kernel, which is the one above."""
+    attention._agrees.cache_clear()
+    monkeypatch.setattr(attention, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(attention, "_suits", lambda query, key, value, softcap: not softcap)
+    monkeypatch.setattr(attention, "_chain_by_chain", watched := Watched(attention._chain_by_chain))
+    yield watched
+    attention._agrees.cache_clear()
+
+
+class Watched:
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *of, **named):
+        self.calls += 1
+        return self.function(*of, **named)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_all_chains_at_once_give_what_chain_by_chain_gives(in_float64, at_once, name):
+    plain, shared = build(*DECODERS[name])
+    assert share_prefixes(shared) == ""
+    at_once.calls = 0
+    expected, expected_gradient = scores_and_gradients(plain, a_few_rows())
+    found, gradient = scores_and_gradients(shared, a_few_rows())
+    assert bool(at_once.calls) == ("capped" in name)  # the kernel has no word for that
+    assert (found - expected).abs().max() < 1e-9
+    assert (gradient - expected_gradient).norm() < 1e-9 * expected_gradient.norm()
+
+
+def not_causal(*tensors, window_size, **named):
+    """A kernel that sees what comes after a token."""
+    return varlen_attn(*tensors, window_size=(window_size[0], 10**6), **named)
+
+
+def one_too_wide(*tensors, window_size, **named):
+    return varlen_attn(*tensors, window_size=(window_size[0] + 1, window_size[1]), **named)
+
+
+def absent(*tensors, **named):
+    raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.\nException raised from")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "has_window", "said"),
+    [
+        (not_causal, False, "Attention goes chain by chain: one kernel comes out "),
+        (one_too_wide, True, "Attention goes chain by chain: one kernel comes out "),
+        (absent, False, "Attention goes chain by chain: FlashAttention only supports Ampere GPUs"),
+    ],
+)
+def test_a_kernel_that_gives_something_else_is_not_used(
+    at_once, monkeypatch, capsys, kernel, has_window, said
+):
+    tried = (torch.device("cpu"), torch.bfloat16, 4, 2, 8, has_window)
+    assert attention._agrees(*tried)
+    attention._agrees.cache_clear()
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    assert not attention._agrees(*tried)
+    assert capsys.readouterr().out.startswith(said)
+    plain, shared = build(*DECODERS["Llama"], dtype=torch.float32)
+    share_prefixes(shared)
+    if kernel is absent:
+        expected, found = (score_rows(model, a_few_rows()) for model in (plain, shared))
+        assert (found - expected).abs().max() < 1e-5
 
 
 def test_activations_computed_again_change_nothing():

@@ -174,9 +174,9 @@ def test_c5_cosine(progress, share):
 def test_ties_are_learnt_from_where_a_threshold_is_set(config):
     ties = config.pairs.with_name("ties.jsonl")
     write_pairs(ties, [replace(pair(n), id=f"tie {n}", share=0.5) for n in range(200, 216)])
-    config = changed(config, ties=ties)
-    assert train(config)["ties"] == 0
-    config = changed(config, out=config.out.with_name("tied"), tie_threshold=0.5)
+    with pytest.raises(ValueError, match=r"ties is .*, which changes nothing: it needs tie_thresh"):
+        changed(config, ties=ties)
+    config = changed(config, ties=ties, tie_threshold=0.5)
     result = train(config)
     assert (result["pairs"], result["ties"]) == (len(list(read_pairs(config.pairs))), 16)
     lines = RunFolder(config.out).metrics()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ from reward.settings import from_mapping
 
 def in_float64() -> None:
     """Models are float64 once loaded, and norms that ask for float32 get it too, from now on."""
-    load = training.start_from_chat_model
 
-    def load_double(*of: Any) -> tuple[Any, Any]:
-        model, tokenizer = load(*of)
-        torch.float32 = torch.float64
-        torch.set_default_dtype(torch.float64)
-        torch.Tensor.float = torch.Tensor.double
-        return model.double(), tokenizer
+    def then_double(load: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+        def load_double(*of: Any) -> tuple[Any, Any]:
+            model, tokenizer = load(*of)
+            torch.float32 = torch.float64
+            torch.set_default_dtype(torch.float64)
+            torch.Tensor.float = torch.Tensor.double
+            return model.double(), tokenizer
 
-    training.start_from_chat_model = load_double
+        return load_double
+
+    training.start_from_chat_model = then_double(training.start_from_chat_model)
+    training.outline_of_chat_model = then_double(training.outline_of_chat_model)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from annotation_app import exchange, lifecycle
+from annotation_app import exchange, lifecycle, snapshots
 from annotation_app.models import Batch, Checkpoint, Criterion, PromptSet, Release, Run
 from annotation_app.supervise import supervise
 from demo import world
@@ -36,7 +36,7 @@ class Command(BaseCommand):
         if existing is not None:
             return existing
         with transaction.atomic():
-            return exchange.write_prompt_set(
+            return snapshots.write_prompt_set(
                 name, demo_prompts(exchange.installed_settings("prompt_set"))
             )
 

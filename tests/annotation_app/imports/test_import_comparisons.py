@@ -10,7 +10,6 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from annotation_app import storage
-from annotation_app.exchange import write_snapshot
 from annotation_app.models import (
     Annotation,
     Batch,
@@ -20,6 +19,7 @@ from annotation_app.models import (
     Prompt,
     Response,
 )
+from annotation_app.snapshots import write_snapshot
 from reward.preferences import Message, aggregate, read_pairs
 from tests.annotation_app.imports.files import (
     PANDALM,

@@ -8,8 +8,8 @@ import pytest
 from django.db.models import Count
 
 from annotation_app import storage
-from annotation_app.exchange import write_snapshot
 from annotation_app.models import Annotation, Batch, Comparison, Dialogue, Prompt, Response, Run
+from annotation_app.snapshots import write_snapshot
 from reward.preferences import read_pairs
 from tests.annotation_app.imports.files import (
     HH_RLHF,

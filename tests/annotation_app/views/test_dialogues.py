@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.urls import reverse
 
-from annotation_app import exchange, storage
+from annotation_app import snapshots, storage
 from annotation_app.models import (
     Annotation,
     Batch,
@@ -235,7 +235,7 @@ def test_exported_pairs_know_their_turn_and_their_parent(bob, settings, tmp_path
     settings.STORAGE_ROOT, settings.HOLDOUT_SHARE = tmp_path, 0.0
     first = turn(bob, open_batch(comparisons=0), "b")
     third = next_turn(next_turn(first))
-    snapshot = exchange.write_snapshot("helpfulness")
+    snapshot = snapshots.write_snapshot("helpfulness")
     pairs = list(read_pairs(storage.path(snapshot.storage_key) / "pairs.jsonl"))
     assert [pair.turn for pair in pairs] == [1, 2, 3]
     assert [pair.parent for pair in pairs] == [None, pairs[0].id, pairs[1].id]

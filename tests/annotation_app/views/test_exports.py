@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from django.urls import reverse
 
-from annotation_app.exchange import annotator_hash
 from annotation_app.exports import FILES
 from annotation_app.models import Annotation, Demonstration, DialogueRoot, Person, Prompt, Remark
+from annotation_app.snapshots import annotator_hash
 from reward.preferences import Message
 from tests.annotation_app.rows import comparison, open_batch, released_chat_model
 

@@ -7,7 +7,7 @@ import random
 import pytest
 from django.urls import reverse
 
-from annotation_app import exchange, storage
+from annotation_app import snapshots, storage
 from annotation_app.models import Annotation, Guideline, Person
 from reward.preferences import read_pairs
 from tests.annotation_app.rows import comparison, open_batch
@@ -424,6 +424,6 @@ def test_shown_pressed_and_exported_agree(judge, seed):
         label = {"w": "both_safe", "e": "both_unsafe"}.get(safe, "chosen_safe")
         expected.add((texts[side], texts[other], strength, label))
     page.get_by_text("judged everything there is").wait_for()
-    folder = storage.path(exchange.write_snapshot("safety").storage_key)
+    folder = storage.path(snapshots.write_snapshot("safety").storage_key)
     pairs = [*read_pairs(folder / "pairs.jsonl"), *read_pairs(folder / "holdout.jsonl")]
     assert {(p.chosen, p.rejected, p.strength, p.safety) for p in pairs} == expected

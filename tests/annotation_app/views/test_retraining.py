@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import uuid
+from pathlib import Path
 
 import pytest
 from django.urls import reverse
@@ -69,6 +70,26 @@ def test_it_works(as_alice, alice, judged):
     assert re.search(r"margin</th><td>large</td><td>small</td>", page)
 
 
+def test_ties_are_handed_over_to_be_learnt_from_only_with_a_threshold(as_alice, judged):
+    send(as_alice, tie_threshold="0.2")
+    run = Run.objects.get()
+    tied = exchange.command(run)
+    run.config = {}
+    plain = exchange.command(run)
+    assert "--ties" not in plain
+    assert tied[tied.index("--ties") + 1].endswith("/ties.jsonl")
+    for words in (plain, tied):
+        measured = words[words.index("--agreement") + 1 :][:4]
+        assert [Path(word).name for word in measured] == [
+            "holdout.jsonl", "holdout_ties.jsonl", "pairs.jsonl", "ties.jsonl",
+        ]  # fmt: skip
+
+
+def test_settings_that_need_each_other_are_taken_together(as_alice, judged):
+    send(as_alice, lora_rank="8", lora_alpha="32")
+    assert Run.objects.get().config == {"lora_rank": 8, "lora_alpha": 32}
+
+
 def test_every_setting_of_the_trainer_is_there_with_its_help(as_alice, judged):
     page = text(as_alice.get("/rewards/retrain/safety"))
     for field in dataclasses.fields(TrainConfig):
@@ -101,6 +122,11 @@ def test_only_the_safety_model_has_the_auxiliary_loss(as_alice, judged):
         ("learning_rate", "fast", "Learning rate is &#x27;fast&#x27;, allowed is a number."),
         ("epochs", "0", "Epochs is 0, allowed is 1 or more."),
         ("epochs", "1.5", "Epochs is &#x27;1.5&#x27;, allowed is a whole number."),
+        (
+            "lora_alpha",
+            "32",
+            "Lora alpha is 32, which changes nothing: it needs lora_rank above 0.",
+        ),
         ("label_smoothing", "0.5", "Label smoothing is 0.5, allowed is 0 or more and below 0.5."),
         ("pairs_per_step", "", "Give a number; the recipe&#x27;s is 512."),
         ("seed", "9" * 5_000, "at most 18 characters"),

@@ -1,0 +1,30 @@
+"""Rows → frozen files, from the command line; what stands in them is tested where rows are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from annotation_app.models import Snapshot
+from reward.preferences import read_pairs
+from tests.annotation_app.imports.files import HH_RLHF, import_file
+
+pytestmark = pytest.mark.django_db
+
+
+def test_it_works(capsys):
+    import_file(HH_RLHF, "hh-rlhf", "safety", "Red team")
+    capsys.readouterr()
+    call_command("write_snapshot", "safety")
+    folder = Path(capsys.readouterr().out.strip())
+    counts = Snapshot.objects.get().counts
+    assert counts["pairs"] == len(list(read_pairs(folder / "pairs.jsonl"))) > 1_000
+    assert counts["holdout"] == len(list(read_pairs(folder / "holdout.jsonl"))) > 50
+
+
+def test_nothing_to_train_on_is_one_sentence():
+    with pytest.raises(CommandError, match="There is no safety comparison with a choice to train"):
+        call_command("write_snapshot", "safety")
+    assert not Snapshot.objects.exists()
