@@ -11,8 +11,9 @@ demo world, and those of HH-RLHF in ``demo/data`` up to 400 tokens; ``natural en
 chat model end its answers itself, so there everybody draws other ones and the rate counts tokens.
 
 Everybody runs in this process, in turns; the figures are medians over the turns, the ratios are
-medians of the ratios within a turn. Memory is what a process of its own needs beyond the loaded
-model: its largest resident set less the one before drawing.
+medians of the ratios within a turn. ``--cpu-time`` counts the process's own seconds, which with
+``--threads 1`` can be trusted on a machine that others use too. Memory is what a process of its own
+needs beyond the loaded model: its largest resident set less the one before drawing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 from timeit import repeat
 from typing import Any, NamedTuple
 
@@ -205,9 +206,10 @@ def take_turns(arguments: argparse.Namespace, case: Case, start: Path) -> dict[s
         for name, found in turns.items():
             if name == "generate_batch" and turn >= arguments.batch_turns:
                 continue
-            started = monotonic()
+            clock = process_time if arguments.cpu_time else monotonic
+            started = clock()
             tokens = DRAWS[name](model, tokenizer, case, arguments)
-            found.append((monotonic() - started, tokens))
+            found.append((clock() - started, tokens))
             print(f"  turn {turn + 1}, {name}: {found[-1]}", flush=True)
     return {
         name: {
@@ -330,6 +332,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-turns", type=int, default=1, help="turns of generate_batch")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--case", default="", help="only cases with this in their name")
+    parser.add_argument("--cpu-time", action="store_true", help="the process's own seconds")
     parser.add_argument("--memory", action="store_true", help="measure memory too")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)

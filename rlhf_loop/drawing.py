@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -152,16 +153,17 @@ def draw_tokens(
     """
     if temperature == 0:
         return logits.argmax(dim=-1), None
-    scaled = logits if temperature == 1 else logits / temperature
-    scaled = scaled - scaled.amax(dim=-1, keepdim=True)
-    weights = scaled.exp()  # (R, V), the likeliest is 1
+    weights = logits - logits.amax(dim=-1, keepdim=True)  # (R, V)
+    if temperature != 1:
+        weights /= temperature
+    weights.exp_()  # the likeliest is 1
     totals = _bins(weights).sum(dim=-1).sum(dim=-1, dtype=torch.float64)  # (R,)
     if not bool(totals.isfinite().all()):
         raise ValueError("the model's logits are not finite, so no token can be drawn from them")
     kept = weights if top_p >= 1.0 else _nucleus(weights, totals, top_p, LIKELIEST)
     drawn = _invert(kept, uniform.double())
-    logprobs = scaled.gather(-1, drawn[:, None])[:, 0].double() - totals.log()
-    return drawn, logprobs.float()
+    shares = weights.gather(-1, drawn[:, None])[:, 0].double() / totals
+    return drawn, shares.log().float()
 
 
 def _bins(weights: Tensor) -> Tensor:
@@ -503,14 +505,19 @@ def attend(
 AttentionInterface.register(NAME, attend)
 
 
+_one_at_a_time = RLock()
+
+
 @contextmanager
 def _attending(model: Any) -> Iterator[None]:
-    plain = model.config._attn_implementation
-    try:
-        model.set_attn_implementation(NAME)
-        yield
-    finally:
-        model.set_attn_implementation(plain)
+    """A model that attends through ``attend``, in one thread at a time."""
+    with _one_at_a_time:
+        plain = model.config._attn_implementation
+        try:
+            model.set_attn_implementation(NAME)
+            yield
+        finally:
+            model.set_attn_implementation(plain)
 
 
 def _draw_shared(

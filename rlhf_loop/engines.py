@@ -152,9 +152,13 @@ def _answers_from(
         for answer in pool.map(lambda a: ask(client, address, *a, drawing), asked + again):
             answers.append(answer)
             progress(min(len(answers), len(prompts)))
-    if again and answers[-1][:2] != answers[0][:2]:
+    if again and _words(answers[-1]) != _words(answers[0]):
         print(f"{address.url} does not keep seeds: asked again it would answer differently.")
     return answers[: len(prompts)]
+
+
+def _words(answer: Answer) -> tuple[list[int], str | None]:
+    return answer.tokens, answer.text
 
 
 def _was_told(address: Address, what: str) -> bool:

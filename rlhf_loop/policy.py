@@ -119,7 +119,10 @@ def left_pad(
     width = max(map(len, rows))
     tokens = [[pad_id] * (width - len(row)) + list(row) for row in rows]
     mask = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+    return (
+        torch.tensor(tokens, dtype=torch.long, device=device),
+        torch.tensor(mask, dtype=torch.bool, device=device),
+    )
 
 
 def right_pad(
@@ -129,7 +132,10 @@ def right_pad(
     width = max(map(len, rows))
     tokens = [list(row) + [pad_id] * (width - len(row)) for row in rows]
     mask = [[True] * len(row) + [False] * (width - len(row)) for row in rows]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+    return (
+        torch.tensor(tokens, dtype=torch.long, device=device),
+        torch.tensor(mask, dtype=torch.bool, device=device),
+    )
 
 
 def position_ids(mask: Tensor) -> Tensor:
