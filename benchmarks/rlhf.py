@@ -269,7 +269,8 @@ def bound(arguments: argparse.Namespace, case: Case, start: Path) -> dict[str, f
     operations += 4 * config.hidden_size * config.num_hidden_layers * attended
     a = torch.randn(answers, config.hidden_size)
     b = torch.randn(config.hidden_size, config.intermediate_size)
-    seconds = min(repeat(lambda: a @ b, number=50, repeat=9)) / 50
+    clock = process_time if arguments.cpu_time else monotonic
+    seconds = min(repeat(lambda: a @ b, number=50, repeat=9, timer=clock)) / 50
     rate = 2 * a.shape[0] * b.numel() / seconds
     return {
         "prompt_tokens": sum(map(len, case.prompts)),

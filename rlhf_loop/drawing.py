@@ -169,7 +169,7 @@ def draw_tokens(
 def _bins(weights: Tensor) -> Tensor:
     """(R, V) as (R, V / BIN, BIN), with zeros behind a last bin that is not full."""
     missing = -weights.shape[-1] % BIN
-    return (F.pad(weights, (0, missing)) if missing else weights).unflatten(-1, (-1, BIN))
+    return torch.unflatten(F.pad(weights, (0, missing)) if missing else weights, -1, (-1, BIN))
 
 
 def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -312,12 +312,12 @@ class Block:
     def _by_prompt(self, x: Tensor) -> Tensor:
         """(R, K, H/K, C) as (G, K, n H/K, C); a place without a row holds another one's."""
         x = x if self._rows is None else x[self._rows]
-        x = x.unflatten(0, (-1, self._places)).transpose(1, 2)
+        x = torch.unflatten(x, 0, (-1, self._places)).transpose(1, 2)
         return x.reshape(x.shape[0], x.shape[1], -1, x.shape[4])
 
     def _by_row(self, x: Tensor) -> Tensor:
         """(G, K, n H/K, C) as (R, K, H/K, C)."""
-        x = x.unflatten(2, (self._places, -1)).transpose(1, 2).flatten(0, 1)
+        x = torch.unflatten(x, 2, (self._places, -1)).transpose(1, 2).flatten(0, 1)
         return x if self._slots is None else x[self._slots]
 
     def _mask(self, window: int | None) -> Tensor | None:
@@ -359,7 +359,9 @@ class Block:
         prompt_keys, prompt_values = (
             kept[: len(self.lengths), :, : self.width] for kept in self._prompt[layer]
         )
-        asked = (query * scale).transpose(0, 1).unflatten(1, (key.shape[0], -1))  # (R, K, H/K, D)
+        asked = torch.unflatten(
+            (query * scale).transpose(0, 1), 1, (key.shape[0], -1)
+        )  # (R, K, H/K, D)
         own = asked @ keys.transpose(2, 3)  # (R, K, H/K, T)
         shared = self._by_prompt(asked) @ prompt_keys.transpose(2, 3)  # (G, K, n H/K, Q)
         mask = self._mask(window)
@@ -552,7 +554,7 @@ def _draw_next(record: Record, blocks: Sequence[Block], logits: Tensor) -> None:
     answers = torch.cat([block.answers for block in blocks])
     steps = torch.cat([torch.full_like(block.answers, block.step) for block in blocks])
     sizes = [len(block) for block in blocks]
-    parts = (x.split(sizes) for x in record.draw(logits, answers, steps))
+    parts = (torch.split(x, sizes) for x in record.draw(logits, answers, steps))
     for block, drawn, going in zip(blocks, *parts, strict=True):
         block.go_on(drawn, going)
 

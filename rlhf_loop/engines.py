@@ -149,7 +149,7 @@ def _answers_from(
         asked = [*zip(prompts, seeds, strict=True)]
         again = asked[:1] if drawing.temperature > 0 and not _was_told(address, "seeds") else []
         answers = []
-        for answer in pool.map(lambda a: ask(client, address, *a, drawing), asked + again):
+        for answer in pool.map(lambda a: ask(client, address, a[0], a[1], drawing), asked + again):
             answers.append(answer)
             progress(min(len(answers), len(prompts)))
     if again and _words(answers[-1]) != _words(answers[0]):
@@ -217,8 +217,8 @@ def _ask_by_tokens(
             f"{address.url} ended an answer with the tokens {drawn[-3:]}; answers end with one of "
             f"{list(address.stops)}"
         )
-    found = (choice.get("logprobs") or {}).get("token_logprobs")
-    usable = drawing.temperature == 1 and drawing.top_p == 1 and len(found or ()) == len(drawn)
+    found = (choice.get("logprobs") or {}).get("token_logprobs") or []
+    usable = drawing.temperature == 1 and drawing.top_p == 1 and len(found) == len(drawn)
     if not found and not _was_told(address, "logprobs"):
         print(f"{address.url} gives no log-probabilities.", flush=True)
     return Answer(drawn, finished, [float(x) for x in found] if usable else None)
