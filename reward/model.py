@@ -242,13 +242,13 @@ def _try_tree(model: Any, layout: attention.Layout, expected: Tensor) -> str:
     apart = ((found - expected).norm() / expected.norm()).item()
     if not apart < ALIKE:
         return f"its hidden states come out {apart:.1g} of their size apart"
-    window = _sliding_window(model)
+    window = sliding_window(model)
     if window not in (None, *layout.windows):
         return f"its sliding window of {window} tokens does not reach the attention"
     return ""
 
 
-def _sliding_window(model: Any) -> int | None:
+def sliding_window(model: Any) -> int | None:
     """The window of those layers that have one."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)

@@ -61,6 +61,42 @@ class Compute(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Served(Compute):
+    """Who draws answers: this process, or an OpenAI-compatible server (docs/engines.md)."""
+
+    address: str | None = setting(
+        None, "base URL of an OpenAI-compatible server that draws; drawn here when not given"
+    )
+    timeout_seconds: float = setting(
+        120.0, "longest wait for one answer from the address, s", POSITIVE
+    )
+    parallel_requests: int = setting(
+        8, "answers asked for at the same time at the address", AT_LEAST_1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedPolicy(Served):
+    """The same where the policies are folders that an address has to be given."""
+
+    served_model: str | None = setting(
+        None, "model name to ask for at the address; the policy's folder when not given"
+    )
+    hand_over: str | None = setting(
+        None, "command that makes the address serve a policy, {folder} stands for its folder"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.address is None and (self.served_model or self.hand_over):
+            raise ValueError("served_model and hand_over are for an address, and none is given")
+        if self.hand_over is not None and "{folder}" not in self.hand_over:
+            raise ValueError(
+                f"hand_over is {self.hand_over!r}, allowed are commands with {{folder}}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FineTuning(Settings):
     """Supervised fine-tuning on answers (section 3.1)."""
 
@@ -94,15 +130,12 @@ class SFTConfig(FineTuning, Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig(Compute):
+class SamplingConfig(Served):
     """Answer every prompt with every model: what fills a batch of comparisons."""
 
     prompts: Path = setting(REQUIRED, "prompts file, JSON lines")
     out: Path = setting(REQUIRED, "run folder to write responses.jsonl into; resumes")
     model: tuple[Path, ...] = setting((), "folders of the chat models that answer")
-    address: str | None = setting(
-        None, "base URL of an OpenAI-compatible sampler to ask instead of folders"
-    )
     served_model: tuple[str, ...] = setting((), "model names to ask for at the address")
     temperature: tuple[float, ...] = setting(
         (1.0,), "sampling temperature, one for all models or one each; 0 is greedy", NOT_NEGATIVE
@@ -113,12 +146,6 @@ class SamplingConfig(Compute):
     max_new_tokens: int = setting(512, "longest answer, tokens; our choice", AT_LEAST_1)
     seed: int = setting(0, "seed; every answer's own seed derives from it; our choice")
     split: PromptSplit | None = setting(None, "only prompts of this split; all when not given")
-    timeout_seconds: float = setting(
-        120.0, "longest wait for one answer from the address, s", POSITIVE
-    )
-    parallel_requests: int = setting(
-        8, "answers asked for at the same time at the address", AT_LEAST_1
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,7 +161,7 @@ class SamplingConfig(Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RejectionConfig(FineTuning, Compute, Inputs):
+class RejectionConfig(FineTuning, ServedPolicy, Inputs):
     """Rejection sampling: K answers per prompt, the best by both scores is fine-tuned on."""
 
     samples: int = setting(
@@ -217,7 +244,7 @@ class PPOConfig(Compute, Inputs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Compute, Inputs):
+class EvaluateConfig(ServedPolicy, Inputs):
     """Judge a new chat model against an old one on test prompts by both reward models."""
 
     against: Path = setting(REQUIRED, "folder of the old chat model")

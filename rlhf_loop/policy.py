@@ -1,28 +1,23 @@
 """The policy: a causal language model that answers, and what PPO asks of it.
 
-Answers are drawn by a loop of our own, because it makes one thing possible that a batch generator
-does not: every row has its own seed, so an answer does not depend on which rows it was drawn with,
-and rows that have stopped leave the batch. B rows, Q query tokens, T response tokens, V vocabulary.
+``rlhf_loop.drawing`` draws the answers. B rows, Q query tokens, T response tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 
 from reward.model import load_tokenizer, pick_device, save_tokenizer, save_weights
 from reward.preferences import Message
-
-# Rows leave the batch once this share of it has stopped: copying the cache has a cost of its own.
-STOPPED_SHARE = 0.125
 
 
 class Answer(NamedTuple):
@@ -30,6 +25,10 @@ class Answer(NamedTuple):
 
     tokens: list[int]  # the stop token included where there is one
     finished: bool  # False: cut at the longest allowed length
+    logprobs: list[float] | None = None
+    """Natural log-probability of each token in the full softmax at the drawing's temperature, what
+    ``response_logprobs`` gives; None where it is not known, as in greedy answers."""
+    text: str | None = None  # as a server wrote it that says no tokens
 
 
 class Drawing(NamedTuple):
@@ -60,10 +59,11 @@ def load_chat_model(folder: Path, device: str = "auto", dtype: str = "float32") 
 def save_chat_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Save in the Hugging Face layout, weights as safetensors, ready to be sampled from.
 
-    The generation config says ``do_sample``: without it a server decodes greedily whatever
-    temperature it is asked for.
+    The generation config says ``do_sample``, without which a server decodes greedily whatever
+    temperature it is asked for, and top-k 0, without which it leaves out all but 50 tokens.
     """
     model.generation_config.do_sample = True
+    model.generation_config.top_k = 0
     save_weights(model, folder)
     save_tokenizer(tokenizer, folder)
 
@@ -79,6 +79,8 @@ def prompt_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 def answer_text(tokenizer: Any, answer: Answer) -> str:
     """The text of an answer, without special tokens and surrounding white space."""
+    if answer.text is not None:
+        return answer.text
     text: str = tokenizer.decode(answer.tokens, skip_special_tokens=True)
     return text.strip()
 
@@ -104,132 +106,10 @@ def row_seed(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") >> 1
 
 
-def generate_answers(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[int]],
-    seeds: Sequence[int],
-    drawing: Drawing,
-    rows: int,
-    progress: Callable[[int], None] = lambda done: None,
-) -> list[Answer]:
-    """One answer for each prompt (token ids), in the prompts' order.
-
-    Prompts of similar length are answered side by side, ``rows`` at a time. ``progress`` is called
-    with the number of answers done. Raises ValueError for a prompt that leaves no room for an
-    answer of ``drawing.max_new_tokens`` in the model's context.
-    """
-    _refuse_too_long(model, prompts, drawing.max_new_tokens)
-    longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    answers: dict[int, Answer] = {}
-    for start in range(0, len(prompts), rows):
-        chosen = longest_first[start : start + rows]
-        drawn = generate(
-            model, tokenizer, [prompts[i] for i in chosen], [seeds[i] for i in chosen], drawing
-        )
-        answers.update(zip(chosen, drawn, strict=True))
-        progress(len(answers))
-    return [answers[i] for i in range(len(prompts))]
-
-
-def _refuse_too_long(model: Any, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
-    context = getattr(model.config, "max_position_embeddings", None)
-    longest = max(map(len, prompts), default=0)
-    if context is not None and longest + max_new_tokens > context:
-        raise ValueError(
-            f"a prompt has {longest} tokens, allowed are {context - max_new_tokens}: the model's "
-            f"context of {context} less max_new_tokens {max_new_tokens}"
-        )
-
-
-@torch.inference_mode()
-def generate(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[int]],
-    seeds: Sequence[int],
-    drawing: Drawing,
-) -> list[Answer]:
-    """Draw one answer for each prompt, all rows side by side, from the full softmax.
-
-    Row i uses only the random numbers of ``seeds[i]``, so it does not depend on its neighbours
-    (beyond rounding in the model). No other change is made to the probabilities than temperature
-    and top-p: what is drawn at temperature 1 and top-p 1 has exactly ``response_logprobs``.
-    """
-    device, length = model.device, drawing.max_new_tokens
-    tokens, mask = left_pad(prompts, pad_token(tokenizer), device)  # (B, Q) both
-    noise = torch.stack([_uniforms(seed, length) for seed in seeds]).to(device)  # (B, T)
-    stops = torch.tensor(sorted(stop_tokens(model, tokenizer)), device=device)
-    response = torch.zeros(len(prompts), length, dtype=torch.long, device=device)  # (B, T)
-    lengths = torch.full((len(prompts),), length, device=device)  # (B,)
-    finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)  # (B,)
-    rows = torch.arange(len(prompts), device=device)  # rows still in the batch
-    cache, positions = DynamicCache(config=model.config), position_ids(mask)
-    for step in range(length):
-        logits = _next_logits(model, tokens, mask, positions, cache)  # (rows, V)
-        drawn = draw_tokens(logits, noise[rows, step], drawing.temperature, drawing.top_p)
-        response[rows, step] = drawn
-        stopping = torch.isin(drawn, stops) & ~finished[rows]
-        finished[rows[stopping]] = True
-        lengths[rows[stopping]] = step + 1
-        going = ~finished[rows]
-        if not bool(going.any()):
-            break
-        tokens, positions = drawn[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        if int((~going).sum()) >= STOPPED_SHARE * len(rows):
-            kept = going.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            tokens, positions, mask, rows = tokens[kept], positions[kept], mask[kept], rows[kept]
-    return [
-        Answer(row[:count], done)
-        for row, count, done in zip(
-            response.tolist(), lengths.tolist(), finished.tolist(), strict=True
-        )
-    ]
-
-
-def _uniforms(seed: int, count: int) -> Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def _next_logits(model: Any, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-    output = model(
-        input_ids=tokens,
-        attention_mask=mask,
-        past_key_values=cache,
-        use_cache=True,
-        **accepted(model, position_ids=positions, logits_to_keep=1),
-    )
-    logits: Tensor = output.logits[:, -1].float()
-    return logits
-
-
 def accepted(model: Any, **arguments: Any) -> dict[str, Any]:
     """Those arguments that the model's forward knows (some families have no position ids)."""
     known = inspect.signature(model.forward).parameters
     return {name: value for name, value in arguments.items() if name in known}
-
-
-def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token per row by the inverse of the cumulative distribution.
-
-    ``logits``: (B, V); ``uniform``: (B,) in [0, 1). Temperature 0 takes the most likely token.
-    Top-p keeps the smallest set of most likely tokens whose probability reaches it. Returns (B,).
-    """
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits / temperature, dim=-1).double()  # (B, V)
-    if top_p < 1.0:
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= top_p
-        probabilities = probabilities.scatter(-1, order, ordered.masked_fill(outside, 0.0))
-    cumulative = probabilities.cumsum(dim=-1)  # (B, V)
-    total = cumulative[:, -1:]
-    target = uniform.double()[:, None] * total
-    target = target.minimum(total.nextafter(torch.zeros_like(total)))  # never rounded up to it
-    drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    return drawn.clamp(max=logits.shape[-1] - 1)
 
 
 def left_pad(
@@ -239,7 +119,10 @@ def left_pad(
     width = max(map(len, rows))
     tokens = [[pad_id] * (width - len(row)) + list(row) for row in rows]
     mask = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+    return (
+        torch.tensor(tokens, dtype=torch.long, device=device),
+        torch.tensor(mask, dtype=torch.bool, device=device),
+    )
 
 
 def right_pad(
@@ -249,7 +132,10 @@ def right_pad(
     width = max(map(len, rows))
     tokens = [list(row) + [pad_id] * (width - len(row)) for row in rows]
     mask = [[True] * len(row) + [False] * (width - len(row)) for row in rows]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+    return (
+        torch.tensor(tokens, dtype=torch.long, device=device),
+        torch.tensor(mask, dtype=torch.bool, device=device),
+    )
 
 
 def position_ids(mask: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ from reward.preferences import Message
 from reward.score import Scorer
 from rlhf_loop.advantages import combine_scores, estimate_advantages, shape_rewards, whiten
 from rlhf_loop.config import Compute, PPOConfig
+from rlhf_loop.engines import answer_prompts, engine_for
 from rlhf_loop.policy import (
     Answer,
     Drawing,
     ValueHead,
     answer_text,
     chunks,
-    generate_answers,
     left_pad,
     pad_token,
     prompt_tokens,
@@ -100,8 +100,8 @@ def sample_and_score(
     compute: Compute,
 ) -> tuple[list[Answer], list[str], Scores]:
     """One answer to each prompt by its own seed: its tokens, its text, and the scores (B,)."""
-    queries = [prompt_tokens(tokenizer, prompt.messages) for prompt in prompts]
-    answers = generate_answers(model, tokenizer, queries, seeds, drawing, compute.generation_rows)
+    engine = engine_for(compute, model, tokenizer)
+    answers = answer_prompts(engine, [prompt.messages for prompt in prompts], seeds, drawing)
     texts = [answer_text(tokenizer, answer) for answer in answers]
     return answers, texts, rewards.score(prompts, texts)
 

@@ -7,37 +7,26 @@ appended chunk by chunk: a run that was killed continues where it stopped.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import httpx
 
 from reward.lines import append_records, whole_records
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import parse, to_mapping
 from rlhf_loop.config import SamplingConfig
+from rlhf_loop.engines import Address, Here, SamplerRefused, address_of, answer_prompts
 from rlhf_loop.policy import (
     Drawing,
     answer_text,
     chunks,
-    generate_answers,
     load_chat_model,
     prompt_tokens,
     row_seed,
 )
 from rlhf_loop.prompts import Prompt, read_prompts
-
-API_KEY_VARIABLE = "SAMPLER_API_KEY"
-ATTEMPTS = 3
-
-
-class SamplerRefused(RuntimeError):
-    """The address did not answer a request."""
 
 
 class Source(NamedTuple):
@@ -92,29 +81,30 @@ def _answers(
     """The lines of one model, a chunk at a time."""
     if not prompts:
         return
-    if config.address is not None:
-        yield from _answers_from_address(config, source, prompts)
-    else:
-        yield from _answers_from_folder(config, source, prompts)
-
-
-def _answers_from_folder(
-    config: SamplingConfig, source: Source, prompts: list[Prompt]
-) -> Iterator[list[dict[str, Any]]]:
-    model, tokenizer = load_chat_model(Path(source.name), config.device, config.dtype)
-    drawing = Drawing(config.max_new_tokens, source.temperature, config.top_p)
-    tokens = {prompt.id: prompt_tokens(tokenizer, prompt.messages) for prompt in prompts}
-    prompts = sorted(prompts, key=lambda prompt: -len(tokens[prompt.id]))
-    for chosen in (prompts[part] for part in chunks(len(prompts), config.generation_rows)):
+    engine, drawing = _engine(config, source), _drawing(config, source)
+    size = config.parallel_requests
+    if isinstance(engine, Here):
+        size = config.generation_rows
+        prompts = sorted(prompts, key=lambda p: -len(prompt_tokens(engine.tokenizer, p.messages)))
+    for chosen in (prompts[part] for part in chunks(len(prompts), size)):
         seeds = [row_seed(config.seed, source.model_index, prompt.id) for prompt in chosen]
-        queries = [tokens[prompt.id] for prompt in chosen]
-        answers = generate_answers(
-            model, tokenizer, queries, seeds, drawing, config.generation_rows
-        )
+        answers = answer_prompts(engine, [prompt.messages for prompt in chosen], seeds, drawing)
+        tokenizer = engine.tokenizer
         yield [
             _line(config, source, prompt, seed, answer_text(tokenizer, answer), answer.finished)
             for prompt, seed, answer in zip(chosen, seeds, answers, strict=True)
         ]
+
+
+def _engine(config: SamplingConfig, source: Source) -> Here | Address:
+    if config.address is not None:
+        return address_of(config, source.name)
+    model, tokenizer = load_chat_model(Path(source.name), config.device, config.dtype)
+    return Here(model, tokenizer, config.generation_rows)
+
+
+def _drawing(config: SamplingConfig, source: Source) -> Drawing:
+    return Drawing(config.max_new_tokens, source.temperature, config.top_p)
 
 
 def _line(
@@ -130,46 +120,6 @@ def _line(
         "text": text,
         "finish_reason": "stop" if finished else "length",
     }
-
-
-def _answers_from_address(
-    config: SamplingConfig, source: Source, prompts: list[Prompt]
-) -> Iterator[list[dict[str, Any]]]:
-    key = os.environ.get(API_KEY_VARIABLE)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with (
-        httpx.Client(timeout=config.timeout_seconds, headers=headers) as client,
-        ThreadPoolExecutor(config.parallel_requests) as pool,
-    ):
-        for part in chunks(len(prompts), config.parallel_requests):
-            yield list(pool.map(lambda p: _ask(client, config, source, p), prompts[part]))
-
-
-def _ask(
-    client: httpx.Client, config: SamplingConfig, source: Source, prompt: Prompt
-) -> dict[str, Any]:
-    """One answer over HTTP, asked for again a few times. Raises SamplerRefused."""
-    seed = row_seed(config.seed, source.model_index, prompt.id)
-    address = f"{str(config.address).rstrip('/').removesuffix('/v1')}/v1/chat/completions"
-    request = {
-        "model": source.name,
-        "messages": [message._asdict() for message in prompt.messages],
-        "temperature": source.temperature,
-        "top_p": config.top_p,
-        "max_tokens": config.max_new_tokens,
-        "seed": seed,
-    }
-    for attempt in range(ATTEMPTS):
-        try:
-            answered = client.post(address, json=request)
-            answered.raise_for_status()
-            choice = answered.json()["choices"][0]
-            text, reason = str(choice["message"]["content"] or ""), choice["finish_reason"]
-            return _line(config, source, prompt, seed, text.strip(), reason != "length")
-        except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError) as error:
-            problem = f"{address} did not answer prompt {prompt.id!r}: {error!r}"
-            time.sleep(attempt)
-    raise SamplerRefused(problem)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,23 +1,17 @@
-"""Drawing answers: what is drawn has the computed probabilities, whatever stands beside."""
+"""The policy: its tokens, its log-probabilities whatever stands beside, its folder."""
 
 import pytest
 import torch
 
 from rlhf_loop.policy import (
     Answer,
-    Drawing,
     answer_text,
-    draw_tokens,
-    generate,
-    generate_answers,
     load_chat_model,
     position_ids,
     prompt_tokens,
     response_logits,
     response_logprobs,
-    row_seed,
     save_chat_model,
-    stop_tokens,
 )
 from tests.rlhf_loop.conftest import make_prompt
 from tests.tiny_models import CONFIGS, tiny_chat_model
@@ -31,27 +25,6 @@ def policy(request, tmp_path_factory):
 
 def queries(tokenizer, count=9):
     return [prompt_tokens(tokenizer, make_prompt(i).messages) for i in range(count)]
-
-
-def test_an_answer_does_not_depend_on_its_neighbours(policy):
-    model, tokenizer = policy
-    prompts, seeds = queries(tokenizer), [row_seed(0, i) for i in range(9)]
-    drawing = Drawing(24, temperature=1.3)
-    together = generate(model, tokenizer, prompts, seeds, drawing)
-    for rows in (1, 2, 4):
-        assert generate_answers(model, tokenizer, prompts, seeds, drawing, rows) == together
-    assert len({tuple(answer.tokens) for answer in together}) > 1
-
-
-def test_greedy_answers_are_those_of_transformers(policy):
-    model, tokenizer = policy
-    for prompt in queries(tokenizer, 3):
-        expected = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)),
-            do_sample=False, max_new_tokens=12,
-        )[0, len(prompt) :].tolist()  # fmt: skip
-        [found] = generate(model, tokenizer, [prompt], [0], Drawing(12, temperature=0))
-        assert found.tokens == expected
 
 
 def test_log_probabilities_do_not_depend_on_padding(policy):
@@ -84,55 +57,6 @@ def test_temperature_scales_the_logits():
     assert response_logprobs(logits, response, 0.7).item() == pytest.approx(expected.item())
 
 
-def test_tokens_are_drawn_with_their_probabilities():
-    probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2])
-    uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    drawn = draw_tokens(probabilities.log().expand(1000, 4), uniform, 1.0, 1.0)
-    assert drawn.bincount(minlength=4).tolist() == [500, 0, 300, 200]
-
-
-@pytest.mark.parametrize(("top_p", "kept"), [(0.5, [0]), (0.6, [0, 2]), (0.81, [0, 2, 3])])
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
-    logits = torch.tensor([0.5, 0.0, 0.3, 0.2]).log().expand(1000, 4)
-    uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    assert draw_tokens(logits, uniform, 1.0, top_p).unique().tolist() == kept
-
-
-def test_the_ends_of_the_uniform_range_draw_possible_tokens():
-    logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]]).expand(2, 4)
-    assert draw_tokens(logits, torch.tensor([0.0, 1 - 1e-16]), 1.0, 1.0).tolist() == [1, 2]
-
-
-def test_an_answer_ends_with_its_stop_token(chat_model):
-    model, tokenizer = load_chat_model(chat_model, "cpu")
-    end = tokenizer.eos_token_id
-    prompts, seeds = queries(tokenizer) * 20, list(range(180))
-    answers = generate(model, tokenizer, prompts, seeds, Drawing(40, temperature=1.5))
-    finished = [answer for answer in answers if answer.finished]
-    assert finished
-    assert len(finished) < 180
-    for answer in answers:
-        assert (answer.tokens[-1] == end) == answer.finished
-        assert end not in answer.tokens[:-1]
-        assert answer.finished or len(answer.tokens) == 40
-
-
-def test_a_stop_token_of_the_generation_config_ends_an_answer(chat_model):
-    model, tokenizer = load_chat_model(chat_model, "cpu")
-    other = generate(model, tokenizer, queries(tokenizer, 1), [0], Drawing(5, 0))[0].tokens[1]
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, other]
-    assert stop_tokens(model, tokenizer) == {tokenizer.eos_token_id, other}
-    [answer] = generate(model, tokenizer, queries(tokenizer, 1), [0], Drawing(5, 0))
-    assert answer.finished
-    assert answer.tokens[-1] == other
-
-
-def test_a_prompt_without_room_for_an_answer_is_refused(chat_model):
-    model, tokenizer = load_chat_model(chat_model, "cpu")
-    with pytest.raises(ValueError, match="a prompt has 250 tokens, allowed are 246"):
-        generate_answers(model, tokenizer, [[5] * 250], [0], Drawing(10), 4)
-
-
 def test_a_saved_model_is_the_same_and_samples(chat_model, tmp_path):
     model, tokenizer = load_chat_model(chat_model, "cpu")
     save_chat_model(model, tokenizer, tmp_path)
@@ -140,6 +64,7 @@ def test_a_saved_model_is_the_same_and_samples(chat_model, tmp_path):
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     assert again.generation_config.do_sample is True
+    assert again.generation_config.top_k == 0
     assert other.chat_template == tokenizer.chat_template
     assert not [file for file in tmp_path.iterdir() if file.suffix in (".bin", ".pt")]
 

@@ -118,6 +118,6 @@ def test_an_address_that_refuses_ends_the_run(prompts, tmp_path, address, monkey
     config = SamplingConfig(
         prompts=prompts, address=address, served_model=("broken",), out=tmp_path
     )
-    with pytest.raises(SamplerRefused, match="did not answer prompt"):
+    with pytest.raises(SamplerRefused, match="did not answer"):
         sample(config)
     assert RunFolder(tmp_path).result() is None

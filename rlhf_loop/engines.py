@@ -1,0 +1,276 @@
+"""Who draws the answers: this process, or an OpenAI-compatible server at an address.
+
+``answer_prompts`` is the one way from prompts to answers, whichever it is. A server is asked for
+everything that this process would give: exact tokens, their log-probabilities, a seed for each
+answer. What it does not give is said in a sentence, once. docs/engines.md says which server gives
+what, and how new weights reach it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import httpx
+
+from reward.preferences import Message
+from rlhf_loop.config import Compute, Served, ServedPolicy
+from rlhf_loop.drawing import generate_answers
+from rlhf_loop.policy import Answer, Drawing, prompt_tokens, stop_tokens
+
+API_KEY_VARIABLE = "SAMPLER_API_KEY"
+ATTEMPTS = 3
+HAND_OVER_SECONDS = 1800
+REFUSALS = range(400, 500)
+_told: set[tuple[str, str]] = set()  # what has been said of a model at an address
+_handed: dict[str, str] = {}  # the folder that each address was last made to serve
+
+
+class SamplerRefused(ConnectionError):
+    """The address did not answer a request, or not with what can be used."""
+
+
+class TokensRefused(RuntimeError):
+    """The address takes or gives no token ids."""
+
+
+class Here(NamedTuple):
+    """A model in this process."""
+
+    model: Any
+    tokenizer: Any
+    rows: int
+
+
+class Address(NamedTuple):
+    """A model at an address; without a tokenizer its answers come back as text only."""
+
+    url: str
+    model: str
+    timeout_seconds: float
+    parallel_requests: int
+    tokenizer: Any = None
+    stops: tuple[int, ...] = ()
+
+
+Progress = Callable[[int], None]
+
+
+def engine_for(compute: Compute, model: Any, tokenizer: Any) -> Here | Address:
+    """Who answers for a model that was loaded here: it, or the address that serves its folder.
+
+    Raises SamplerRefused where the address cannot be made to serve it.
+    """
+    if not isinstance(compute, ServedPolicy) or compute.address is None:
+        return Here(model, tokenizer, compute.generation_rows)
+    folder = str(model.name_or_path)
+    hand_over(compute, folder)
+    stops = tuple(sorted(stop_tokens(model, tokenizer)))
+    return address_of(compute, compute.served_model or folder)._replace(
+        tokenizer=tokenizer, stops=stops
+    )
+
+
+def address_of(compute: Served, name: str) -> Address:
+    """The model called ``name`` at the address of the settings."""
+    url = str(compute.address).rstrip("/").removesuffix("/v1")
+    return Address(url, name, compute.timeout_seconds, compute.parallel_requests)
+
+
+def hand_over(compute: ServedPolicy, folder: str) -> None:
+    """Run the command that makes the address serve ``folder``, unless it was the last one handed.
+
+    Raises SamplerRefused where the command fails.
+    """
+    if compute.hand_over is None or _handed.get(str(compute.address)) == folder:
+        return
+    command = [word.replace("{folder}", folder) for word in shlex.split(compute.hand_over)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=HAND_OVER_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SamplerRefused(f"{compute.address} was not handed {folder}: {error}") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()[-300:]
+        raise SamplerRefused(
+            f"{compute.address} was not handed {folder}: {command[0]} ended with "
+            f"{done.returncode}: {said}"
+        )
+    _handed[str(compute.address)] = folder
+
+
+def answer_prompts(
+    engine: Here | Address,
+    prompts: Sequence[Sequence[Message]],
+    seeds: Sequence[int],
+    drawing: Drawing,
+    progress: Progress = lambda done: None,
+) -> list[Answer]:
+    """One answer to each prompt by its own seed, in the prompts' order.
+
+    Raises ValueError for a prompt that leaves no room for an answer, SamplerRefused where an
+    address does not answer.
+    """
+    if isinstance(engine, Address):
+        return _answers_from(engine, prompts, seeds, drawing, progress)
+    queries = [prompt_tokens(engine.tokenizer, prompt) for prompt in prompts]
+    return generate_answers(
+        engine.model, engine.tokenizer, queries, seeds, drawing, engine.rows, progress
+    )
+
+
+# --- an address ----------------------------------------------------------------------------------
+
+Ask = Callable[[httpx.Client, Address, Sequence[Message], int, Drawing], Answer]
+
+
+def _answers_from(
+    address: Address,
+    prompts: Sequence[Sequence[Message]],
+    seeds: Sequence[int],
+    drawing: Drawing,
+    progress: Progress,
+) -> list[Answer]:
+    if not prompts:
+        return []
+    key = os.environ.get(API_KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with (
+        httpx.Client(timeout=address.timeout_seconds, headers=headers) as client,
+        ThreadPoolExecutor(address.parallel_requests) as pool,
+    ):
+        ask = _way_of_asking(client, address, prompts[0], seeds[0], drawing)
+        asked = [*zip(prompts, seeds, strict=True)]
+        again = asked[:1] if drawing.temperature > 0 and not _was_told(address, "seeds") else []
+        answers = []
+        for answer in pool.map(lambda a: ask(client, address, a[0], a[1], drawing), asked + again):
+            answers.append(answer)
+            progress(min(len(answers), len(prompts)))
+    if again and _words(answers[-1]) != _words(answers[0]):
+        print(f"{address.url} does not keep seeds: asked again it would answer differently.")
+    return answers[: len(prompts)]
+
+
+def _words(answer: Answer) -> tuple[list[int], str | None]:
+    return answer.tokens, answer.text
+
+
+def _was_told(address: Address, what: str) -> bool:
+    """Whether this was said or looked for before; it counts as that from now on."""
+    known = (f"{address.url} {address.model}", what) in _told
+    _told.add((f"{address.url} {address.model}", what))
+    return known
+
+
+def _way_of_asking(
+    client: httpx.Client, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
+) -> Ask:
+    """By token ids where the address can and a tokenizer is there, by chat messages otherwise."""
+    if address.tokenizer is None:
+        return _ask_by_messages
+    try:
+        _ask_by_tokens(client, address, prompt, seed, drawing._replace(max_new_tokens=1))
+    except TokensRefused as error:
+        if not _was_told(address, "tokens"):
+            print(
+                f"{address.url} is asked by chat messages and answers with text, without "
+                f"log-probabilities: {error}",
+                flush=True,
+            )
+        return _ask_by_messages
+    return _ask_by_tokens
+
+
+def _ask_by_tokens(
+    client: httpx.Client, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
+) -> Answer:
+    """Token ids there and back (vLLM). Raises TokensRefused where the address does not do that.
+
+    Log-probabilities are taken at temperature 1 and top-p 1 only: a server may give them before or
+    after both, and only then these are the same.
+    """
+    tokens = prompt_tokens(address.tokenizer, prompt)
+    request = {
+        "prompt": tokens,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "stop_token_ids": list(address.stops),
+        "logprobs": 0,
+        "return_token_ids": True,
+        **_request(address, seed, drawing),
+    }
+    choice = _post(client, f"{address.url}/v1/completions", request, TokensRefused)
+    drawn, finished = choice.get("token_ids"), choice.get("finish_reason") != "length"
+    if not isinstance(drawn, list) or not all(isinstance(token, int) for token in drawn):
+        raise TokensRefused("it gives no token ids")
+    if (choice.get("prompt_token_ids") or tokens) != tokens:
+        raise SamplerRefused(f"{address.url} changed the tokens of a prompt")
+    if finished and (not drawn or drawn[-1] not in address.stops):
+        raise SamplerRefused(
+            f"{address.url} ended an answer with the tokens {drawn[-3:]}; answers end with one of "
+            f"{list(address.stops)}"
+        )
+    found = (choice.get("logprobs") or {}).get("token_logprobs") or []
+    usable = drawing.temperature == 1 and drawing.top_p == 1 and len(found) == len(drawn)
+    if not found and not _was_told(address, "logprobs"):
+        print(f"{address.url} gives no log-probabilities.", flush=True)
+    return Answer(drawn, finished, [float(x) for x in found] if usable else None)
+
+
+def _ask_by_messages(
+    client: httpx.Client, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
+) -> Answer:
+    """Chat messages there, text back; its tokens are those that the tokenizer writes it with."""
+    request = {
+        "messages": [message._asdict() for message in prompt],
+        **_request(address, seed, drawing),
+    }
+    choice = _post(client, f"{address.url}/v1/chat/completions", request, SamplerRefused)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise SamplerRefused(f"{address.url} answered without a message")
+    text, finished = str(message.get("content") or ""), choice.get("finish_reason") != "length"
+    tokens = []
+    if address.tokenizer is not None:
+        tokens = address.tokenizer.encode(text, add_special_tokens=False)
+        tokens += list(address.stops[:1]) if finished else []
+    return Answer(tokens, finished, text=text.strip())
+
+
+def _request(address: Address, seed: int, drawing: Drawing) -> dict[str, Any]:
+    return {
+        "model": address.model,
+        "temperature": drawing.temperature,
+        "top_p": drawing.top_p,
+        "max_tokens": drawing.max_new_tokens,
+        "seed": seed,
+    }
+
+
+def _post(
+    client: httpx.Client, url: str, request: dict[str, Any], refused: type[Exception]
+) -> dict[str, Any]:
+    """The first choice of the answer, asked for again a few times where it does not come.
+
+    Raises ``refused`` where the address refuses the request as such, SamplerRefused otherwise.
+    """
+    problem = ""
+    for attempt in range(ATTEMPTS):
+        try:
+            answered = client.post(url, json=request)
+            if answered.status_code in REFUSALS and answered.status_code not in (401, 403, 429):
+                raise refused(f"{url} refuses: {answered.status_code} {answered.text[:300]}")
+            answered.raise_for_status()
+            choice: dict[str, Any] = answered.json()["choices"][0]
+            return choice
+        except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError) as error:
+            problem = f"{url} did not answer: {error!r}"
+            time.sleep(attempt)
+    raise SamplerRefused(problem)

@@ -1,0 +1,296 @@
+"""Answers by way of an address: what is asked of it, and what is said when it cannot.
+
+``transformers serve`` is the real one, in a process of its own. vLLM cannot be installed here: the
+server that answers token ids plays its protocol as its source and documentation describe it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rlhf_loop import engines
+from rlhf_loop.config import EvaluateConfig, RejectionConfig
+from rlhf_loop.drawing import generate_answers
+from rlhf_loop.engines import Address, Here, SamplerRefused, answer_prompts, engine_for, hand_over
+from rlhf_loop.evaluate import evaluate
+from rlhf_loop.policy import (
+    Drawing,
+    answer_text,
+    load_chat_model,
+    prompt_tokens,
+    save_chat_model,
+    stop_tokens,
+)
+from rlhf_loop.rejection import run_rejection
+from tests.reward.chat_server import Answer, chat_server, says
+from tests.rlhf_loop.conftest import make_prompt, read_lines
+
+PROMPTS = [make_prompt(i).messages for i in range(5)]
+SEEDS = list(range(5))
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_said(monkeypatch):
+    monkeypatch.setattr(engines, "_told", set())
+    monkeypatch.setattr(engines, "_handed", {})
+    monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
+
+
+@pytest.fixture(scope="module")
+def loaded(chat_model):
+    return load_chat_model(chat_model, "cpu")
+
+
+def address_with(server, loaded) -> Address:
+    stops = tuple(sorted(stop_tokens(*loaded)))
+    return Address(server.address, "policy", 10.0, 4, loaded[1], stops)
+
+
+def as_vllm(loaded, **changed):
+    """What vLLM answers to token ids, from the model here."""
+
+    def answer(request):
+        drawing = Drawing(request["max_tokens"], request["temperature"], request["top_p"])
+        [drawn] = generate_answers(*loaded, [request["prompt"]], [request["seed"]], drawing, 1)
+        choice = {
+            "text": "", "finish_reason": "stop" if drawn.finished else "length",
+            "token_ids": drawn.tokens, "prompt_token_ids": request["prompt"],
+            "logprobs": {"token_logprobs": drawn.logprobs},
+        } | changed  # fmt: skip
+        return Answer(json.dumps({"choices": [choice]}).encode())
+
+    return answer
+
+
+def test_it_works(loaded, capsys):
+    """By token ids the answers are those that this process draws."""
+    drawing, heard = Drawing(12), []
+    with chat_server(as_vllm(loaded)) as server:
+        address = address_with(server, loaded)
+        found = answer_prompts(address, PROMPTS, SEEDS, drawing, heard.append)
+    here = answer_prompts(Here(*loaded, 8), PROMPTS, SEEDS, drawing)
+    assert [answer[:2] for answer in found] == [answer[:2] for answer in here]
+    assert found[0].logprobs == pytest.approx(here[0].logprobs, abs=1e-4)
+    assert heard[-1] == len(PROMPTS)
+    assert capsys.readouterr().out == ""
+    asked = server.heard[1].request
+    assert {h.path for h in server.heard} == {"/v1/completions"}
+    assert asked["prompt"] == prompt_tokens(loaded[1], PROMPTS[0])
+    assert asked["stop_token_ids"] == sorted(stop_tokens(*loaded))
+    assert (asked["top_k"], asked["min_p"], asked["repetition_penalty"]) == (0, 0.0, 1.0)
+    assert (asked["seed"], asked["max_tokens"], asked["model"]) == (SEEDS[0], 12, "policy")
+
+
+@pytest.mark.parametrize("drawing", [Drawing(8, 0.7), Drawing(8, 1.0, 0.9)])
+def test_log_probabilities_that_may_be_of_another_kind_are_not_taken(loaded, drawing):
+    with chat_server(as_vllm(loaded)) as server:
+        found = answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, drawing)
+    assert {answer.logprobs for answer in found} == {None}
+
+
+def test_an_address_without_log_probabilities_is_said_to_give_none(loaded, capsys):
+    with chat_server(as_vllm(loaded, logprobs=None)) as server:
+        found = answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, Drawing(8))
+    assert {answer.logprobs for answer in found} == {None}
+    assert capsys.readouterr().out == f"{server.address} gives no log-probabilities.\n"
+
+
+@pytest.mark.parametrize("refusal", ["refuses", "gives no ids"])
+def test_an_address_without_token_ids_is_asked_by_messages(loaded, refusal, capsys):
+    def answer(request):
+        if "messages" in request:
+            return says(f" {request['messages'][-1]['content']} {request['seed']} ")
+        if refusal == "refuses":
+            return Answer(b'{"detail": "prompt must be a string."}', 400)
+        return as_vllm(loaded, token_ids=None)(request)
+
+    with chat_server(answer) as server:
+        address = address_with(server, loaded)
+        found = answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
+        answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
+    said = capsys.readouterr().out
+    assert said.count("is asked by chat messages and answers with text") == 1
+    for prompt, seed, answered in zip(PROMPTS, SEEDS, found, strict=True):
+        text = f"{prompt[-1].content} {seed}"
+        assert answer_text(loaded[1], answered) == text
+        assert loaded[1].decode(answered.tokens, skip_special_tokens=True).strip() == text
+        assert answered.finished
+        assert answered.logprobs is None
+
+
+def test_an_address_that_does_not_keep_seeds_is_noticed(loaded, capsys):
+    texts = iter("abcdefghijklmnop")
+    with chat_server(lambda request: says(next(texts))) as server:
+        address = Address(server.address, "policy", 10.0, 1)
+        found = answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
+        assert len(server.heard) == len(PROMPTS) + 1
+    assert [answer.text for answer in found] == list("abcde")
+    assert "does not keep seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"finish_reason": "stop", "token_ids": [30, 31]}, r"ended an answer with the tokens \[30"),
+        ({"prompt_token_ids": [1, 2, 3]}, "changed the tokens of a prompt"),
+    ],
+)
+def test_answers_that_are_not_what_was_asked_for_are_refused(loaded, changed, sentence):
+    with (
+        chat_server(as_vllm(loaded, **changed)) as server,
+        pytest.raises(SamplerRefused, match=sentence),
+    ):
+        answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, Drawing(8))
+
+
+def test_an_address_where_nobody_answers_is_refused():
+    with pytest.raises(SamplerRefused, match="did not answer"):
+        answer_prompts(Address("http://127.0.0.1:9", "x", 1.0, 2), PROMPTS, SEEDS, Drawing(8))
+
+
+def test_a_refusal_is_not_repeated():
+    with chat_server(lambda request: Answer(b"no such model", 404)) as server:
+        address = Address(server.address, "policy", 10.0, 1)
+        with pytest.raises(SamplerRefused, match="refuses: 404 no such model"):
+            answer_prompts(address, PROMPTS[:1], SEEDS[:1], Drawing(8))
+        assert len(server.heard) <= 2
+
+
+# --- new weights ---------------------------------------------------------------------------------
+
+
+def rejection_config(tmp_path, chat_model, judges, prompts, **changed):
+    values = {
+        "prompts": prompts, "policy": chat_model, **judges, "out": tmp_path / "run", "samples": 2,
+        "max_new_tokens": 8, "epochs": 1, "batch": 8,
+    }  # fmt: skip
+    return RejectionConfig(**{**values, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"hand_over": "x {folder}"}, "are for an address, and none is given"),
+        ({"served_model": "x"}, "are for an address, and none is given"),
+        ({"address": "http://x", "hand_over": "reload"}, "allowed are commands with {folder}"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    tmp_path, chat_model, judges, prompts, changed, sentence
+):
+    with pytest.raises(ValueError, match=sentence):
+        rejection_config(tmp_path, chat_model, judges, prompts, **changed)
+
+
+def test_each_policy_is_handed_over_once(tmp_path, chat_model, judges, prompts, loaded):
+    note, code = tmp_path / "handed", 'import sys; open(sys.argv[1], "a").write(sys.argv[2])'
+    command = f"{sys.executable} -c '{code}' {note} {{folder}};"
+    config = rejection_config(
+        tmp_path, chat_model, judges, prompts, address="http://x", hand_over=command
+    )
+    for _ in range(3):
+        address = engine_for(config, *loaded)
+    assert note.read_text() == f"{chat_model};"
+    assert (address.model, address.url) == (str(chat_model), "http://x")
+    hand_over(config, "other")
+    engine_for(config, *loaded)
+    assert note.read_text() == f"{chat_model};other;{chat_model};"
+
+
+def test_a_hand_over_that_fails_ends_the_run(tmp_path, chat_model, judges, prompts):
+    command = f"{sys.executable} -c 'import sys; sys.exit(\"the server is full\")' {{folder}}"
+    config = rejection_config(
+        tmp_path, chat_model, judges, prompts, address="http://x", hand_over=command
+    )
+    with pytest.raises(SamplerRefused, match=r"was not handed .* the server is full"):
+        run_rejection(config)
+
+
+# --- transformers serve --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(loaded, tmp_path_factory):
+    """A running ``transformers serve``: its address, and a folder that it can serve."""
+    folder = tmp_path_factory.mktemp("served") / "policy"
+    save_chat_model(*loaded, folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        str(Path(sys.executable).with_name("transformers")), "serve", "--host", "127.0.0.1",
+        "--port", str(port), "--log-level", "error",
+    ]  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    log = folder.with_name("log.txt")
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        for _ in range(600):
+            try:
+                if httpx.get(f"{address}/health", timeout=1).is_success:
+                    break
+            except httpx.HTTPError:
+                time.sleep(0.1)
+            assert server.poll() is None, log.read_text()[-2000:]
+        yield address, folder
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_transformers_serve_answers_as_this_process_does(served, capsys):
+    address, folder = served
+    loaded = load_chat_model(folder, "cpu")
+    stops = tuple(sorted(stop_tokens(*loaded)))
+    there = Address(address, str(folder), 60.0, 1, loaded[1], stops)
+    greedy = Drawing(12, temperature=0)
+    found = answer_prompts(there, PROMPTS, SEEDS, greedy)
+    here = answer_prompts(Here(*loaded, 8), PROMPTS, SEEDS, greedy)
+    for one, other in zip(found, here, strict=True):
+        assert answer_text(loaded[1], one) == answer_text(loaded[1], other)
+        assert one.finished == other.finished
+    assert "is asked by chat messages and answers with text" in capsys.readouterr().out
+
+
+def test_transformers_serve_draws_from_all_tokens(served):
+    """A folder saved here says top-k 0; the server's own default leaves out all but 50."""
+    address, folder = served
+    there = Address(address, str(folder), 60.0, 1)
+    found = answer_prompts(there, PROMPTS[:1] * 150, list(range(150)), Drawing(1, temperature=5.0))
+    assert len({answer.text for answer in found}) > 60
+
+
+def test_stages_draw_from_an_address(served, judges, prompts, tmp_path):
+    address, folder = served
+    config = rejection_config(
+        tmp_path, folder, judges, prompts, address=address, parallel_requests=1,
+        max_new_tokens=40, temperature=1.5, samples=6,
+    )  # fmt: skip
+    result = run_rejection(config)
+    lines = read_lines(tmp_path / "run/candidates.jsonl")
+    assert result["candidates"] == len(lines) == 8 * 6
+    found = evaluate(
+        EvaluateConfig(
+            prompts=prompts,
+            policy=folder,
+            against=folder,
+            **judges,
+            out=tmp_path / "evaluated",
+            address=address,
+            parallel_requests=1,
+            max_new_tokens=8,
+            temperature=0.0,
+        )
+    )
+    assert found["all"]["combined"]["difference"] == 0
