@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -250,4 +251,44 @@ def before_and_after(rows: Sequence[Mapping[str, Any]]) -> Figure:
             for key, label in (("before", "before"), ("after", "after"))
         ],
         "layout": _layout("Mean score on the test prompts", barmode="group"),
+    }
+
+
+def against_comparisons(models: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Accuracy over the number of comparisons, points with their intervals; where there is a line
+    through them it is dashed and goes on to the next batch."""
+    data: list[dict[str, Any]] = []
+    for colour, model in enumerate(models):
+        points = model["points"]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": plain(model["name"]),
+                "x": [point["pairs"] for point in points],
+                "y": [point["accuracy"] for point in points],
+                "error_y": _interval(points, "accuracy"),
+                "text": [plain(point["through"]) for point in points],
+                "marker": {"size": 8},
+                "meta": {"colour": colour},
+            }
+        )
+        if model["fit"]:
+            data.append(_line_on(model, colour))
+    xaxis = {"type": "log", "title": {"text": "comparisons trained on"}, "dtick": "D2"}
+    axes = {"xaxis": xaxis, "yaxis": {"tickformat": ".0%"}}
+    return {"data": data, "layout": _layout(title, **axes)}
+
+
+def _line_on(model: Mapping[str, Any], colour: int) -> dict[str, Any]:
+    fit, sizes = model["fit"], [point["pairs"] for point in model["points"]]
+    ends = [min(sizes), max(sizes), max(sizes) + model["next"]["pairs"]]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"{plain(model['name'])}, line",
+        "x": ends,
+        "y": [fit["a"] + fit["b"] * math.log(size) for size in ends],
+        "line": {"dash": "dash"},
+        "meta": {"colour": colour},
     }

@@ -41,10 +41,10 @@ def report_tables(reports: Reports) -> list[Table]:
     ]
     found += [_grouped(reports, group) for group in groups]
     found += [table for make in _FURTHER for table in make(reports)]
-    return [_pruned(table, len(reports)) for table in found if table.rows]
+    return [pruned(table, len(reports)) for table in found if table.rows]
 
 
-def _pruned(table: Table, models: int) -> Table:
+def pruned(table: Table, models: int) -> Table:
     """Without columns that say nothing, and without a plot of one bar."""
     kept = [
         n
@@ -352,5 +352,6 @@ _PAIRED = ("difference", "low", "high", "p_value", "p_holm", "only_first", "only
 
 def alarms(result: Mapping[str, Any]) -> list[str]:
     """What an evaluation says of drift where its newest batch gives an alarm."""
-    found = [(m["name"], m["report"].get("drift") or {}) for m in result["models"]]
+    models = [m for m in result["models"] if m.get("kind") != "judge"]
+    found = [(m["name"], m["report"].get("drift") or {}) for m in models]
     return [f"Drift of {name}. {drift['sentence']}" for name, drift in found if drift.get("alarm")]
