@@ -275,9 +275,23 @@ def against_comparisons(models: Sequence[Mapping[str, Any]], title: str) -> Figu
         )
         if model["fit"]:
             data.append(_line_on(model, colour))
-    xaxis = {"type": "log", "title": {"text": "comparisons trained on"}, "dtick": "D2"}
+    ticks = _round_numbers([x for trace in data for x in trace["x"]])
+    xaxis = {
+        "type": "log",
+        "title": {"text": "comparisons trained on"},
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,}" for tick in ticks],
+    }
     axes = {"xaxis": xaxis, "yaxis": {"tickformat": ".0%"}}
     return {"data": data, "layout": _layout(title, **axes)}
+
+
+def _round_numbers(found: Sequence[int]) -> list[int]:
+    """1, 2, 5, 10 … as far as these numbers go; the ends themselves where there are not two."""
+    low, high = min(found), max(found)
+    ticks = [first * 10**power for power in range(len(str(high))) for first in (1, 2, 5)]
+    inside = [tick for tick in ticks if 0.8 * low <= tick <= 1.2 * high]
+    return inside if len(inside) > 1 else sorted({low, high})
 
 
 def _line_on(model: Mapping[str, Any], colour: int) -> dict[str, Any]:

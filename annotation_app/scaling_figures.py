@@ -143,7 +143,7 @@ def scaling_tables(result: Mapping[str, Any]) -> list[Table]:
 
 def _points(models: Sequence[Mapping[str, Any]], count: int) -> Table:
     rows = [
-        (model["name"], model["parameters"], point.get("model"), point["through"], point["pairs"],
+        (model["name"], model["parameters"], point.get("model"), point["through"] or None, point["pairs"],
          point["accuracy"], point["low"], point["high"], *_seeds(point["by_seed"]), point["count"])
         for model in models
         for point in model["points"]
@@ -200,7 +200,7 @@ def _sentence(model: Mapping[str, Any]) -> str:
             f"and there {'is' if sizes == 1 else 'are'} {sizes}."
         )
     said = (
-        f"{model['name']}: the next {following['pairs']} comparisons should bring "
+        f"{model['name']}: the next {following['pairs']:,} comparisons should bring "
         f"{100 * following['gain']:+.1f} points of accuracy "
         f"({100 * following['low']:+.1f} to {100 * following['high']:+.1f})."
     )

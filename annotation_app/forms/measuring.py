@@ -99,6 +99,7 @@ class ScalingForm(forms.Form):
     grow = forms.ChoiceField(
         choices=[("batches", "batch by batch"), ("shares", "by shares of the dialogues")],
         label="Grow",
+        help_text="A line takes three parts or more.",
         error_messages={"invalid_choice": "It grows batch by batch or by shares."},
     )
     shares = NumbersField(

@@ -35,7 +35,8 @@ function draw(box) {
     Object.assign(figure.layout, { title: { text: "" }, margin: { ...figure.layout.margin, t: figure.layout.showlegend === false || figure.data.length === 1 ? 16 : 40 } });
   } else if (box.clientWidth < 600 && figure.data.length > 1) {
     // A phone: the heading above names the figure, and the legend goes below it.
-    const names = 22 * figure.data.length;
+    const longest = Math.max(...figure.data.map((trace) => (trace.name ?? "").length));
+    const names = 22 * Math.ceil(figure.data.length / (longest <= 16 ? 2 : 1));
     height = 390 + names;
     Object.assign(figure.layout, {
       title: { text: "" },
