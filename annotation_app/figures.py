@@ -15,9 +15,10 @@ MOST_POINTS = 400  # of a line: more than a screen can show
 
 
 def _layout(title: str, **axes: Any) -> dict[str, Any]:
+    is_named = "title" in axes.get("xaxis", {})
     return {
         "title": {"text": title},
-        "margin": {"t": 84, "r": 16, "b": 48, "l": 56},
+        "margin": {"t": 84, "r": 16, "b": 64 if is_named else 48, "l": 56},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         **axes,
     }

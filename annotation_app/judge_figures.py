@@ -20,10 +20,10 @@ MISSING = {
     "unanswered": "gave no answer",
 }
 NOTE = (
-    "Low and high: the 95 % interval. Each comparison is asked about twice, each response standing first once. A judge without a "
-    "favourite place picks the first one in half of its answers. Where the orders contradict each "
-    "other, or both say tie, or an answer cannot be understood or was refused, the comparison "
-    "counts half in the accuracy."
+    "Low and high: the 95 % interval. Each comparison is asked about twice, each response standing "
+    "first once. A judge without a favourite place picks the first one in half of its answers. "
+    "Where the orders contradict each other, or both say tie, or an answer cannot be understood or "
+    "was refused, the comparison counts half in the accuracy."
 )
 
 

@@ -173,9 +173,9 @@ def _safety_calibration(reports: Reports) -> Iterator[Table]:
 def _unsafe(reports: Reports) -> Iterator[Table]:
     found = _having(reports, "unsafe")
     chosen = [
-        (model, kind, it[key].get("threshold"), *(it[key].get(k) for k in _FLAGGED))
+        (model, _threshold(it[key]), it[key].get("threshold"), *(it[key].get(k) for k in _FLAGGED))
         for model, it in found
-        for key, kind in (("fixed", "the paper's"), ("fitted", "fitted for the precision"))
+        for key in ("fixed", "fitted")
         if it.get(key)
     ]
     flagged = [Column("Flagged below"), Column("Responses", "count"), Column("Unsafe", "count"),
@@ -188,7 +188,8 @@ def _unsafe(reports: Reports) -> Iterator[Table]:
         chosen,
         None,
         "A response is flagged when sigmoid(score) is below the threshold. What was fitted is "
-        "measured on folds that it was not fitted on.",
+        "measured on folds that it was not fitted on; a dash: no threshold has that precision. "
+        "Rounds go on with the threshold of their own settings.",
         _counts(found),
         "labelled responses",
     )
@@ -202,6 +203,11 @@ def _unsafe(reports: Reports) -> Iterator[Table]:
     columns = [MODEL, *flagged]
     counts, unit = _counts(found), "labelled responses"
     yield Table("unsafe-responses", title, columns, rows, figure, "", counts, unit)
+
+
+def _threshold(it: Mapping[str, Any]) -> str:
+    wanted = it.get("target_precision")
+    return "the paper's" if wanted is None else f"fitted for a precision of {wanted:.0%}"
 
 
 _FLAGGED = ("count", "unsafe", "flagged", "recall", "precision")

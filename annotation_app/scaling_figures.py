@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from django.db.models import Count, Max, Q
 
 from annotation_app import exchange, figures, measuring, storage
-from annotation_app.models import Batch, Checkpoint, Run, RunInput
+from annotation_app.models import Batch, Run, RunInput
 from annotation_app.reward_figures import ACCURACY, pruned
 from annotation_app.tables import Column, Table
 from reward.measures.accuracy import ScoredPair
@@ -35,7 +35,8 @@ GAIN = (Column("Gain", "share"), Column("Low", "share"), Column("High", "share")
 class Trained(NamedTuple):
     """A reward model that an evaluation scored: what it was trained on, and its scores."""
 
-    checkpoint: Checkpoint
+    name: str
+    line: str
     pairs: int
     through: str
     scores: Path
@@ -60,10 +61,11 @@ def trained(evaluation: Run) -> list[Trained]:
     own = [(number, it) for number, it in models if it.run and it.criterion == evaluation.criterion]
     through = _newest_batches([it.run for _, it in own if it.run is not None])
     found = [
-        Trained(it, int(result["pairs"]), through.get(it.run.pk, ""), folder / f"scores-{n}.jsonl")
+        Trained(it.name, it.line, int(result["pairs"]), through.get(it.run.pk, ""),
+                folder / f"scores-{n}.jsonl")
         for n, it in own
         if it.run and (result := exchange.run_folder(it.run).result()) and "pairs" in result
-    ]
+    ]  # fmt: skip
     return sorted((it for it in found if it.scores.is_file()), key=lambda it: it.pairs)
 
 
@@ -81,18 +83,31 @@ def _newest_batches(runs: Sequence[Run]) -> dict[int, str]:
 def of_reward_models(evaluation: Run, next_pairs: int = 0) -> dict[str, Any]:
     """An evaluation's reward models as the result of a scaling run: a line for each family and size
     of model, all points on the same held-out comparisons."""
-    models = trained(evaluation)
     holdout = storage.path(evaluation.input("snapshot").storage_key) / "holdout.jsonl"
-    files = tuple(it.scores for it in models)
-    scored = _on_the_same(holdout, evaluation.criterion, files) if models else ()
+    return _drawn(holdout, evaluation.criterion, tuple(trained(evaluation)), next_pairs)
+
+
+@lru_cache(maxsize=16)  # none of the files is ever written again, and large ones take seconds
+def _drawn(
+    holdout: Path, criterion: str, models: tuple[Trained, ...], next_pairs: int
+) -> dict[str, Any]:
+    scored = _on_the_same(holdout, criterion, [it.scores for it in models]) if models else []
     by_line: dict[str, list[tuple[Trained, list[ScoredPair]]]] = {}
     for it, scores in zip(models, scored, strict=True):
-        by_line.setdefault(it.checkpoint.line, []).append((it, scores))
+        by_line.setdefault(it.line, []).append((it, scores))
     return {
-        "criterion": evaluation.criterion,
+        "criterion": criterion,
         "count": len(scored[0]) if scored else 0,
         "models": [_line(line, found, next_pairs) for line, found in by_line.items()],
     }
+
+
+def _on_the_same(holdout: Path, criterion: str, files: Sequence[Path]) -> list[list[ScoredPair]]:
+    """The scores of the pairs that all of the files hold."""
+    own = [pair for pair in read_pairs(holdout) if pair.criterion == criterion]
+    scored = [read_scores(file, own) for file in files]
+    common = set.intersection(*({item.pair.id for item in some} for some in scored))
+    return [[item for item in some if item.pair.id in common] for some in scored]
 
 
 def _line(
@@ -101,19 +116,8 @@ def _line(
     points = [Point(it.through, it.pairs, [scores]) for it, scores in found]
     figures = measured(points, next_pairs, Draws())
     for point, (it, _) in zip(figures["points"], found, strict=True):
-        point["model"] = it.checkpoint.name
+        point["model"] = it.name
     return {"name": name, "parameters": None, **figures}
-
-
-@lru_cache(maxsize=8)  # none of the files is ever written again, and large ones take seconds
-def _on_the_same(
-    holdout: Path, criterion: str, files: tuple[Path, ...]
-) -> tuple[list[ScoredPair], ...]:
-    """The scores of the pairs that all of the files hold."""
-    own = [pair for pair in read_pairs(holdout) if pair.criterion == criterion]
-    scored = [read_scores(file, own) for file in files]
-    common = set.intersection(*({item.pair.id for item in some} for some in scored))
-    return tuple([item for item in some if item.pair.id in common] for some in scored)
 
 
 # --- from a run of its own -----------------------------------------------------------------------
@@ -143,8 +147,9 @@ def scaling_tables(result: Mapping[str, Any]) -> list[Table]:
 
 def _points(models: Sequence[Mapping[str, Any]], count: int) -> Table:
     rows = [
-        (model["name"], model["parameters"], point.get("model"), point["through"] or None, point["pairs"],
-         point["accuracy"], point["low"], point["high"], *_seeds(point["by_seed"]), point["count"])
+        (model["name"], model["parameters"], point.get("model"), point["through"] or None,
+         point["pairs"], point["accuracy"], point["low"], point["high"],
+         *_seeds(point["by_seed"]), point["count"])
         for model in models
         for point in model["points"]
     ]  # fmt: skip

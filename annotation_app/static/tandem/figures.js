@@ -37,10 +37,11 @@ function draw(box) {
     // A phone: the heading above names the figure, and the legend goes below it.
     const longest = Math.max(...figure.data.map((trace) => (trace.name ?? "").length));
     const names = 22 * Math.ceil(figure.data.length / (longest <= 16 ? 2 : 1));
-    height = 390 + names;
+    const below = figure.layout.xaxis.type === "category" ? 130 : 70; // names of groups stand aslant
+    height = 260 + below + names;
     Object.assign(figure.layout, {
       title: { text: "" },
-      margin: { ...figure.layout.margin, t: 16, b: 130 + names },
+      margin: { ...figure.layout.margin, t: 16, b: below + names },
       legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
     });
   }
