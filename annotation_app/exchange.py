@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from annotation_app import storage
+from annotation_app import measuring, storage
 from annotation_app.models import (
     Batch,
     Checkpoint,
@@ -86,13 +86,16 @@ def _reward_training_command(run: Run) -> list[str]:
 
 
 def _reward_evaluation_command(run: Run) -> list[str]:
-    models, snapshot = evaluated_models(run), storage.path(_snapshot(run).storage_key)
-    names = [model.name for model in models]
-    if len(set(names)) < len(names):
-        names = [f"{model.name} ({model.pk})" for model in models]
+    models, judgings = evaluated_models(run), measuring.judgings(run)
+    snapshot = storage.path(_snapshot(run).storage_key)
+    names = [
+        *(model.name for model in models),
+        *(f"{it.config['model']} (judge)" for it in judgings),
+    ]
     flags = {
         "models": [storage.path(model.storage_key) for model in models],
-        "names": names,
+        "judged": [storage.path(judging.storage_key) for judging in judgings],
+        "names": measuring.told_apart([*models, *judgings], names),
         "pairs": snapshot / "holdout.jsonl",
         "agreement": sorted(snapshot.glob("*.jsonl")),
         "criterion": run.criterion,
@@ -104,7 +107,8 @@ def _reward_evaluation_command(run: Run) -> list[str]:
 
 def evaluated_models(run: Run) -> list[Checkpoint]:
     """The reward models that an evaluation compares, in its order."""
-    rows = run.inputs.filter(checkpoint__isnull=False).select_related("checkpoint").order_by("pk")
+    rows = run.inputs.filter(checkpoint__isnull=False).select_related("checkpoint__run")
+    rows = rows.order_by("pk")
     return [row.checkpoint for row in rows if row.checkpoint is not None]
 
 
@@ -144,6 +148,7 @@ _COMMANDS: dict[str, Callable[[Run], list[str]]] = {
     Run.Kind.REWARD_TRAINING: _reward_training_command,
     Run.Kind.SAMPLING: _sampling_command,
     Run.Kind.REWARD_EVALUATION: _reward_evaluation_command,
+    **measuring.COMMANDS,
     **{Run.Kind(stage): _stage_command for stage in STAGES},
 }
 

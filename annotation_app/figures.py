@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -14,9 +15,10 @@ MOST_POINTS = 400  # of a line: more than a screen can show
 
 
 def _layout(title: str, **axes: Any) -> dict[str, Any]:
+    is_named = "title" in axes.get("xaxis", {})
     return {
         "title": {"text": title},
-        "margin": {"t": 84, "r": 16, "b": 48, "l": 56},
+        "margin": {"t": 84, "r": 16, "b": 64 if is_named else 48, "l": 56},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         **axes,
     }
@@ -250,4 +252,58 @@ def before_and_after(rows: Sequence[Mapping[str, Any]]) -> Figure:
             for key, label in (("before", "before"), ("after", "after"))
         ],
         "layout": _layout("Mean score on the test prompts", barmode="group"),
+    }
+
+
+def against_comparisons(models: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Accuracy over the number of comparisons, points with their intervals; where there is a line
+    through them it is dashed and goes on to the next batch."""
+    data: list[dict[str, Any]] = []
+    for colour, model in enumerate(models):
+        points = model["points"]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": plain(model["name"]),
+                "x": [point["pairs"] for point in points],
+                "y": [point["accuracy"] for point in points],
+                "error_y": _interval(points, "accuracy"),
+                "text": [plain(point["through"]) for point in points],
+                "marker": {"size": 8},
+                "meta": {"colour": colour},
+            }
+        )
+        if model["fit"]:
+            data.append(_line_on(model, colour))
+    ticks = _round_numbers([x for trace in data for x in trace["x"]])
+    xaxis = {
+        "type": "log",
+        "title": {"text": "comparisons trained on"},
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,}" for tick in ticks],
+    }
+    axes = {"xaxis": xaxis, "yaxis": {"tickformat": ".0%"}}
+    return {"data": data, "layout": _layout(title, **axes)}
+
+
+def _round_numbers(found: Sequence[int]) -> list[int]:
+    """1, 2, 5, 10 … as far as these numbers go; the ends themselves where there are not two."""
+    low, high = min(found), max(found)
+    ticks = [first * 10**power for power in range(len(str(high))) for first in (1, 2, 5)]
+    inside = [tick for tick in ticks if 0.8 * low <= tick <= 1.2 * high]
+    return inside if len(inside) > 1 else sorted({low, high})
+
+
+def _line_on(model: Mapping[str, Any], colour: int) -> dict[str, Any]:
+    fit, sizes = model["fit"], [point["pairs"] for point in model["points"]]
+    ends = [min(sizes), max(sizes), max(sizes) + model["next"]["pairs"]]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"{plain(model['name'])}, line",
+        "x": ends,
+        "y": [fit["a"] + fit["b"] * math.log(size) for size in ends],
+        "line": {"dash": "dash"},
+        "meta": {"colour": colour},
     }

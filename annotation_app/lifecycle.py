@@ -87,30 +87,99 @@ def queue_reward_training(
 def queue_reward_evaluation(
     criterion: str,
     checkpoints: Sequence[Checkpoint],
+    judgings: Sequence[Run] = (),
     *,
     by: Person | None = None,
     form_key: UUID | None = None,
 ) -> Run:
-    """Measure reward models side by side on the newest held-out comparisons of a criterion.
+    """Measure reward models side by side on the newest held-out comparisons of a criterion; beside
+    chat models on those that they have judged, the same ones all.
 
     A form sent twice gives its one run. Raises CannotStart without held-out comparisons.
     """
     if (asked := Run.objects.asked_by_form(form_key)) is not None:
         return asked
+    snapshot = judgings[0].input("snapshot") if judgings else newest_holdout(criterion)
+    models = {f"model_{number}": it for number, it in enumerate(checkpoints, start=1)}
+    judges = {f"judge_{number}": it for number, it in enumerate(judgings, start=1)}
+    return Run.queue(
+        Run.Kind.REWARD_EVALUATION,
+        {},
+        {"snapshot": snapshot, **models, **judges},
+        criterion=criterion,
+        asked_by=by,
+        form_key=form_key,
+    )
+
+
+def newest_holdout(criterion: str) -> Snapshot:
+    """Raises CannotStart where nothing is held out."""
     snapshot = Snapshot.objects.with_holdout(criterion).first()
     if snapshot is None:
         raise CannotStart(
             f"No {criterion} comparison is held out yet: train a {criterion} reward model first."
         )
-    models = {f"model_{number}": it for number, it in enumerate(checkpoints, start=1)}
+    return snapshot
+
+
+def queue_scaling(
+    snapshot: Snapshot,
+    starts: Sequence[Checkpoint],
+    config: Mapping[str, Any],
+    *,
+    by: Person | None = None,
+    form_key: UUID | None = None,
+) -> Run:
+    """Train on more and more of a snapshot, from each of these chat models; a form sent twice gives
+    its one run. Raises CannotStart where there are no batches to grow by."""
+    if (asked := Run.objects.asked_by_form(form_key)) is not None:
+        return asked
+    if not config.get("shares") and snapshot.trained_batches() < 2:
+        raise CannotStart(
+            f"Fewer than two batches of {snapshot.criterion} were collected: grow by shares of the "
+            "dialogues."
+        )
     return Run.queue(
-        Run.Kind.REWARD_EVALUATION,
-        {},
-        {"snapshot": snapshot, **models},
+        Run.Kind.REWARD_SCALING,
+        config,
+        {"snapshot": snapshot, **{f"start_{n}": it for n, it in enumerate(starts, start=1)}},
+        criterion=snapshot.criterion,
+        asked_by=by,
+        form_key=form_key,
+    )
+
+
+def queue_judging(criterion: str, *, by: Person | None = None, form_key: UUID | None = None) -> Run:
+    """Have the configured chat model judge the newest held-out comparisons of a criterion.
+
+    A form sent twice gives its one run. Raises CannotStart without held-out comparisons, without a
+    judge, and while it judges them.
+    """
+    if (asked := Run.objects.asked_by_form(form_key)) is not None:
+        return asked
+    if not settings.JUDGE_URL:
+        raise CannotStart("No judge is configured: set JUDGE_URL and JUDGE_MODEL.")
+    judging = Run.objects.active().filter(kind=Run.Kind.REWARD_JUDGING, criterion=criterion)
+    if judging.exists():
+        raise CannotStart(f"The held-out comparisons of {criterion} are being judged already.")
+    installed = exchange.installed_settings("reward_judging")
+    config = {**installed, "address": settings.JUDGE_URL, "model": settings.JUDGE_MODEL}
+    return Run.queue(
+        Run.Kind.REWARD_JUDGING,
+        config,
+        {"snapshot": newest_holdout(criterion)},
         criterion=criterion,
         asked_by=by,
         form_key=form_key,
     )
+
+
+def _evaluate_beside_judge(judging: Run) -> None:
+    """What a chat model has judged, beside the reward model in force or else the newest one."""
+    models = Checkpoint.objects.of(judging.criterion).order_by("-pk")
+    model = Checkpoint.objects.promoted(judging.criterion) or models.first()
+    if settings.EVALUATE_AFTER_TRAINING and model is not None:
+        queue_reward_evaluation(judging.criterion, [model], [judging])
 
 
 def _evaluate_beside_promoted(trained: Checkpoint) -> None:
@@ -264,7 +333,9 @@ def run_succeeded(run: Run, result: Mapping[str, Any]) -> bool:
     """Store what a finished run made and queue what follows; False for an older attempt."""
     if not run.succeed():
         return False
-    if "model" in result:
+    if run.kind == Run.Kind.REWARD_JUDGING:  # its result names the judge as its model
+        _evaluate_beside_judge(run)
+    elif "model" in result:
         checkpoint = exchange.record_checkpoint(run, result)
         if run.kind == Run.Kind.PPO and run.round is not None:
             Round.objects.filter(pk=run.round.pk).update(result=checkpoint)

@@ -41,10 +41,10 @@ def report_tables(reports: Reports) -> list[Table]:
     ]
     found += [_grouped(reports, group) for group in groups]
     found += [table for make in _FURTHER for table in make(reports)]
-    return [_pruned(table, len(reports)) for table in found if table.rows]
+    return [pruned(table, len(reports)) for table in found if table.rows]
 
 
-def _pruned(table: Table, models: int) -> Table:
+def pruned(table: Table, models: int) -> Table:
     """Without columns that say nothing, and without a plot of one bar."""
     kept = [
         n
@@ -173,9 +173,9 @@ def _safety_calibration(reports: Reports) -> Iterator[Table]:
 def _unsafe(reports: Reports) -> Iterator[Table]:
     found = _having(reports, "unsafe")
     chosen = [
-        (model, kind, it[key].get("threshold"), *(it[key].get(k) for k in _FLAGGED))
+        (model, _threshold(it[key]), it[key].get("threshold"), *(it[key].get(k) for k in _FLAGGED))
         for model, it in found
-        for key, kind in (("fixed", "the paper's"), ("fitted", "fitted for the precision"))
+        for key in ("fixed", "fitted")
         if it.get(key)
     ]
     flagged = [Column("Flagged below"), Column("Responses", "count"), Column("Unsafe", "count"),
@@ -188,7 +188,8 @@ def _unsafe(reports: Reports) -> Iterator[Table]:
         chosen,
         None,
         "A response is flagged when sigmoid(score) is below the threshold. What was fitted is "
-        "measured on folds that it was not fitted on.",
+        "measured on folds that it was not fitted on; a dash: no threshold has that precision. "
+        "Rounds go on with the threshold of their own settings.",
         _counts(found),
         "labelled responses",
     )
@@ -202,6 +203,11 @@ def _unsafe(reports: Reports) -> Iterator[Table]:
     columns = [MODEL, *flagged]
     counts, unit = _counts(found), "labelled responses"
     yield Table("unsafe-responses", title, columns, rows, figure, "", counts, unit)
+
+
+def _threshold(it: Mapping[str, Any]) -> str:
+    wanted = it.get("target_precision")
+    return "the paper's" if wanted is None else f"fitted for a precision of {wanted:.0%}"
 
 
 _FLAGGED = ("count", "unsafe", "flagged", "recall", "precision")
@@ -352,5 +358,6 @@ _PAIRED = ("difference", "low", "high", "p_value", "p_holm", "only_first", "only
 
 def alarms(result: Mapping[str, Any]) -> list[str]:
     """What an evaluation says of drift where its newest batch gives an alarm."""
-    found = [(m["name"], m["report"].get("drift") or {}) for m in result["models"]]
+    models = [m for m in result["models"] if m.get("kind") != "judge"]
+    found = [(m["name"], m["report"].get("drift") or {}) for m in models]
     return [f"Drift of {name}. {drift['sentence']}" for name, drift in found if drift.get("alarm")]

@@ -216,6 +216,19 @@ SAMPLER_URL = (os.environ.get("SAMPLER_URL") or f"http://127.0.0.1:{SAMPLER_PORT
 SAMPLER_API_KEY = os.environ.get("SAMPLER_API_KEY", "")
 SAMPLER_TIMEOUT_SECONDS = env_int("SAMPLER_TIMEOUT_SECONDS", 60, 1, 3_600)
 SAMPLER_MAX_TOKENS = env_int("SAMPLER_MAX_TOKENS", 512, 1, 100_000)
+JUDGE_URL = os.environ.get("JUDGE_URL", "").rstrip("/")  # none: no chat model judges
+JUDGE_MODEL = os.environ.get("JUDGE_MODEL", "")
+JUDGE_API_KEY = os.environ.get("JUDGE_API_KEY", "")
+if JUDGE_URL:
+    _judge = urlsplit(JUDGE_URL)
+    if _judge.scheme not in ("http", "https") or not _judge.hostname or {*"@?"} & {*JUDGE_URL}:
+        raise ImproperlyConfigured(
+            "JUDGE_URL cannot be used, allowed is http:// or https:// and a host, without a key"
+        )
+if bool(JUDGE_URL) != bool(JUDGE_MODEL):
+    raise ImproperlyConfigured(
+        f"JUDGE_URL is {JUDGE_URL!r} and JUDGE_MODEL is {JUDGE_MODEL!r}, allowed are both or none"
+    )
 LOW_TEMPERATURE = env_float("LOW_TEMPERATURE", 0.8, 0.0, 5.0)
 HIGH_TEMPERATURE = env_float("HIGH_TEMPERATURE", 1.0, 0.0, 5.0)
 if LOW_TEMPERATURE > HIGH_TEMPERATURE:

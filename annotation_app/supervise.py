@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from django.conf import settings
 
-from annotation_app import exchange, lifecycle
+from annotation_app import exchange, lifecycle, measuring
 from annotation_app.models import Run
 from reward.run_folder import ATTEMPT_VARIABLE, PARENT_VARIABLE, RunFolder
 
@@ -55,16 +55,20 @@ def supervise(run: Run) -> None:
 
 
 def child_environment(run: Run) -> dict[str, str]:
-    """The child sees neither the database nor the secret key, and never reaches for a hub."""
+    """The child sees neither the database nor the secret key, and never reaches for a hub; only a
+    judging sees the judge's key."""
     hidden = {
         "SECRET_KEY",
         "DATABASE_URL",
         "REDIS_URL",
         "SAMPLER_API_KEY",
         "DJANGO_SETTINGS_MODULE",
+        "JUDGE_API_KEY",
     }
+    judging = run.kind == Run.Kind.REWARD_JUDGING and settings.JUDGE_API_KEY
     return {
         **{name: value for name, value in os.environ.items() if name not in hidden},
+        **({"JUDGE_API_KEY": settings.JUDGE_API_KEY} if judging else {}),
         PARENT_VARIABLE: f"{os.getpid()}@{socket.gethostname()}",
         ATTEMPT_VARIABLE: str(run.attempt),
         "HF_HUB_OFFLINE": "1",
@@ -98,12 +102,12 @@ def _watch(run: Run, folder: RunFolder, child: subprocess.Popen[bytes]) -> bool:
 
 def report_progress(run: Run, folder: RunFolder) -> bool:
     """The child's own progress is the heartbeat: no new figures, no new heartbeat."""
-    last = folder.last_metrics()
+    last, seen = measuring.progress(folder)
     progress: dict[str, object] = {"log_tail": folder.log_tail()}
     heartbeat = None
     if last is not None:
         progress |= {"step": last["step"], "total_steps": last["total"], "figures": last}
-        heartbeat = datetime.fromtimestamp(folder.metrics_file.stat().st_mtime, UTC)
+        heartbeat = datetime.fromtimestamp(seen, UTC)
         if run.started_at and heartbeat < run.started_at:
             heartbeat = None
     return run.report(heartbeat_at=heartbeat, **progress)

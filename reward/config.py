@@ -226,7 +226,7 @@ class JudgeConfig(Settings):
     model: str = setting(REQUIRED, "name of the model served there")
     pairs: Path = setting(REQUIRED, "pairs file to judge")
     out: Path = setting(REQUIRED, "run folder to write; started again it asks what is unanswered")
-    criterion: Criterion | None = setting(None, "only pairs of this criterion count in the report")
+    criterion: Criterion | None = setting(None, "only pairs of this criterion are judged")
     temperature: float = setting(0.0, "sampling temperature of the judge; our choice", NOT_NEGATIVE)
     max_new_tokens: int = setting(1024, "longest answer of the judge, tokens", AT_LEAST_1)
     timeout_seconds: float = setting(120.0, "longest wait for one answer, s", POSITIVE)
@@ -250,8 +250,8 @@ class ScalingConfig(Settings):
     out: Path = setting(REQUIRED, "run folder to write; started again it goes on")
     criterion: Criterion = setting(REQUIRED, "what the scores shall mean")
     batches: tuple[str, ...] = setting(
-        (), "the batches, oldest first: trained on the first, the first two …; figure 6. Default: "
-        "order of appearance in the pairs file",
+        (), "all batches, oldest first: trained on the criterion's first, the first two …; "
+        "figure 6. Default: order of appearance in the pairs file",
         needs=Needs("no shares beside it", lambda config: not config.shares),
     )  # fmt: skip
     shares: tuple[float, ...] = setting(

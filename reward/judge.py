@@ -84,8 +84,9 @@ def judge(config: JudgeConfig) -> dict[str, Any]:
 
 def _judge(config: JudgeConfig, endpoint: str, folder: RunFolder) -> dict[str, Any]:
     folder.write_provenance({"pairs": config.pairs})
-    pairs = load_pairs(config.pairs)
-    refuse_repeated_ids(pairs, config.pairs)
+    every = load_pairs(config.pairs)
+    refuse_repeated_ids(every, config.pairs)
+    pairs = [pair for pair in every if config.criterion in (None, pair.criterion)]
     answers = _ask_the_rest(config, endpoint, pairs, folder)
     scored = verdict_scores(pairs, answers)
     write_scores(folder.path / SCORES, scored)
@@ -242,18 +243,17 @@ def verdict_scores(pairs: Sequence[PreferencePair], answers: Answers) -> list[Sc
 def judged(config: JudgeConfig, scored: Sequence[ScoredPair], answers: Answers) -> dict[str, Any]:
     """The result: the report of the verdicts, the order bias, and what could not be understood."""
     draws = Draws(config.resamples, config.seed)
-    own = [s for s in scored if config.criterion in (None, s.pair.criterion)]
-    found = {(s.pair.id, o): answers.get((s.pair.id, o)) for s in own for o in ORDERS}
+    found = {(s.pair.id, o): answers.get((s.pair.id, o)) for s in scored for o in ORDERS}
     given = [answer for answer in found.values() if answer is not None]
-    votes = [[_signed(found[s.pair.id, order]) for order in ORDERS] for s in own]
+    votes = [[_signed(found[s.pair.id, order]) for order in ORDERS] for s in scored]
     whole = [i for i, both in enumerate(votes) if None not in both]
-    roots = {item.pair.id: item.pair.root for item in own}
+    roots = {item.pair.id: item.pair.root for item in scored}
     picked = [answer for answer in given if answer["picked"] in ("A", "B")]
     return {
         "model": config.model,
         "address": config.address,
         "criterion": config.criterion,
-        "count": len(own),
+        "count": len(scored),
         "questions": len(found),
         "unanswered": len(found) - len(given),
         "refused": sum(answer["refused"] for answer in given),
@@ -262,7 +262,7 @@ def judged(config: JudgeConfig, scored: Sequence[ScoredPair], answers: Answers) 
             [roots[answer["id"]] for answer in picked], [a["picked"] == "A" for a in picked], draws
         ),
         "consistent": _share(
-            [own[i].pair.root for i in whole], [votes[i][0] == votes[i][1] for i in whole], draws
+            [scored[i].pair.root for i in whole], [votes[i][0] == votes[i][1] for i in whole], draws
         ),
         "scores": SCORES,
         "report": full_report(

@@ -4,11 +4,8 @@ A reward model is trained from each start model on the first batch, the first tw
 every one is measured on the same holdout. Each training is a run folder of its own under ``runs/``;
 its weights are deleted when it has scored the holdout. Started again it goes on where it stopped.
 
-The line is accuracy = a + b · ln(pairs). A power law towards a limit has a third parameter, the
-limit, which a dozen points in which nothing levels off do not tell (the paper's did not, in 14
-batches); inside the range measured the two cannot be told apart, and one batch further is all that
-the line is used for. Intervals draw the holdout's dialogue roots, the same for all points of a
-draw; they know nothing of what another seed or other data would have given, so give ``--seeds``.
+The line through the points is that of ``reward.measures.scaling``, whose intervals know nothing of
+what another seed would have given: give ``--seeds``.
 """
 
 from __future__ import annotations
@@ -17,11 +14,9 @@ import hashlib
 import math
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from safetensors import safe_open
 
 from reward.command import command
@@ -29,7 +24,8 @@ from reward.config import ScalingConfig, TrainConfig
 from reward.data import load_pairs
 from reward.measures.accuracy import ScoredPair, of_criterion
 from reward.measures.drift import batch_order
-from reward.measures.resampling import Draws, Floats, accuracies, bootstrap
+from reward.measures.resampling import Draws
+from reward.measures.scaling import Point, measured
 from reward.preferences import PreferencePair, write_pairs
 from reward.run_folder import RunFolder
 from reward.scores import SCORES, read_scores
@@ -45,14 +41,6 @@ class Part(NamedTuple):
 
     through: str
     pairs: list[PreferencePair]
-
-
-class Point(NamedTuple):
-    """What came of them: how many were trained on, and the holdout's scores for each seed."""
-
-    through: str
-    pairs: int
-    scored: list[list[ScoredPair]]
 
 
 def scaling(config: ScalingConfig) -> dict[str, Any]:
@@ -73,6 +61,7 @@ def _scaling(config: ScalingConfig, folder: RunFolder) -> dict[str, Any]:
     holdout = load_pairs(config.holdout)
     total = len(config.models) * len(parts) * len(config.seeds)
     folder.rewind_metrics(0)
+    folder.log_metrics(0, total)
     done, found = 0, []
     for number, model in enumerate(config.models, start=1):
         points = []
@@ -94,8 +83,10 @@ def _scaling(config: ScalingConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def growing(pairs: Sequence[PreferencePair], config: ScalingConfig) -> list[Part]:
-    """The parts, each within the next: batches in their order, or shares of the dialogue roots in
-    an order drawn from their hashes. Raises ValueError for pairs without batches."""
+    """The parts, each within the next: the criterion's batches in their order, each with what came
+    before the one after it (the other criterion's batches, which the recipe mixes in); or shares of
+    the dialogue roots in an order drawn from their hashes. Raises ValueError for fewer than two
+    batches."""
     if config.shares:
         roots = sorted({p.root for p in pairs}, key=lambda r: hashlib.sha256(r.encode()).digest())
         parts = []
@@ -103,14 +94,18 @@ def growing(pairs: Sequence[PreferencePair], config: ScalingConfig) -> list[Part
             kept = set(roots[: max(1, round(share * len(roots)))])
             parts.append(Part(f"{share:.0%}", [pair for pair in pairs if pair.root in kept]))
         return parts
-    batches = batch_order([ScoredPair(pair, 0.0, 0.0) for pair in pairs], config.batches)
-    if len(batches) < 2:
+    order = batch_order([ScoredPair(pair, 0.0, 0.0) for pair in pairs], config.batches)
+    judged = {pair.batch for pair in pairs if pair.criterion == config.criterion}
+    own = [batch for batch in order if batch in judged]
+    if len(own) < 2:
         raise ValueError(
-            f"{config.pairs} has {len(batches)} batches, allowed are two or more: use --shares"
+            f"{config.pairs} has {len(own)} batches of {config.criterion}, allowed are two or "
+            "more: use --shares"
         )
+    ends = [order.index(after) for after in own[1:]] + [len(order)]
     return [
-        Part(batches[k], [pair for pair in pairs if pair.batch in batches[: k + 1]])
-        for k in range(len(batches))
+        Part(batch, [pair for pair in pairs if pair.batch in order[:end]])
+        for batch, end in zip(own, ends, strict=True)
     ]
 
 
@@ -144,28 +139,8 @@ def _training(config: ScalingConfig, **given: object) -> TrainConfig:
 
 
 def _of_model(config: ScalingConfig, model: Path, points: Sequence[Point]) -> dict[str, Any]:
-    draws = Draws(config.resamples)
-    every = [[item for scored in point.scored for item in scored] for point in points]
-    return {
-        "name": model.name,
-        "path": str(model),
-        "parameters": parameters(model),
-        "points": [
-            {
-                "through": point.through,
-                "pairs": point.pairs,
-                **accuracy,
-                "count": len(point.scored[0]),
-                "by_seed": [_share(scored) for scored in point.scored],
-            }
-            for point, accuracy in zip(points, accuracies(every, draws), strict=True)
-        ],
-        **fitted(points, config.next_pairs, draws),
-    }
-
-
-def _share(scored: Sequence[ScoredPair]) -> float | None:
-    return sum(item.credit for item in scored) / len(scored) if scored else None
+    figures = measured(points, config.next_pairs, Draws(config.resamples))
+    return {"name": model.name, "path": str(model), "parameters": parameters(model), **figures}
 
 
 def parameters(folder: Path) -> int:
@@ -176,61 +151,6 @@ def parameters(folder: Path) -> int:
             shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
         total += sum(math.prod(shape) for shape in shapes)
     return total
-
-
-def fitted(points: Sequence[Point], next_pairs: int, draws: Draws) -> dict[str, Any]:
-    """The line through the points, and what the next batch should bring, with 95 % intervals.
-
-    Both None with fewer than three points of different size, or without a holdout.
-    """
-    sizes = np.array([point.pairs for point in points], dtype=float)
-    items = [(item, p) for p, point in enumerate(points) for some in point.scored for item in some]
-    if len(set(sizes)) < 3 or not items:
-        return {"fit": None, "next": None}
-    step = next_pairs or int(sizes[-1] - sizes[-2])
-    values = np.zeros((len(items), 2 * len(points)))
-    for row, (item, p) in enumerate(items):
-        values[row, 2 * p : 2 * p + 2] = item.credit, 1.0
-    figures = partial(_line, sizes=sizes, after=float(sizes[-1] + step))
-    a, per_doubling, gain, r_squared = figures(values.sum(axis=0, keepdims=True))[0]
-    roots = [item.pair.root for item, _ in items]
-    low, high = bootstrap(roots, values, figures, draws)
-    return {
-        "fit": {
-            "form": "accuracy = a + b ln(pairs)",
-            "a": float(a),
-            "b": float(per_doubling / math.log(2)),
-            "per_doubling": float(per_doubling),
-            "low": float(low[1]),
-            "high": float(high[1]),
-            "r_squared": None if math.isnan(r_squared) else float(r_squared),
-            "count": len(points),
-        },
-        "next": {
-            "pairs": step,
-            "gain": float(gain),
-            "low": float(low[2]),
-            "high": float(high[2]),
-        },
-    }
-
-
-def _line(sums: Floats, sizes: Floats, after: float) -> Floats:
-    """(B, 4): a, gain for twice the pairs, gain from the last point to ``after``, R², by least
-    squares; every point has the same holdout, so all weigh the same. ``sums`` is (B, 2 · points):
-    credit and count of each."""
-    accuracy = sums[:, ::2] / sums[:, 1::2]  # (B, P)
-    x = np.log(sizes)
-    centred = x - x.mean()
-    b = (accuracy - accuracy.mean(axis=1, keepdims=True)) @ centred / (centred @ centred)
-    a = accuracy.mean(axis=1) - b * x.mean()
-    left = accuracy - a[:, None] - b[:, None] * x
-    with np.errstate(invalid="ignore", divide="ignore"):  # a flat line explains nothing: nan
-        r_squared = 1 - left.var(axis=1) / accuracy.var(axis=1)
-    found: Floats = np.column_stack(
-        [a, b * math.log(2), b * math.log(after / sizes[-1]), r_squared]
-    )
-    return found
 
 
 def summary(result: dict[str, Any]) -> str:

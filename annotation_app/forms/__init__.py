@@ -27,6 +27,7 @@ from annotation_app.forms.judging import (
     rating_field,
     reasons_field,
 )
+from annotation_app.forms.measuring import JudgingForm, ScalingForm, ScalingViewForm
 from annotation_app.forms.people import (
     ExclusionForm,
     InvitationForm,
@@ -49,6 +50,7 @@ from annotation_app.forms.qualifications import (
     WrittenForm,
 )
 from annotation_app.forms.retraining import (
+    MOST_COMPARED,
     EvaluationForm,
     MistakesForm,
     OneClickForm,
@@ -77,6 +79,7 @@ __all__ = [
     "LONGEST",
     "LONGEST_ANSWER",
     "LONGEST_PROMPT",
+    "MOST_COMPARED",
     "MOST_FAULTS",
     "PREFERENCES",
     "SAFE",
@@ -99,6 +102,7 @@ __all__ = [
     "GradingStepForm",
     "GuidelineForm",
     "InvitationForm",
+    "JudgingForm",
     "LinesField",
     "MessageForm",
     "MistakesForm",
@@ -118,6 +122,8 @@ __all__ = [
     "RetrainForm",
     "ReviewFilterForm",
     "ReviewForm",
+    "ScalingForm",
+    "ScalingViewForm",
     "SkillForm",
     "WeightForm",
     "WrittenForm",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from django import forms
 
-from annotation_app.models import Checkpoint, Criterion, Snapshot, Strength
+from annotation_app.models import Checkpoint, Criterion, Run, Snapshot, Strength
 from reward.config import TrainConfig
 from reward.settings import WithoutEffect, from_mapping, to_mapping
 
@@ -216,12 +216,33 @@ class EvaluationForm(forms.Form):
             "invalid_choice": "One of the chosen reward models does not exist.",
         },
     )
+    judgings = forms.ModelMultipleChoiceField(
+        Run.objects.filter(kind=Run.Kind.REWARD_JUDGING, state=Run.State.SUCCEEDED),
+        required=False,
+        error_messages={
+            "invalid_choice": "One of the chosen judgings is not done, or does not exist.",
+            "invalid_pk_value": "One of the chosen judgings does not exist.",
+        },
+    )
 
     def clean_models(self) -> list[Checkpoint]:
-        chosen = list(Checkpoint.objects.filter(pk__in=self.cleaned_data["models"]).order_by("pk"))
-        if not 2 <= len(chosen) <= MOST_COMPARED:
-            raise forms.ValidationError(f"Choose two to {MOST_COMPARED} reward models.")
-        return chosen
+        return list(Checkpoint.objects.filter(pk__in=self.cleaned_data["models"]).order_by("pk"))
+
+    def clean_judgings(self) -> list[Run]:
+        return sorted(self.cleaned_data["judgings"], key=lambda judging: judging.pk)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        models, judgings = cleaned.get("models"), cleaned.get("judgings", [])
+        if models and not 2 <= len(models) + len(judgings) <= MOST_COMPARED:
+            self.add_error("models", f"Choose two to {MOST_COMPARED} reward models.")
+        if any(judging.criterion != cleaned.get("criterion") for judging in judgings):
+            self.add_error("judgings", "A judge of one criterion is no judge of the other.")
+        if len({judging.input("snapshot") for judging in judgings}) > 1:
+            self.add_error(
+                "judgings", "The chosen judges judged different comparisons: choose one of them."
+            )
+        return cleaned
 
 
 class MistakesForm(forms.Form):

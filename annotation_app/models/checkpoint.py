@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from django.db import models
 
-from annotation_app.models.choices import Criterion, one_of
+from annotation_app.models.choices import Criterion, Split, one_of
 
 if TYPE_CHECKING:
     from annotation_app.models.run import Run
@@ -22,6 +22,12 @@ class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
     def of(self, criterion: str) -> CheckpointQuerySet:
         """The reward models of this criterion."""
         return self.filter(kind=reward_kind(criterion))
+
+    def trained_on_different_data(self, criterion: str) -> list[Checkpoint]:
+        """The newest reward model of each set of comparisons, in the order of their making."""
+        trained = self.of(criterion).filter(run__inputs__snapshot__isnull=False)
+        newest = trained.values("run__inputs__snapshot").annotate(newest=models.Max("pk"))
+        return list(self.filter(pk__in=newest.values("newest")).order_by("pk"))
 
     def promoted(self, criterion: str) -> Checkpoint | None:
         """The reward model of this criterion that rounds start from now."""
@@ -110,6 +116,17 @@ class Snapshot(models.Model):
 
     def __str__(self) -> str:
         return f"snapshot {self.pk} of {self.criterion}"
+
+    @property
+    def held_out(self) -> int:
+        """How many comparisons of its criterion were held out."""
+        return int(self.counts.get(f"{self.criterion}_holdout", 0))
+
+    def trained_batches(self) -> int:
+        """How many batches of its criterion the comparisons to train on come from."""
+        read = self.annotations.filter(comparison__criterion=self.criterion)
+        trained = read.filter(comparison__prompt__dialogue__root__split=Split.TRAIN)
+        return trained.values("comparison__batch").distinct().count()
 
 
 class PromptSet(models.Model):

@@ -1,6 +1,8 @@
 """The values that more than one table may hold, as forms show them and constraints enforce them."""
 
 from collections.abc import Iterable
+from functools import reduce
+from operator import or_
 
 from django.db import models
 from django.db.models import Q
@@ -65,3 +67,10 @@ class KeyLayout(models.TextChoices):
 def one_of(field: str, values: Iterable[str]) -> Q:
     """The condition of a check constraint: the column holds one of these values."""
     return Q(**{f"{field}__in": list(values)})
+
+
+def exactly_one_of(*fields: str) -> Q:
+    """The condition of a check constraint: of these columns one is filled, no more."""
+    return reduce(
+        or_, (Q(**{f"{name}__isnull": name != filled for name in fields}) for filled in fields)
+    )

@@ -9,11 +9,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
-from django.db.models import F, Q
+from django.db.models import F
 from django.utils import timezone
 
 from annotation_app.models.checkpoint import Checkpoint, PromptSet, Snapshot
-from annotation_app.models.choices import one_of
+from annotation_app.models.choices import exactly_one_of, one_of
 from annotation_app.models.refusals import WrongState
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class RunQuerySet(models.QuerySet["Run"]):
         done = self.filter(kind=Run.Kind.REWARD_EVALUATION, state=Run.State.SUCCEEDED)
         return done.filter(criterion=criterion).order_by("-pk")
 
+    def judgings(self, criterion: str) -> RunQuerySet:
+        """Finished judgings by a chat model, the newest first."""
+        done = self.filter(kind=Run.Kind.REWARD_JUDGING, state=Run.State.SUCCEEDED)
+        return done.filter(criterion=criterion).order_by("-pk")
+
     def asked_by_form(self, form_key: UUID | None) -> Run | None:
         """What a form has asked for already."""
         return None if form_key is None else self.filter(form_key=form_key).first()
@@ -57,6 +62,8 @@ class Run(models.Model):
         EVALUATE = "evaluate", "Evaluation"
         SAMPLING = "sampling", "Response sampling"
         REWARD_EVALUATION = "reward_evaluation", "Reward model evaluation"
+        REWARD_SCALING = "reward_scaling", "Reward model scaling"
+        REWARD_JUDGING = "reward_judging", "Judging by a chat model"
 
     class State(models.TextChoices):
         QUEUED = "queued"
@@ -100,7 +107,7 @@ class Run(models.Model):
                 condition=one_of(
                     "kind",
                     ["reward_training", "rejection", "ppo", "evaluate", "sampling",
-                     "reward_evaluation"],
+                     "reward_evaluation", "reward_scaling", "reward_judging"],
                 ),
             ),
             models.CheckConstraint(
@@ -129,7 +136,7 @@ class Run(models.Model):
         cls,
         kind: str,
         config: Mapping[str, Any],
-        inputs: Mapping[str, Checkpoint | Snapshot | PromptSet],
+        inputs: Mapping[str, Input],
         **fields: Any,
     ) -> Run:
         """Ask for a piece of work; a gpu worker takes it once this transaction is committed.
@@ -214,11 +221,10 @@ class Run(models.Model):
             raise WrongState(f"{self} is {self.state}; only a failed or cancelled run is retried.")
         transaction.on_commit(self.send)
 
-    def input(self, role: str) -> Checkpoint | Snapshot | PromptSet:
+    def input(self, role: str) -> Input:
         """The input row that plays this role. Raises RunInput.DoesNotExist."""
-        return (
-            self.inputs.select_related("checkpoint", "snapshot", "prompt_set").get(role=role).item
-        )
+        rows = self.inputs.select_related("checkpoint", "snapshot", "prompt_set", "judging")
+        return rows.get(role=role).item
 
     def _mine(self, state: str) -> RunQuerySet:
         return Run.objects.filter(pk=self.pk, state=state, attempt=self.attempt)
@@ -236,25 +242,25 @@ class Run(models.Model):
         return moved == 1
 
 
+Input = Checkpoint | Snapshot | PromptSet | Run
+
+
 class RunInput(models.Model):
-    """What a run was given: role → checkpoint, snapshot or prompt set."""
+    """What a run was given: role → checkpoint, snapshot, prompt set or a chat model's judging."""
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="inputs")
     role = models.CharField(max_length=30)
     checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, null=True, related_name="used_by")
     snapshot = models.ForeignKey(Snapshot, models.PROTECT, null=True, related_name="used_by")
     prompt_set = models.ForeignKey(PromptSet, models.PROTECT, null=True, related_name="used_by")
+    judging = models.ForeignKey(Run, models.PROTECT, null=True, related_name="used_by")
 
     class Meta:
         constraints = [
             models.UniqueConstraint(name="run_input_role_once", fields=["run", "role"]),
             models.CheckConstraint(
                 name="run_input_exactly_one",
-                condition=(
-                    Q(checkpoint__isnull=False, snapshot__isnull=True, prompt_set__isnull=True)
-                    | Q(checkpoint__isnull=True, snapshot__isnull=False, prompt_set__isnull=True)
-                    | Q(checkpoint__isnull=True, snapshot__isnull=True, prompt_set__isnull=False)
-                ),
+                condition=exactly_one_of("checkpoint", "snapshot", "prompt_set", "judging"),
             ),
         ]
 
@@ -262,11 +268,12 @@ class RunInput(models.Model):
         return f"{self.role} of {self.run_id}"
 
     @property
-    def item(self) -> Checkpoint | Snapshot | PromptSet:
-        item = self.checkpoint or self.snapshot or self.prompt_set
+    def item(self) -> Input:
+        item = self.checkpoint or self.snapshot or self.prompt_set or self.judging
         assert item is not None, self.pk
         return item
 
 
-def _input_field(item: Checkpoint | Snapshot | PromptSet) -> str:
-    return {Checkpoint: "checkpoint", Snapshot: "snapshot", PromptSet: "prompt_set"}[type(item)]
+def _input_field(item: Input) -> str:
+    fields = {Checkpoint: "checkpoint", Snapshot: "snapshot", PromptSet: "prompt_set"}
+    return fields.get(type(item), "judging")

@@ -10,11 +10,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app import exchange, lifecycle, reward_figures
+from annotation_app import exchange, lifecycle, measuring, reward_figures
 from annotation_app.access import person, researcher_required
 from annotation_app.forms import EvaluationForm
+from annotation_app.judge_figures import order_table
 from annotation_app.models import Run
-from annotation_app.tables import named
+from annotation_app.tables import Table, named
 from annotation_app.views.rewards import reward_list
 
 
@@ -25,10 +26,11 @@ def evaluate(request: HttpRequest) -> HttpResponse:
     form = EvaluationForm(request.POST)
     if not form.is_valid():
         return reward_list(request, form)
-    chosen, criterion = form.cleaned_data["models"], form.cleaned_data["criterion"]
+    given = form.cleaned_data
     run = lifecycle.queue_reward_evaluation(
-        criterion, chosen, by=person(request), form_key=form.cleaned_data["form_key"]
-    )
+        given["criterion"], given["models"], given["judgings"],
+        by=person(request), form_key=given["form_key"],
+    )  # fmt: skip
     messages.success(request, f"{run} is queued.")
     return redirect("run", run.pk)
 
@@ -49,8 +51,9 @@ def reward_evaluation(request: HttpRequest, pk: int) -> HttpResponse:
         "run": found,
         "result": result,
         "models": exchange.evaluated_models(found),
+        "judgings": measuring.judgings(found),
         "snapshot": found.input("snapshot"),
-        "tables": reward_figures.evaluation_tables(result) if result else [],
+        "tables": _tables(found, result),
         "alarms": reward_figures.alarms(result) if result else [],
     }
     return render(request, "rewards/evaluation.html", page)
@@ -61,5 +64,14 @@ def reward_evaluation(request: HttpRequest, pk: int) -> HttpResponse:
 @researcher_required
 def evaluation_table(request: HttpRequest, pk: int, name: str) -> HttpResponse:
     """The table of this name as CSV. Raises Http404."""
-    _, result = _found(pk)
-    return named(reward_figures.evaluation_tables(result) if result else [], name).csv()
+    return named(_tables(*_found(pk)), name).csv()
+
+
+def _tables(found: Run, result: dict[str, Any] | None) -> list[Table]:
+    """Where chat models have judged too, their order bias comes last but is never left out."""
+    if not result or not result["count"]:
+        return []
+    judged = [(it.config["model"], exchange.run_folder(it).result())
+              for it in measuring.judgings(found)]  # fmt: skip
+    known = [(name, it) for name, it in judged if it is not None]
+    return [*reward_figures.evaluation_tables(result), *([order_table(known)] if known else [])]

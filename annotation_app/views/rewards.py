@@ -17,6 +17,7 @@ from annotation_app.tables import Table, named
 
 SHOWN = 6
 NEWEST = 20
+NEWEST_JUDGINGS = 3  # of each criterion
 NEWEST_FIGURES = ("by_strength", "by_batch")
 
 
@@ -31,6 +32,7 @@ def reward_list(request: HttpRequest, refused: EvaluationForm | None = None) -> 
     rows = list(Checkpoint.objects.rewards().select_related("run").order_by("-pk"))
     history = Promotion.objects.select_related("checkpoint", "promoted_by").order_by("-pk")
     evaluations = Run.objects.filter(kind=Run.Kind.REWARD_EVALUATION).order_by("-pk")
+    judgings = [run for c in Criterion.values for run in Run.objects.judgings(c)[:NEWEST_JUDGINGS]]
     in_force = [(c, Promotion.objects.in_force(c)) for c in Criterion]
     context = {
         "checkpoints": rows,
@@ -42,6 +44,9 @@ def reward_list(request: HttpRequest, refused: EvaluationForm | None = None) -> 
         "criteria": Criterion,
         "refused": refused,
         "chosen": request.POST.getlist("models"),
+        "judgings": judgings,
+        "chosen_judgings": request.POST.getlist("judgings"),
+        "may_compare": len(rows) + len(judgings) > 1,
         "tables": _tables(rows[:SHOWN]),
         "newest": SHOWN,
     }

@@ -18,6 +18,11 @@ from annotation_app.models import Checkpoint, Run
 from annotation_app.tables import csv_file
 
 MOST = 100
+FIGURES_AT: dict[str, str] = {
+    Run.Kind.REWARD_EVALUATION: "reward_evaluation",
+    Run.Kind.REWARD_SCALING: "scaling_run",
+    Run.Kind.REWARD_JUDGING: "judging",
+}
 
 
 @require_GET
@@ -48,8 +53,9 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
             live.headers["HX-Refresh"] = "true"  # the buttons and figures beside it have changed
         return live
     context |= _settings(found) | {
-        "inputs": found.inputs.select_related("checkpoint", "snapshot", "prompt_set"),
+        "inputs": found.inputs.select_related("checkpoint", "snapshot", "prompt_set", "judging"),
         "made": Checkpoint.objects.rewards().filter(run=found).first(),
+        "figures_at": FIGURES_AT.get(found.kind, ""),
     }
     return render(request, "runs/detail.html", context)
 

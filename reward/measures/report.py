@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
     unsafe_precision: float = PAPER_PRECISION
     draws: Draws = Draws()
     scores_are_logits: bool = True
-    """False for a judge's verdicts, whose numbers are no logits and are not calibrated."""
+    """False for a judge's verdicts: 0 and 1 are no logits, so nothing that reads them as such."""
 
 
 def full_report(scored: Sequence[ScoredPair], wanted: Wanted = Wanted()) -> dict[str, Any]:
@@ -66,8 +66,10 @@ def full_report(scored: Sequence[ScoredPair], wanted: Wanted = Wanted()) -> dict
     return {
         **figures,
         "macro_by_strength": macro(figures["by_strength"]),
-        "unsafe_recall": unsafe_recall(own),
-        "unsafe": unsafe_report(responses, wanted.threshold, wanted.unsafe_precision, wanted.draws),
+        "unsafe_recall": unsafe_recall(own) if logits else None,
+        "unsafe": unsafe_report(responses, wanted.threshold, wanted.unsafe_precision, wanted.draws)
+        if logits
+        else None,
         "calibration": calibration(preference_outcomes(own), "pairs", PAIRS_NOTE)
         if logits
         else None,
@@ -76,7 +78,7 @@ def full_report(scored: Sequence[ScoredPair], wanted: Wanted = Wanted()) -> dict
         else None,
         "ceiling": ceiling(own, judged),
         "length": length_bias(own, wanted.draws),
-        "scores": score_distribution(own),
+        "scores": score_distribution(own) if logits else None,
         "drift": drift(own, batch_order(own, wanted.batches), wanted.draws),
     }
 

@@ -55,6 +55,12 @@ def scored(held: Sequence[PreferencePair], seed: int = 0) -> list[ScoredPair]:
     return [ScoredPair(pair, draw.gauss(0.7, 1), draw.gauss(-0.3, 1)) for pair in held]
 
 
+def right(held: Sequence[PreferencePair], share: float) -> list[ScoredPair]:
+    """Scores that are right about this share of the pairs."""
+    known = round(share * len(held))
+    return [ScoredPair(pair, float(n < known), 0.5) for n, pair in enumerate(held)]
+
+
 def log_steps(run: Run, last: int, total: int = 30) -> None:
     """What the trainer appends at each step."""
     folder = exchange.run_folder(run)
@@ -66,9 +72,13 @@ def log_steps(run: Run, last: int, total: int = 30) -> None:
 
 
 def trained(
-    criterion: str = "helpfulness", held: Sequence[PreferencePair] | None = None, **config
+    criterion: str = "helpfulness",
+    held: Sequence[PreferencePair] | None = None,
+    count: int = 10,
+    line: str = "tiny",
+    **config,
 ) -> Checkpoint:
-    """A reward model with its finished run, its figures and its scores."""
+    """A reward model with its finished run on so many pairs, its figures and its scores."""
     held = held_out(criterion) if held is None else held
     start = Checkpoint.objects.chat().first() or released_chat_model().checkpoint
     snapshot = frozen(criterion, held)
@@ -81,7 +91,7 @@ def trained(
     found = scored(held, seed=Checkpoint.objects.rewards().count())
     write_scores(folder.path / "scores.jsonl", found)
     composition = {"collected, helpfulness": 8, "hh-rlhf, helpfulness": 2}
-    result = {"model": "model", "pairs": 10, "steps": 30, "composition": composition}
+    result = {"model": "model", "pairs": count, "steps": 30, "composition": composition}
     figures = full_report(found, Wanted(criterion))
     folder.write_result({**result, "holdout": figures, "over_long": 1, "cut": 0})
     versions = {"python": "3.12", "torch": "2.13"}
@@ -90,7 +100,7 @@ def trained(
     return Checkpoint.objects.create(
         kind=f"{criterion}_reward",
         name=f"{criterion.capitalize()} reward #{run.pk}",
-        line="tiny",
+        line=line,
         storage_key=f"{run.storage_key}/model",
         sha256="ab" * 32,
         metrics=figures,
@@ -98,8 +108,11 @@ def trained(
     )
 
 
-def evaluated(checkpoints: Sequence[Checkpoint], criterion: str = "helpfulness") -> Run:
-    """A finished comparison of reward models on the newest holdout, without scoring anew."""
+def evaluated(
+    checkpoints: Sequence[Checkpoint], criterion: str = "helpfulness", rights: Sequence[float] = ()
+) -> Run:
+    """A finished comparison of reward models on the newest holdout, without scoring anew; each is
+    right about this share of it, where shares are given."""
     run = lifecycle.queue_reward_evaluation(criterion, checkpoints)
     run.claim()
     run.succeed()
@@ -109,6 +122,8 @@ def evaluated(checkpoints: Sequence[Checkpoint], criterion: str = "helpfulness")
     folder.path.mkdir(parents=True)
     config = CompareConfig(pairs=pairs_file, out=folder.path, criterion=criterion, resamples=100)
     contenders = [Contender(c.name, Path(c.storage_key), is_judge=False) for c in checkpoints]
-    result = compared(config, contenders, held, [scored(held, c.pk) for c in checkpoints])
-    folder.write_result(result)
+    found = [right(held, share) for share in rights] or [scored(held, c.pk) for c in checkpoints]
+    for number, scores in enumerate(found, start=1):
+        write_scores(folder.path / f"scores-{number}.jsonl", scores)
+    folder.write_result(compared(config, contenders, held, found))
     return run

@@ -231,6 +231,28 @@ def test_a_text_that_gives_orders_is_only_material(config):
     assert all("Ignore" not in h.request["messages"][0]["content"] for h in heard)
 
 
+def test_only_its_criterion_is_asked_about(config, tmp_path):
+    """Each question may cost money; what is not asked about stands in no comparison either."""
+    write_pairs(config.pairs, [*pairs(4), *pairs(3, "safety", first=10)])
+    result, heard = judged(config, criterion="safety")
+    assert (result["count"], result["questions"], len(heard)) == (3, 6, 6)
+    assert len(read_scores(config.out / "scores.jsonl", pairs(20, "safety"))) == 3
+    beside = CompareConfig(
+        judged=(config.out,), pairs=config.pairs, out=tmp_path / "c", criterion="safety"
+    )
+    compared = compare(beside)
+    assert (compared["count"], compared["left_out"]) == (3, 0)
+
+
+def test_its_verdicts_are_not_read_as_logits(config):
+    """0 and 1 have no threshold, no calibration and no distribution worth a plot."""
+    write_pairs(config.pairs, pairs(8, "safety"))
+    report = judged(config, criterion="safety")[0]["report"]
+    assert report["accuracy"] == 1
+    for name in ("unsafe", "unsafe_recall", "calibration", "safety_calibration", "scores"):
+        assert report[name] is None, name
+
+
 def test_it_stands_beside_others_in_compare(config, tmp_path):
     judged(config)
     compared = compare(CompareConfig(judged=(config.out,), pairs=config.pairs, out=tmp_path / "c"))

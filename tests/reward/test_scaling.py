@@ -9,11 +9,9 @@ import pytest
 
 from reward import scaling as scaling_module
 from reward.config import ScalingConfig
-from reward.measures.accuracy import ScoredPair
-from reward.measures.resampling import Draws
 from reward.preferences import write_pairs
 from reward.run_folder import RunFolder
-from reward.scaling import Point, fitted, growing, scaling, summary
+from reward.scaling import growing, scaling, summary
 from tests.reward.pairs import pair, pairs
 from tests.tiny_models import tiny_chat_model
 
@@ -42,7 +40,8 @@ def test_it_works(config):
     assert model["parameters"] > 10_000
     assert not [*config.out.glob("runs/*/model")]
     assert "through Week 3: 32 pairs" in summary(result)
-    assert RunFolder(config.out).metrics()[-1]["step"] == 4
+    steps = [(line["step"], line["total"]) for line in RunFolder(config.out).metrics()]
+    assert steps == [(number, 4) for number in range(5)]
 
 
 def test_it_goes_on_where_it_stopped(config, monkeypatch):
@@ -85,8 +84,24 @@ def test_shares_lie_within_each_other(config):
 
 
 def test_one_batch_is_refused(config):
-    with pytest.raises(ValueError, match="has 1 batches, allowed are two or more"):
-        growing([pair(0)], config)
+    with pytest.raises(ValueError, match="has 1 batches of helpfulness, allowed are two or more"):
+        growing([pair(0), pair(1, "safety")], config)
+
+
+def test_it_grows_by_batches_of_its_own_criterion(config):
+    """The other criterion's batches, which the recipe mixes in, come along as they came in time."""
+    order = ["S 1", "H 1", "S 2", "H 2", "S 3", "H 3", "S 4"]
+    criteria = {"S": "safety", "H": "helpfulness"}
+    some = [pair(n, criteria[name[0]], batch=name) for n, name in enumerate(order)]
+    parts = growing(some, config)
+    assert [(part.through, [p.batch for p in part.pairs]) for part in parts] == [
+        ("H 1", order[:3]), ("H 2", order[:5]), ("H 3", order)
+    ]  # fmt: skip
+    assert [part.through for part in growing(some, replace(config, criterion="safety"))] == [
+        "S 1", "S 2", "S 3", "S 4"
+    ]  # fmt: skip
+    named = replace(config, batches=("H 3", "H 2", "H 1", "S 1", "S 2", "S 3", "S 4"))
+    assert [len(part.pairs) for part in growing(some, named)] == [1, 2, 7]
 
 
 def test_a_wrong_training_setting_is_refused(config):
@@ -95,32 +110,3 @@ def test_a_wrong_training_setting_is_refused(config):
     with pytest.raises(ValueError, match="training sets seed, which is set for each point already"):
         scaling(replace(config, training={"seed": 2}))
     assert not config.out.exists()
-
-
-def points(accuracies, sizes, count=2000) -> list[Point]:
-    found = []
-    for accuracy, size in zip(accuracies, sizes, strict=True):
-        rights = [float(i < accuracy * count) for i in range(count)]
-        found.append(
-            Point("x", size, [[ScoredPair(pair(i), r, 0.5) for i, r in enumerate(rights)]])
-        )
-    return found
-
-
-def test_the_line_by_hand():
-    """Five points more for every doubling, from 100 to 800; the next 800 are one doubling."""
-    found = fitted(points([0.55, 0.6, 0.65, 0.7], [100, 200, 400, 800]), 800, Draws(200))
-    assert found["fit"]["per_doubling"] == pytest.approx(0.05)
-    assert found["fit"]["r_squared"] == pytest.approx(1)
-    assert found["next"]["gain"] == pytest.approx(0.05)
-    assert found["next"]["low"] < 0.05 < found["next"]["high"]
-
-
-def test_the_next_step_is_the_last_one_again():
-    found = fitted(points([0.55, 0.6, 0.65], [100, 200, 400]), 0, Draws(200))
-    assert found["next"]["pairs"] == 200
-    assert found["next"]["gain"] == pytest.approx(0.05 * np.log2(1.5))
-
-
-def test_two_points_are_no_line():
-    assert fitted(points([0.5, 0.6], [100, 200]), 0, Draws(200)) == {"fit": None, "next": None}

@@ -35,11 +35,13 @@ function draw(box) {
     Object.assign(figure.layout, { title: { text: "" }, margin: { ...figure.layout.margin, t: figure.layout.showlegend === false || figure.data.length === 1 ? 16 : 40 } });
   } else if (box.clientWidth < 600 && figure.data.length > 1) {
     // A phone: the heading above names the figure, and the legend goes below it.
-    const names = 22 * figure.data.length;
-    height = 390 + names;
+    const longest = Math.max(...figure.data.map((trace) => (trace.name ?? "").length));
+    const names = 22 * Math.ceil(figure.data.length / (longest <= 16 ? 2 : 1));
+    const below = figure.layout.xaxis.type === "category" ? 130 : 70; // names of groups stand aslant
+    height = 260 + below + names;
     Object.assign(figure.layout, {
       title: { text: "" },
-      margin: { ...figure.layout.margin, t: 16, b: 130 + names },
+      margin: { ...figure.layout.margin, t: 16, b: below + names },
       legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
     });
   }

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import timedelta
 
 import pytest
-from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 from django.utils import timezone
 
 from annotation_app.models import (
     Attempt,
     AttemptAnswer,
-    FurtherAttempt,
     Gate,
     GateQuestion,
     Person,
-    Qualification,
     Skill,
 )
 from tests.annotation_app.qualifications import (
     comparisons,
-    document,
     only_gate,
     passed,
     publish,
@@ -313,176 +308,6 @@ def test_a_text_is_stored_while_it_is_written(as_bob, alice):
     assert answer.status_code == 409
     assert "not stored" in answer.json()["errors"][0]
     assert attempt.answers.get(position=1).text == "Half a"
-
-
-# --- reviewers -------------------------------------------------------------------------------
-
-
-def test_grading(as_rita, rita, bob, alice):
-    gate = only_gate(publish(alice, writing(2)))
-    first = waiting_text(bob, gate)
-    own = waiting_text(rita, gate)
-    page = text(as_rita.get(GRADING))
-    assert "Grade the first of 2" in page
-    assert "bob" not in page
-    page = text(as_rita.get(reverse("grade", args=[first.pk])))
-    assert "Text 1." in page
-    assert "bob" not in page
-    address = reverse("grade", args=[first.pk])
-    for odd in ({}, {"grade": "6"}, {"grade": "0"}, {"grade": "4.5"}):
-        assert as_rita.post(address, odd).status_code == 400
-    answer = as_rita.post(address, {"grade": "5", "comment": "Clear."})
-    second = first.attempt.answers.last()
-    assert answer.url == reverse("grade", args=[second.pk])
-    assert "Clear.</textarea>" in text(as_rita.get(address))  # whoever corrects keeps the comment
-    assert as_rita.post(address, {"grade": "1"}).status_code == 409
-    assert as_rita.get(reverse("grade", args=[own.pk])).status_code == 403
-    assert as_rita.post(reverse("grade", args=[own.pk]), {"grade": "5"}).status_code == 403
-    page = text(as_rita.post(answer.url, {"grade": "4", "comment": "Kept."}))
-    assert "the last grade of the attempt, which passes with a mean of 4.50" in page
-    assert "Kept.</textarea>" in page
-    assert as_rita.post(answer.url, {"grade": "4", "sure": "4"}).url == GRADING
-    assert "Nothing waits for a grade" in text(as_rita.get(GRADING))
-    first.attempt.refresh_from_db()
-    assert (first.attempt.state, first.attempt.score) == ("passed", 4.5)
-    as_rita.force_login(bob)
-    page = text(as_rita.get(reverse("attempt", args=[first.attempt_id])))
-    assert "mean grade 4.50" in page
-    assert "Clear." in page
-    assert "rita" not in page
-
-
-def test_only_finished_texts_can_be_graded(as_rita, bob, alice):
-    attempt = Attempt.begin(only_gate(publish(alice, writing(1))), bob)
-    write(attempt, 1)
-    address = reverse("grade", args=[attempt.answers.get().pk])
-    assert "does not wait for a grade" in text(as_rita.get(address))
-    assert as_rita.post(address, {"grade": "5"}).status_code == 409
-    quizzed = passed(only_gate(publish(alice, quiz(1), skill="Sums")), bob)
-    assert as_rita.get(reverse("grade", args=[quizzed.answers.get().pk])).status_code == 404
-
-
-def test_results_and_another_attempt(as_rita, bob, charlie, alice):
-    made = publish(alice, quiz(), comparisons())
-    first = made.gates.first()
-    passed(first, bob)
-    Attempt.begin(first, charlie).finish()
-    results = reverse("qualification_results", args=[made.pk])
-    page = text(as_rita.get(results))
-    assert "3 of 3 right" in page
-    assert "0 of 3 right" in page
-    assert "Allow charlie another attempt at Sums" in page
-    assert "Allow bob" not in page
-    allow = reverse("allow_attempt", args=[first.pk, charlie.pk])
-    assert as_rita.get(allow).status_code == 405
-    assert as_rita.post(allow).url == results
-    assert as_rita.post(allow).status_code == 409
-    assert as_rita.post(reverse("allow_attempt", args=[first.pk, 10**15])).status_code == 404
-    assert FurtherAttempt.objects.count() == 1
-    assert "attempt 1 of 2" in text(as_rita.get(results))
-
-
-def test_annotators_see_none_of_it(as_bob, bob, alice):
-    made = publish(alice, writing(1))
-    waiting = waiting_text(bob, only_gate(made))
-    for address in (
-        GRADING,
-        reverse("grade", args=[waiting.pk]),
-        reverse("qualification_results", args=[made.pk]),
-        reverse("download_qualification", args=[made.pk]),
-        NEW,
-    ):
-        assert as_bob.get(address).status_code == 403
-    for name, args in (
-        ("grade", [waiting.pk]),
-        ("close_qualification", [made.pk]),
-        ("allow_attempt", [only_gate(made).pk, bob.pk]),
-        ("new_qualification", []),
-    ):
-        assert as_bob.post(reverse(name, args=args), {"grade": "5"}).status_code == 403
-    page = text(as_bob.get(LIST)) + text(as_bob.get(reverse("qualification", args=[made.pk])))
-    for word in ("Grading", "Results", "Download", "Close it"):
-        assert word not in page
-
-
-def test_nobody_without_signing_in(client, alice):
-    made = publish(alice)
-    for address in (LIST, NEW, GRADING, reverse("gate", args=[only_gate(made).pk])):
-        assert client.get(address).url.startswith("/sign-in")
-
-
-def test_reviewers_do_not_configure(as_rita, alice):
-    made = publish(alice)
-    assert as_rita.get(NEW).status_code == 403
-    assert as_rita.get(reverse("download_qualification", args=[made.pk])).status_code == 403
-    assert as_rita.post(reverse("close_qualification", args=[made.pk])).status_code == 403
-
-
-# --- researchers -----------------------------------------------------------------------------
-
-
-def test_publishing_by_paste_and_by_file(as_alice):
-    pasted = json.dumps(document(quiz(2)))
-    assert as_alice.post(NEW, {"text": pasted}).status_code == 302
-    assert as_alice.post(NEW, {"text": pasted}).status_code == 302
-    assert Qualification.objects.count() == 1
-    file = SimpleUploadedFile("q.json", ("\ufeff" + json.dumps(document(quiz(3)))).encode())
-    as_alice.post(NEW, {"file": file})
-    newest = Qualification.objects.open().get()
-    assert newest.version == 2
-    assert only_gate(newest).questions.count() == 3
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({}, "Choose a file or paste a document."),
-        ({"text": "{"}, "this is not JSON"),
-        ({"file": b"\xff\xfe\x00"}, "q.json is not text in UTF-8."),
-        ({"file": b" " * 2_000_001}, "q.json is larger than the allowed 2 MB."),
-        ({"file": b'{"skill": 3}'}, "The document: skill is 3; allowed is a text."),
-        ({"text": "x" * 2_000_001}, "at most 2000000 characters"),
-        ({"text": json.dumps(document(*[{}] * 20))}, "And 30 more."),
-    ],
-)
-def test_bad_documents_leave_nothing(as_alice, fields, sentence):
-    if "file" in fields:
-        fields = {"file": SimpleUploadedFile("q.json", fields["file"])}
-    answer = as_alice.post(NEW, fields)
-    assert answer.status_code == 400
-    assert sentence in text(answer).replace("&quot;", '"'), text(answer)[:3000]
-    assert not Skill.objects.exists()
-    assert not Qualification.objects.exists()
-
-
-def test_a_faulty_file_stands_in_the_field(as_alice):
-    answer = as_alice.post(NEW, {"file": SimpleUploadedFile("q.json", b'{"skill": 3}')})
-    assert "{&quot;skill&quot;: 3}</textarea>" in text(answer)
-
-
-def test_the_example_is_offered_and_can_be_stored(as_alice):
-    page = as_alice.get(NEW, {"example": "1"})
-    example = page.context["form"].initial["text"]
-    assert "Help desk qualification" in example
-    as_alice.post(NEW, {"text": example})
-    assert [g.kind for g in Gate.objects.all()] == ["quiz", "quiz", "comparisons", "writing"]
-
-
-def test_the_document_comes_back(as_alice, alice):
-    made = publish(alice, quiz(2), writing(2, ask=1))
-    answer = as_alice.get(reverse("download_qualification", args=[made.pk]))
-    assert answer["Content-Disposition"] == 'attachment; filename="english-1.json"'
-    as_alice.post(NEW, {"text": answer.content.decode()})
-    assert Qualification.objects.count() == 1
-
-
-def test_closing(as_alice, alice):
-    made = publish(alice)
-    close = reverse("close_qualification", args=[made.pk])
-    assert as_alice.get(close).status_code == 405
-    as_alice.post(close)
-    assert as_alice.post(close).status_code == 409
-    assert "which is closed" in text(as_alice.get(reverse("qualification", args=[made.pk])))
 
 
 def test_pages_cost_the_same_for_any_number(

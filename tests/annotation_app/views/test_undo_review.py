@@ -17,11 +17,9 @@ from tests.annotation_app.views.test_reviews import (
     address,
     answered,
     decide,
-    desk,  # noqa: F401  (a fixture)
-    press,
     read,
-    reviewed,
 )
+from tests.annotation_app.views.test_reviews_by_key import desk, press, reviewed  # noqa: F401
 
 pytestmark = pytest.mark.django_db
 
