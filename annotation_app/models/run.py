@@ -57,6 +57,9 @@ class Run(models.Model):
         EVALUATE = "evaluate", "Evaluation"
         SAMPLING = "sampling", "Response sampling"
         REWARD_EVALUATION = "reward_evaluation", "Reward model evaluation"
+        SFT = "sft", "Supervised fine-tuning"
+        TEMPERATURE = "temperature", "Temperature sweep"
+        DPO = "dpo", "DPO"
 
     class State(models.TextChoices):
         QUEUED = "queued"
@@ -100,7 +103,7 @@ class Run(models.Model):
                 condition=one_of(
                     "kind",
                     ["reward_training", "rejection", "ppo", "evaluate", "sampling",
-                     "reward_evaluation"],
+                     "reward_evaluation", "sft", "temperature", "dpo"],
                 ),
             ),
             models.CheckConstraint(
