@@ -7,11 +7,13 @@ the same to the last bit whatever happened to the run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from reward.lines import whole_records, write_records
+from reward.lines import append_records, whole_records, write_records
+from reward.run_folder import RunFolder
 from rlhf_loop.config import Compute
 from rlhf_loop.policy import Drawing, row_seed
 from rlhf_loop.prompts import Prompt
@@ -43,6 +45,7 @@ def draw_candidates(
     )
     return [
         {
+            "temperature": drawing.temperature,
             "prompt_id": prompt.id,
             "sample": number,
             "seed": seeds[i],
@@ -54,6 +57,29 @@ def draw_candidates(
         }
         for i, (prompt, number) in enumerate(asked)
     ]
+
+
+def draw_parts(
+    run: RunFolder,
+    path: Path,
+    sizes: Sequence[int],
+    total: int,
+    draw: Callable[[int], list[Record]],
+) -> None:
+    """Store the parts that are not stored yet, part i with ``sizes[i]`` records from ``draw(i)``.
+
+    Each is one step of ``total`` in the metrics, also where the run was killed between the two.
+    """
+    done = whole_parts(path, sizes)
+    run.rewind_metrics(done)
+    stored, ends = whole_records(path), list(accumulate(sizes))
+    for number in range(len(run.metrics()), len(sizes)):
+        if number < done:
+            records = stored[ends[number] - sizes[number] : ends[number]]
+        else:
+            records = draw(number)
+            append_records(path, records)
+        run.log_metrics(number + 1, total, **part_figures(records))
 
 
 def whole_parts(path: Path, sizes: Sequence[int]) -> int:
@@ -81,6 +107,7 @@ def part_figures(records: Sequence[Record]) -> dict[str, float]:
     for record in records:
         best[record["prompt_id"]] = max(record["score"], best.get(record["prompt_id"], -math.inf))
     return {
+        "temperature": records[0]["temperature"],
         "objective/scores": mean(record["score"] for record in records),
         "objective/helpfulness": mean(record["helpfulness"] for record in records),
         "objective/safety": mean(record["safety"] for record in records),

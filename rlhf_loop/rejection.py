@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from reward.lines import append_records, whole_records, write_records
+from reward.lines import whole_records, write_records
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.settings import parse, to_mapping
 from rlhf_loop.candidates import (
     Record,
     draw_candidates,
+    draw_parts,
     is_usable,
     mean,
-    part_figures,
-    whole_parts,
 )
 from rlhf_loop.config import RejectionConfig
 from rlhf_loop.policy import Drawing, chunks, load_chat_model, save_chat_model, stop_tokens
@@ -82,10 +81,13 @@ def _select(config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt]) 
     return select_best(prompts, [*_candidates(run), *earlier])
 
 
+def _parts(config: RejectionConfig, prompts: Sequence[Prompt]) -> Iterable[slice]:
+    return chunks(len(prompts), config.chunk_prompts)
+
+
 def _part_sizes(config: RejectionConfig, prompts: Sequence[Prompt]) -> list[int]:
     """How many answers each chunk of prompts has."""
-    parts = chunks(len(prompts), config.chunk_prompts)
-    return [len(prompts[part]) * config.samples for part in parts]
+    return [len(prompts[part]) * config.samples for part in _parts(config, prompts)]
 
 
 def _candidates(run: RunFolder) -> list[Record]:
@@ -96,22 +98,18 @@ def _sample(
     config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt], rewards: RewardModels
 ) -> None:
     """Append the candidates of the chunks of prompts that are not stored yet."""
-    file, sizes = run.path / "candidates.jsonl", _part_sizes(config, prompts)
-    done = whole_parts(file, sizes)
-    run.rewind_metrics(done)
-    if done == len(sizes):
-        return
     model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
     drawing = Drawing(config.max_new_tokens, config.temperature, config.top_p)
+    parts, sizes = list(_parts(config, prompts)), _part_sizes(config, prompts)
     total = len(sizes) + config.epochs * math.ceil(len(prompts) / config.batch)
-    parts = list(chunks(len(prompts), config.chunk_prompts))
-    for number, part in enumerate(parts[done:], start=done + 1):
-        records = draw_candidates(
-            model, tokenizer, rewards, prompts[part], config.samples, config.seed, "rejection",
-            drawing, config,
+
+    def draw(number: int) -> list[Record]:
+        return draw_candidates(
+            model, tokenizer, rewards, prompts[parts[number]], config.samples, config.seed,
+            "rejection", drawing, config,
         )  # fmt: skip
-        append_records(file, records)
-        run.log_metrics(number, total, **part_figures(records))
+
+    draw_parts(run, run.path / "candidates.jsonl", sizes, total, draw)
 
 
 # --- the pool of earlier rounds -------------------------------------------------------------------

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from scipy import stats
 
-from reward.lines import append_records, whole_records
+from reward.lines import whole_records
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import parse, to_mapping
-from rlhf_loop.candidates import Record, draw_candidates, is_usable, part_figures, whole_parts
+from rlhf_loop.candidates import Record, draw_candidates, draw_parts, is_usable
 from rlhf_loop.config import TemperatureConfig
 from rlhf_loop.policy import Drawing, chunks, load_chat_model
 from rlhf_loop.prompts import Prompt, read_prompts
@@ -74,21 +74,18 @@ def _file(run: RunFolder) -> Path:
 def _sample(config: TemperatureConfig, run: RunFolder, prompts: Sequence[Prompt]) -> None:
     """Append what is not stored yet, temperature by temperature, a chunk of prompts at a time."""
     parts = list(product(config.temperatures, chunks(len(prompts), config.chunk_prompts)))
-    done = whole_parts(_file(run), [len(prompts[part]) * config.samples for _, part in parts])
-    run.rewind_metrics(done)
-    if done == len(parts):
-        return
+    sizes = [len(prompts[part]) * config.samples for _, part in parts]
     model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
     rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
-    for number, (temperature, part) in enumerate(parts[done:], start=done + 1):
-        drawing = Drawing(config.max_new_tokens, temperature, config.top_p)
-        records = draw_candidates(
+
+    def draw(number: int) -> list[Record]:
+        temperature, part = parts[number]
+        return draw_candidates(
             model, tokenizer, rewards, prompts[part], config.samples, config.seed, "temperature",
-            drawing, config,
+            Drawing(config.max_new_tokens, temperature, config.top_p), config,
         )  # fmt: skip
-        append_records(_file(run), [{"temperature": temperature, **r} for r in records])
-        figures = {"temperature": temperature, **part_figures(records)}
-        run.log_metrics(number, len(parts), **figures)
+
+    draw_parts(run, _file(run), sizes, len(parts), draw)
 
 
 # --- from answers to a pick -----------------------------------------------------------------------

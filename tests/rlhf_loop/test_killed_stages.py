@@ -42,6 +42,9 @@ def work(stage, flags, log):
 def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"rlhf_loop.{stage}" for stage in STAGES])
+    first = context.Process(target=time.sleep, args=(0,))  # the server has loaded all after this
+    first.start()
+    first.join()
     return context
 
 
@@ -110,5 +113,6 @@ def test_a_killed_stage_ends_like_an_undisturbed_one(stage, processes, settings,
     assert child.exitcode == 0, (tmp_path / "killed.log").read_text()[-2000:]
     assert fell
     expected, found = outcome(whole), outcome(killed)
+    assert found["metrics.jsonl"] == expected["metrics.jsonl"]
     assert [name for name in expected if found.get(name) != expected[name]] == []
     assert found.keys() == expected.keys()

@@ -76,6 +76,13 @@ def test_a_run_that_was_killed_while_sampling_ends_the_same(config):
         assert (config.out / name).read_bytes() == (
             config.out.with_name("whole") / name
         ).read_bytes()
+    ours, theirs = (figures_of(out) for out in (config.out, config.out.with_name("whole")))
+    assert ours == theirs  # of the parts that were stored and not logged too
+
+
+def figures_of(out):
+    lines = RunFolder(out).metrics()
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
 
 
 def test_the_best_answers_of_earlier_rounds_compete(config):
