@@ -329,6 +329,22 @@ def installed_settings(kind: str) -> dict[str, Any]:
     return found
 
 
+def round_settings() -> dict[str, Any]:
+    """What this installation sets for a round.
+
+    Raises CannotStart with the sentence that one of its stages would refuse it with.
+    """
+    found = installed_settings("round")
+    later = dict.fromkeys(("prompts", "policy", "helpfulness", "safety", "out"), "later")
+    try:
+        from_mapping(RoundConfig, {**found, **later, "dpo": {"pairs": [], **found.get("dpo", {})}})
+    except ValueError as error:
+        raise CannotStart(
+            f"A round cannot have the settings of this installation: {error}."
+        ) from None
+    return found
+
+
 def command(run: Run) -> list[str]:
     """The child process's argument list, behind CHILD_LAUNCHER or, for reward models,
     TRAIN_LAUNCHER where one is set; torchrun is the one beside this Python."""

@@ -163,7 +163,7 @@ def start_round(started_by: Person | None) -> Round:
         helpfulness=helpfulness,
         safety=safety,
         prompt_set=PromptSet.objects.filter(is_for_rounds=True).latest("created_at"),
-        config=exchange.installed_settings("round"),
+        config=exchange.round_settings(),
         started_by=started_by,
     )
     advance(round_)

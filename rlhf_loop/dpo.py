@@ -90,12 +90,16 @@ def _parts(pairs: Sequence[AnswerPair], tokens: int, shared: bool) -> list[tuple
 
 
 def with_reference(
-    config: DPOConfig, run: RunFolder, pairs: Sequence[AnswerPair]
+    config: DPOConfig, run: RunFolder, pairs: Sequence[AnswerPair], policy: Any
 ) -> list[AnswerPair]:
-    """The pairs with the reference model's log-probabilities, computed where none are stored."""
+    """The pairs with the reference model's log-probabilities, computed where none are stored.
+
+    ``policy`` is the model before its first step, the reference where no other one is named.
+    """
     file = run.path / "reference.jsonl"
     if not file.exists():
-        write_records(file, _reference(config, pairs))
+        model = load_chat_model(config.reference, config.device)[0] if config.reference else policy
+        write_records(file, _reference(config, model, pairs))
     return [
         pair._replace(ref_chosen=record["chosen"], ref_rejected=record["rejected"])
         for pair, record in zip(pairs, whole_records(file), strict=True)
@@ -103,8 +107,7 @@ def with_reference(
 
 
 @torch.no_grad()
-def _reference(config: DPOConfig, pairs: Sequence[AnswerPair]) -> list[dict[str, Any]]:
-    model, _ = load_chat_model(config.reference or config.policy, config.device)
+def _reference(config: DPOConfig, model: Any, pairs: Sequence[AnswerPair]) -> list[dict[str, Any]]:
     found: dict[int, tuple[float, float]] = {}
     with reading(model) as read:
         for chosen, _ in _parts(pairs, config.tokens_per_minibatch, read.shares):
@@ -143,7 +146,7 @@ def train(config: DPOConfig) -> dict[str, Any]:
         ]
         if not fitting:
             raise ValueError(f"all {len(every)} pairs are longer than max_length: none is left")
-        pairs = with_reference(config, run, fitting)
+        pairs = with_reference(config, run, fitting, model)
         steps = list(step_pairs(pairs, config))
         with reading(model) as read:
             gradients = partial(_gradients, read, config=config)

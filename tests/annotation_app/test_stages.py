@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 
 import pytest
 from django.urls import reverse
@@ -135,3 +136,21 @@ def test_the_page_shows_the_stages_of_the_round(ready, as_alice):
     shown = [label for label in ("Temperature sweep", "Rejection sampling", "PPO", "Evaluation")
              if f"<h3>{label}</h3>" in page]  # fmt: skip
     assert shown == ["Temperature sweep", "Rejection sampling", "Evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("round_settings", "sentence"),
+    [
+        ({"stages": ["ppo", "rejection", "evaluate"]}, "stages is ppo rejection evaluate, allowed"),
+        ({"stages": ["sft", "evaluate"]}, "setting 'data' is missing: --data."),
+        ({"rejection": {"sample": 3}}, "unknown setting 'sample'"),
+    ],
+)
+def test_a_round_with_settings_that_make_no_sense_does_not_start(
+    ready, as_alice, round_settings, sentence
+):
+    ready(**round_settings)
+    page = as_alice.post(reverse("start_round"), follow=True).content.decode()
+    assert "A round cannot have the settings of this installation: " in page
+    assert sentence in unescape(page)
+    assert not Round.objects.exists()

@@ -178,8 +178,8 @@ def test_the_reference_is_computed_once(config, monkeypatch):
     assert len(stored) == 12
     _, tokenizer = load_chat_model(config.policy, "cpu")
     every = answer_pairs(tokenizer, pairs(12), frozenset())
-    monkeypatch.setattr("rlhf_loop.dpo.load_chat_model", None)  # a call would be a TypeError
-    found = with_reference(config, RunFolder(config.out), every)
+    monkeypatch.setattr("rlhf_loop.dpo._reference", None)  # a call would be a TypeError
+    found = with_reference(config, RunFolder(config.out), every, None)
     assert [one.ref_chosen for one in found] == [line["chosen"] for line in stored]
 
 

@@ -320,7 +320,13 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(config, monkeypatch, tmp_p
 
 
 def test_a_run_stopped_after_its_last_step_keeps_its_figures(config, monkeypatch, tmp_path):
-    stopped_after(8, config, monkeypatch)
+    def stop(*_):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_loop.sft.replace_folder", stop)  # the model is about to be saved
+        with pytest.raises(Stopped):
+            train(config)
     assert train(config) == train(replace(config, out=tmp_path / "whole"))
 
 
