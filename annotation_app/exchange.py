@@ -23,11 +23,13 @@ from annotation_app.models import (
     DialogueRoot,
     Prompt,
     Response,
+    Round,
     Run,
     Snapshot,
     Variant,
 )
 from annotation_app.models.checkpoint import reward_kind
+from annotation_app.models.refusals import CannotStart
 from annotation_app.snapshots import split_of
 from reward.preferences import read_json_lines
 from reward.run_folder import RunFolder
@@ -35,7 +37,7 @@ from reward.settings import from_mapping, to_flags
 from rlhf_loop.config import RoundConfig
 from rlhf_loop.prompts import Prompt as LoopPrompt
 from rlhf_loop.prompts import read_prompts
-from rlhf_loop.round import STAGES, stage_command
+from rlhf_loop.round import STAGES, stage_command, stages_of, trained_next
 
 # --- commands out -------------------------------------------------------------------------------
 
@@ -54,6 +56,22 @@ def installed_settings(kind: str) -> dict[str, Any]:
     if settings.RUN_SETTINGS is None:
         return {}
     found: dict[str, Any] = json.loads(settings.RUN_SETTINGS.read_text()).get(kind, {})
+    return found
+
+
+def round_settings() -> dict[str, Any]:
+    """What this installation sets for a round.
+
+    Raises CannotStart with the sentence that one of its stages would refuse it with.
+    """
+    found = installed_settings("round")
+    later = dict.fromkeys(("prompts", "policy", "helpfulness", "safety", "out"), "later")
+    try:
+        from_mapping(RoundConfig, {**found, **later, "dpo": {"pairs": [], **found.get("dpo", {})}})
+    except ValueError as error:
+        raise CannotStart(
+            f"A round cannot have the settings of this installation: {error}."
+        ) from None
     return found
 
 
@@ -115,16 +133,24 @@ def evaluated_models(run: Run) -> list[Checkpoint]:
 def _stage_command(run: Run) -> list[str]:
     assert run.round is not None, run.pk
     config = round_config(run, policy_role="round_policy")
-    return stage_command(run.kind, config, run_folder(run).path, _folder(run, "policy"))
+    finished = run.round.runs.filter(state=Run.State.SUCCEEDED, pk__lt=run.pk)
+    results = {done.kind: run_folder(done).result() or {} for done in finished}
+    return stage_command(run.kind, config, run_folder(run).path, _folder(run, "policy"), results)
 
 
 def round_config(run: Run, policy_role: str) -> RoundConfig:
-    """The round's configuration as the loop reads it; every path from this run's inputs."""
+    """The round's configuration as the loop reads it; every path from this run's inputs, but for
+    what earlier rounds selected and the pairs behind the reward models."""
+    assert run.round is not None, run.pk
     prompt_set = run.input("prompts")
+    given = {"rejection": {"earlier": earlier_selected(run.round)}}
+    if "dpo" in stages_of(run.config):
+        given["dpo"] = {"pairs": judged_pairs(run.round)}
     return from_mapping(
         RoundConfig,
         {
             **run.config,
+            **{stage: own | run.config.get(stage, {}) for stage, own in given.items()},
             "prompts": storage.path(prompt_set.storage_key),
             "policy": _folder(run, policy_role),
             "helpfulness": _folder(run, "helpfulness"),
@@ -132,6 +158,22 @@ def round_config(run: Run, policy_role: str) -> RoundConfig:
             "out": run_folder(run).path,
         },
     )
+
+
+def earlier_selected(round_: Round) -> list[Path]:
+    """The best answers of all rounds whose rejection sampling had ended when this one began: the
+    same ones whenever a stage is started again."""
+    before = Run.objects.filter(
+        kind=Run.Kind.REJECTION, state=Run.State.SUCCEEDED, ended_at__lt=round_.created_at
+    )
+    return [run_folder(run).path / "selected.jsonl" for run in before.order_by("pk")]
+
+
+def judged_pairs(round_: Round) -> list[Path]:
+    """The pairs that the round's reward models learnt from, the older snapshot first."""
+    runs = [model.run for model in (round_.helpfulness, round_.safety) if model.run is not None]
+    snapshots = {snapshot.pk: snapshot for snapshot in map(_snapshot, runs)}
+    return [storage.path(snapshots[pk].storage_key) / "pairs.jsonl" for pk in sorted(snapshots)]
 
 
 def _sampling_command(run: Run) -> list[str]:
@@ -177,7 +219,8 @@ def record_checkpoint(run: Run, result: Mapping[str, Any]) -> Checkpoint:
     else:
         assert run.round is not None, run.pk
         kind = Checkpoint.Kind.CHAT
-        name = run.round.name + (" before PPO" if run.kind == Run.Kind.REJECTION else "")
+        following = trained_next(run.kind, run.round.config)
+        name = run.round.name + (f" before {Run.Kind(following).label}" if following else "")
     return Checkpoint.objects.create(
         kind=kind,
         name=name,

@@ -29,7 +29,8 @@ from annotation_app.models import (
     Variant,
 )
 from annotation_app.models.refusals import CannotStart, WrongState
-from rlhf_loop.round import STAGES
+from rlhf_loop.config import TRAINING_STAGES
+from rlhf_loop.round import STAGES, stages_of, trained_next
 
 # --- batches and reward models -------------------------------------------------------------------
 
@@ -231,7 +232,7 @@ def start_round(started_by: Person | None) -> Round:
         helpfulness=helpfulness,
         safety=safety,
         prompt_set=PromptSet.objects.filter(is_for_rounds=True).latest("created_at"),
-        config=exchange.installed_settings("round"),
+        config=exchange.round_settings(),
         started_by=started_by,
     )
     advance(round_)
@@ -242,11 +243,12 @@ def start_round(started_by: Person | None) -> Round:
 def advance(round_: Round) -> Run | None:
     """Queue the stage after the last finished one; None when a stage is still at work."""
     done = {run.kind: run for run in round_.runs.filter(state=Run.State.SUCCEEDED)}
-    stage = next((s for s in STAGES if s not in done), None)
+    order = stages_of(round_.config)
+    stage = next((s for s in order if s not in done), None)
     if stage is None or round_.runs.active().exists() or not round_.enter_stage(stage):
         return None
-    before = [done[s] for s in STAGES[: STAGES.index(stage)]]
-    policy = before[-1].checkpoint if before else round_.policy
+    trained = [done[s] for s in order[: order.index(stage)] if s in TRAINING_STAGES]
+    policy = trained[-1].checkpoint if trained else round_.policy
     return Run.queue(
         stage,
         round_.config,
@@ -337,7 +339,7 @@ def run_succeeded(run: Run, result: Mapping[str, Any]) -> bool:
         _evaluate_beside_judge(run)
     elif "model" in result:
         checkpoint = exchange.record_checkpoint(run, result)
-        if run.kind == Run.Kind.PPO and run.round is not None:
+        if run.round is not None and trained_next(run.kind, run.round.config) is None:
             Round.objects.filter(pk=run.round.pk).update(result=checkpoint)
         if run.kind == Run.Kind.REWARD_TRAINING:
             _evaluate_beside_promoted(checkpoint)

@@ -146,7 +146,7 @@ def _load(folder: Path, fresh: Set[str] = frozenset()) -> Any:
 def _quiet() -> Iterator[None]:
     """Without transformers' report of a head that is new and one that is left: both are meant."""
     before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from reward.preferences import Criterion
 from reward.settings import (
     AT_LEAST_1,
     BELOW_1,
@@ -20,6 +21,7 @@ from reward.settings import (
     POSITIVE_SHARE,
     REQUIRED,
     SHARE,
+    SMOOTHING,
     Settings,
     from_mapping,
     setting,
@@ -97,22 +99,33 @@ class ServedPolicy(Served):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuning(Settings):
-    """Supervised fine-tuning on answers (section 3.1)."""
+class Optimisation(Settings):
+    """AdamW's steps on answers; what the paper leaves open about them is a setting."""
 
     epochs: int = setting(2, "passes over the data; section 3.1", AT_LEAST_1)
     batch: int = setting(64, "answers per optimiser step; section 3.1", AT_LEAST_1)
-    learning_rate: float = setting(
-        2e-5, "highest learning rate, cosine to 0; section 3.1", NOT_NEGATIVE
+    learning_rate: float = setting(2e-5, "highest learning rate; section 3.1", NOT_NEGATIVE)
+    schedule: Literal["cosine", "constant"] = setting(
+        "cosine", "of the learning rate after warm-up; section 3.1"
+    )
+    final_learning_rate_share: float = setting(
+        0.0, "where the cosine ends, share of the highest; our choice, 0.1 in section 2.2", SHARE
     )
     warmup_steps: int = setting(0, "steps of linear warm-up; our choice", NOT_NEGATIVE)
-    weight_decay: float = setting(0.1, "AdamW weight decay; section 3.1", NOT_NEGATIVE)
-    max_grad_norm: float = setting(
-        1.0, "global gradient norm is clipped here; section 3.2.3", POSITIVE
+    adam_beta1: float = setting(0.9, "AdamW beta 1; section 2.2", BELOW_1)
+    adam_beta2: float = setting(0.95, "AdamW beta 2; section 2.2", BELOW_1)
+    adam_eps: float = setting(1e-8, "AdamW epsilon; torch's, 1e-5 in section 2.2", POSITIVE)
+    weight_decay: float = setting(
+        0.1, "AdamW decay of matrices, not of norms; section 3.1", NOT_NEGATIVE
     )
-    max_length: int = setting(4096, "longest prompt with answer, tokens; section 3.1", AT_LEAST_1)
-    packing: bool = setting(
-        False, "several answers in one row, attention kept within each; on in section 3.1"
+    max_grad_norm: float = setting(
+        1.0, "global gradient norm is clipped here; section 2.2", POSITIVE
+    )
+    max_length: int = setting(
+        4096, "longest prompt with answer, tokens; longer ones are counted; section 3.1", AT_LEAST_1
+    )
+    tokens_per_minibatch: int = setting(
+        4096, "distinct tokens put through the model at once; changes no result", AT_LEAST_1
     )
     checkpoint_every: int = setting(
         100, "optimiser steps between resumable checkpoints", AT_LEAST_1
@@ -120,12 +133,31 @@ class FineTuning(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(FineTuning, Compute):
-    """Fine-tune a chat model on answers: the loss is on the last assistant message only."""
+class FineTuning(Optimisation):
+    """Supervised fine-tuning on answers (section 3.1)."""
 
-    data: Path = setting(REQUIRED, "JSON lines, each {messages: […, assistant]}")
+    packing: Literal["none", "within", "across"] = setting(
+        "none",
+        "within or across: answers fill rows of max_length, batch counts rows, and attention stays "
+        "within each answer's dialogue or reaches across them; section 3.1 packs, and does not say",
+    )
+    loss_mean: Literal["tokens", "answers"] = setting(
+        "tokens", "mean over a step's answer tokens, or over its answers' means; our choice"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(FineTuning, Compute):
+    """Fine-tune a chat model on answers: the loss is on answers only, never on prompts."""
+
+    data: tuple[Path, ...] = setting(
+        REQUIRED, "JSON lines, each {messages: […, assistant]}; one with a split must say train"
+    )
     model: Path = setting(REQUIRED, "folder of the chat model to start from")
     out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
+    answers: Literal["last", "all"] = setting(
+        "last", "which of a dialogue's answers are learnt; our choice"
+    )
     seed: int = setting(0, "seed of the order of the data; our choice")
 
 
@@ -174,11 +206,81 @@ class RejectionConfig(FineTuning, ServedPolicy, Inputs):
     chunk_prompts: int = setting(
         256, "prompts sampled, scored and stored together; resume unit", AT_LEAST_1
     )
+    pool: bool = setting(
+        True, "best answers of the earlier rounds compete; false: V1 to V3 of section 3.2.3"
+    )
     earlier: tuple[Path, ...] = setting(
-        (), "selected.jsonl of earlier rounds, whose best answers compete too; section 3.2.3"
+        (), "selected.jsonl of all earlier rounds, scored again by today's reward models"
+    )
+    sft_data: tuple[Path, ...] = setting(
+        (), "JSON lines of demonstrations, fine-tuned on beside the selected answers; section 3.2.3"
     )
     start: Path | None = setting(
-        None, "folder of the model that is fine-tuned, the policy when not given; section 3.2.3"
+        None, "folder of the model that is fine-tuned, the policy when not given; section 3.2.3 "
+        "begins each version at the base model"
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureConfig(ServedPolicy, Inputs):
+    """Find the temperature whose best of N answers is best (figure 8), before a round draws."""
+
+    temperatures: tuple[float, ...] = setting(
+        (0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5), "temperatures tried; figure 8", POSITIVE
+    )
+    samples: int = setting(
+        16, "K, answers to each prompt at each temperature; up to 100 in figure 8", AT_LEAST_1
+    )
+    pick_at: int | None = setting(
+        None, "N of the max@N that is compared, 1 to K; K when not given; our choice", AT_LEAST_1
+    )
+    top_p: float = setting(1.0, "nucleus of the samples; our choice", POSITIVE_SHARE)
+    split: PromptSplit = setting(
+        PromptSplit.VALIDATION, "prompts that are used; our choice, so that train ones stay unseen"
+    )
+    prompt_count: int = setting(
+        64, "prompts used at most, the same in every round; our choice", AT_LEAST_1
+    )
+    chunk_prompts: int = setting(
+        64, "prompts sampled, scored and stored together; resume unit", AT_LEAST_1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pick_at is not None and self.pick_at > self.samples:
+            raise ValueError(f"pick_at is {self.pick_at}, allowed is 1 to samples {self.samples}")
+        if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
+            shown = " ".join(map(str, self.temperatures)) or "empty"
+            raise ValueError(f"temperatures is {shown}, allowed are different ones, at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(Optimisation, Compute):
+    """Direct preference optimisation on the reward models' pairs: a baseline without either."""
+
+    pairs: tuple[Path, ...] = setting(REQUIRED, "pairs files of a snapshot, train roots only")
+    policy: Path = setting(REQUIRED, "folder of the chat model that is trained")
+    reference: Path | None = setting(
+        None, "folder of the reference model, the policy when not given; Rafailov et al. 2023"
+    )
+    out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
+    criterion: Criterion | None = setting(None, "only pairs of this criterion; both when not given")
+    seed: int = setting(0, "seed of the order of the pairs; our choice")
+    beta: float = setting(0.1, "beta, strength of the reference; Rafailov et al. 2023", POSITIVE)
+    label_smoothing: float = setting(
+        0.0, "share of pairs taken to be judged the wrong way round; Mitchell 2023", SMOOTHING
+    )
+    epochs: int = setting(1, "passes over the pairs; our choice", AT_LEAST_1)
+    batch: int = setting(64, "pairs per optimiser step; Rafailov et al. 2023", AT_LEAST_1)
+    learning_rate: float = setting(
+        1e-6, "highest learning rate; Rafailov et al. 2023, who use RMSprop", NOT_NEGATIVE
+    )
+    schedule: Literal["cosine", "constant"] = setting(
+        "constant", "of the learning rate after warm-up; Rafailov et al. 2023"
+    )
+    warmup_steps: int = setting(150, "steps of linear warm-up; Rafailov et al. 2023", NOT_NEGATIVE)
+    weight_decay: float = setting(
+        0.0, "AdamW decay of matrices; our choice, RMSprop has none", NOT_NEGATIVE
     )
 
 
@@ -260,19 +362,67 @@ class EvaluateConfig(ServedPolicy, Inputs):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundConfig(Inputs):
-    """A whole round: rejection sampling, then PPO, then the evaluation of the new chat model."""
+    """A whole round: stages one after the other, and the evaluation of the new chat model."""
 
+    stages: tuple[str, ...] = setting(
+        ("rejection", "ppo", "evaluate"),
+        "which stages the round has, in this order: sft temperature rejection dpo ppo evaluate",
+    )
+    sft: dict[str, Any] = setting({}, "settings of rlhf_loop.sft, a JSON object")
+    temperature: dict[str, Any] = setting({}, "settings of rlhf_loop.temperature, a JSON object")
     rejection: dict[str, Any] = setting({}, "settings of rlhf_loop.rejection, a JSON object")
+    dpo: dict[str, Any] = setting({}, "settings of rlhf_loop.dpo, a JSON object")
     ppo: dict[str, Any] = setting({}, "settings of rlhf_loop.ppo, a JSON object")
     evaluate: dict[str, Any] = setting({}, "settings of rlhf_loop.evaluate, a JSON object")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shared = self.shared()
-        from_mapping(RejectionConfig, {**shared, **self.rejection})
-        from_mapping(PPOConfig, {**shared, **self.ppo})
-        from_mapping(EvaluateConfig, {**shared, "against": self.policy, **self.evaluate})
+        self._refuse_odd_stages()
+        for stage in self.stages:
+            settings = self.settings_of(stage, self.policy, self.out)
+            from_mapping(STAGE_CONFIGS[stage], settings)
 
-    def shared(self) -> dict[str, Any]:
-        """The settings that are the same in every stage."""
-        return {name: getattr(self, name) for name in Inputs.__dataclass_fields__}
+    def _refuse_odd_stages(self) -> None:
+        ordered = [stage for stage in STAGE_CONFIGS if stage in self.stages]
+        if list(self.stages) != ordered or self.stages[-1:] != ("evaluate",):
+            raise ValueError(
+                f"stages is {' '.join(self.stages) or 'empty'}, allowed are some of "
+                f"{' '.join(STAGE_CONFIGS)}, each once, in this order, evaluate among them"
+            )
+        if not TRAINING_STAGES & set(self.stages):
+            raise ValueError(
+                f"stages is {' '.join(self.stages)}, which trains nothing: one of "
+                f"{', '.join(s for s in STAGE_CONFIGS if s in TRAINING_STAGES)} is needed"
+            )
+        if "temperature" in self.stages and "rejection" not in self.stages:
+            raise ValueError("stages has temperature without rejection, which alone draws at it")
+
+    def settings_of(self, stage: str, policy: Path, out: Path) -> dict[str, Any]:
+        """All settings of one stage that starts from the chat model ``policy``.
+
+        Raises ValueError for a stage that is none.
+        """
+        if stage not in STAGE_CONFIGS:
+            raise ValueError(f"stage is {stage!r}, allowed are {', '.join(STAGE_CONFIGS)}")
+        own: dict[str, Any] = getattr(self, stage)
+        if stage == "sft":
+            return {"model": policy, "seed": self.seed, **own, "out": out}
+        if stage == "dpo":
+            return {"seed": self.seed, **own, "policy": policy, "out": out}
+        shared = {name: getattr(self, name) for name in Inputs.__dataclass_fields__}
+        if stage == "evaluate":
+            shared["against"] = self.policy
+        if stage == "temperature" and "samples" in self.rejection:
+            shared["samples"] = self.rejection["samples"]
+        return {**shared, **own, "policy": policy, "out": out}
+
+
+STAGE_CONFIGS: dict[str, type[Settings]] = {
+    "sft": SFTConfig,
+    "temperature": TemperatureConfig,
+    "rejection": RejectionConfig,
+    "dpo": DPOConfig,
+    "ppo": PPOConfig,
+    "evaluate": EvaluateConfig,
+}
+TRAINING_STAGES = {"sft", "rejection", "dpo", "ppo"}

@@ -1,8 +1,10 @@
 """Rejection sampling: ``python -m rlhf_loop.rejection`` (Llama 2, section 3.2.3).
 
 K answers to every train prompt, each scored by both reward models; the best one by the combined
-score is fine-tuned on. ``candidates.jsonl`` holds every answer with its scores, ``selected.jsonl``
-the best ones as dialogues, ``model/`` the fine-tuned chat model.
+score is fine-tuned on. The best answers of all earlier rounds compete too, scored again by today's
+reward models, since scores of different reward models cannot be compared; without the pool (V1 to
+V3 of the paper) only this round's answers do. ``candidates.jsonl`` holds every answer with its
+scores, ``selected.jsonl`` the best ones as dialogues, ``model/`` the fine-tuned chat model.
 
 An answer that was cut at the limit is never selected: fine-tuning on it would teach an end where
 there is none. Which score chooses is not in the paper; here it is the one that PPO learns from.
@@ -13,26 +15,24 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from reward.lines import append_records, whole_records, write_records
-from reward.preferences import Message, read_json_lines
+from reward.lines import whole_records, write_records
+from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
 from reward.settings import parse, to_mapping
-from rlhf_loop.config import RejectionConfig
-from rlhf_loop.policy import (
-    Drawing,
-    chunks,
-    load_chat_model,
-    row_seed,
-    save_chat_model,
-    stop_tokens,
+from rlhf_loop.candidates import (
+    Record,
+    draw_candidates,
+    draw_parts,
+    is_usable,
+    mean,
 )
+from rlhf_loop.config import RejectionConfig
+from rlhf_loop.policy import Drawing, chunks, load_chat_model, save_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts
-from rlhf_loop.rollout import RewardModels, sample_and_score
-from rlhf_loop.sft import answer_row, fine_tune
-
-Record = dict[str, Any]
+from rlhf_loop.rollout import RewardModels
+from rlhf_loop.sft import answer_row, fine_tune, read_answers, within_length
+from rlhf_loop.temperature import expected_maximum
 
 
 def run_rejection(config: RejectionConfig) -> Record:
@@ -47,27 +47,47 @@ def run_rejection(config: RejectionConfig) -> Record:
         finished = run.result()
         if finished is not None:
             return finished
+        _write_provenance(config, run)
         prompts = list(read_prompts(config.prompts, PromptSplit.TRAIN))
         if not prompts:
             raise ValueError(f"{config.prompts} has no train prompts, and sampling needs some")
         selected_file = run.path / "selected.jsonl"
         if not selected_file.exists():
             write_records(selected_file, _select(config, run, prompts))
-        figures = _fine_tune(
-            config, run, whole_records(selected_file), _chunk_count(config, prompts)
-        )
-        run.write_result({"model": "model", **_summary(config, run, prompts), **figures})
+        selected = whole_records(selected_file)
+        figures = _fine_tune(config, run, selected, len(_part_sizes(config, prompts)))
+        run.write_result({"model": "model", **_summary(config, run, prompts, selected), **figures})
         return run.result() or {}
+
+
+def _write_provenance(config: RejectionConfig, run: RunFolder) -> None:
+    named = {
+        name: getattr(config, name)
+        for name in ("prompts", "policy", "helpfulness", "safety", "start")
+    }
+    for name in ("earlier", "sft_data"):
+        for number, path in enumerate(getattr(config, name), start=1):
+            named[f"{name} {number}"] = path
+    run.write_provenance(named)
+
+
+# --- sampling -------------------------------------------------------------------------------------
 
 
 def _select(config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt]) -> list[Record]:
     rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
     _sample(config, run, prompts, rewards)
-    return select_best(prompts, [*_candidates(run), *_earlier_candidates(config, rewards)])
+    earlier = _earlier_candidates(config, prompts, rewards) if config.pool else []
+    return select_best(prompts, [*_candidates(run), *earlier])
 
 
-def _chunk_count(config: RejectionConfig, prompts: Sequence[Prompt]) -> int:
-    return math.ceil(len(prompts) / config.chunk_prompts)
+def _parts(config: RejectionConfig, prompts: Sequence[Prompt]) -> Iterable[slice]:
+    return chunks(len(prompts), config.chunk_prompts)
+
+
+def _part_sizes(config: RejectionConfig, prompts: Sequence[Prompt]) -> list[int]:
+    """How many answers each chunk of prompts has."""
+    return [len(prompts[part]) * config.samples for part in _parts(config, prompts)]
 
 
 def _candidates(run: RunFolder) -> list[Record]:
@@ -80,77 +100,33 @@ def _sample(
     """Append the candidates of the chunks of prompts that are not stored yet."""
     model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
     drawing = Drawing(config.max_new_tokens, config.temperature, config.top_p)
-    total = _chunk_count(config, prompts)
-    total += config.epochs * math.ceil(len(prompts) / config.batch)
-    done = _whole_chunks(config, run, prompts)
-    run.rewind_metrics(done)
-    for number, part in enumerate(chunks(len(prompts), config.chunk_prompts), start=1):
-        if number <= done:
-            continue
-        asked = [(p, k) for p in prompts[part] for k in range(config.samples)]
-        seeds = [row_seed(config.seed, "rejection", p.id, k) for p, k in asked]
-        answers, texts, scores = sample_and_score(
-            model, tokenizer, rewards, [p for p, _ in asked], seeds, drawing, config
-        )
-        records = [
-            {
-                "prompt_id": prompt.id,
-                "sample": sample,
-                "seed": seeds[i],
-                "text": texts[i],
-                "finish_reason": "stop" if answers[i].finished else "length",
-                "helpfulness": scores.helpfulness[i].item(),
-                "safety": scores.safety[i].item(),
-                "score": scores.combined[i].item(),
-            }
-            for i, (prompt, sample) in enumerate(asked)
-        ]
-        append_records(run.path / "candidates.jsonl", records)
-        run.log_metrics(number, total, **_chunk_figures(records))
+    parts, sizes = list(_parts(config, prompts)), _part_sizes(config, prompts)
+    total = len(sizes) + config.epochs * math.ceil(len(prompts) / config.batch)
+
+    def draw(number: int) -> list[Record]:
+        return draw_candidates(
+            model, tokenizer, rewards, prompts[parts[number]], config.samples, config.seed,
+            "rejection", drawing, config,
+        )  # fmt: skip
+
+    draw_parts(run, run.path / "candidates.jsonl", sizes, total, draw)
 
 
-def _whole_chunks(config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt]) -> int:
-    """How many chunks are stored whole; what a killed run stored of the next one is dropped.
-
-    A chunk is drawn as a whole or not at all, so that its scores are the same to the last bit.
-    """
-    records = _candidates(run)
-    if len(records) == len(prompts) * config.samples:
-        return _chunk_count(config, prompts)
-    rows = config.chunk_prompts * config.samples
-    whole = len(records) // rows
-    if len(records) > whole * rows:
-        write_records(run.path / "candidates.jsonl", records[: whole * rows])
-    return whole
+# --- the pool of earlier rounds -------------------------------------------------------------------
 
 
-def _chunk_figures(records: Sequence[Record]) -> dict[str, float]:
-    best: dict[str, float] = {}
-    for record in records:
-        best[record["prompt_id"]] = max(record["score"], best.get(record["prompt_id"], -math.inf))
-    return {
-        "objective/scores": _mean(record["score"] for record in records),
-        "objective/helpfulness": _mean(record["helpfulness"] for record in records),
-        "objective/safety": _mean(record["safety"] for record in records),
-        "objective/truncated": _mean(record["finish_reason"] == "length" for record in records),
-        "rejection/best_scores": _mean(best.values()),
-    }
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / max(len(found), 1)
-
-
-def _earlier_candidates(config: RejectionConfig, rewards: RewardModels) -> list[Record]:
+def _earlier_candidates(
+    config: RejectionConfig, prompts: Sequence[Prompt], rewards: RewardModels
+) -> list[Record]:
     """The best answers of earlier rounds, scored by this round's reward models."""
+    known = {prompt.messages: prompt for prompt in prompts}
     records: list[Record] = []
     for path in config.earlier:
-        lines = [line for _, line in read_json_lines(path)]
-        prompts = [_answered_prompt(line) for line in lines]
-        for part in chunks(len(lines), config.chunk_prompts):
-            texts = [line["messages"][-1]["content"] for line in lines[part]]
-            scores = rewards.score(prompts[part], texts)
+        answered = [_answered(RecordReader(r, path, n), known) for n, r in read_json_lines(path)]
+        for part in chunks(len(answered), config.chunk_prompts):
+            asked = [prompt for prompt, _ in answered[part]]
+            texts = [text for _, text in answered[part]]
+            scores = rewards.score(asked, texts)
             records += [
                 {
                     "prompt_id": prompt.id,
@@ -163,33 +139,38 @@ def _earlier_candidates(config: RejectionConfig, rewards: RewardModels) -> list[
                     "score": scores.combined[i].item(),
                     "source": str(path),
                 }
-                for i, (prompt, text) in enumerate(zip(prompts[part], texts, strict=True))
+                for i, (prompt, text) in enumerate(zip(asked, texts, strict=True))
             ]
     return records
 
 
-def _answered_prompt(line: Record) -> Prompt:
-    messages = tuple(Message(**message) for message in line["messages"][:-1])
-    return Prompt(line["prompt_id"], line["root"], messages, line["is_safety"])
+def _answered(line: RecordReader, known: dict[tuple[Message, ...], Prompt]) -> tuple[Prompt, str]:
+    """The prompt of an earlier round's line, as it is tagged today where it is asked today."""
+    *asked, answer = line.messages("messages")
+    if not asked or answer.role != "assistant":
+        raise line.refuse("messages", line.get("messages"), "a prompt and an assistant's answer")
+    messages = tuple(asked)
+    earlier = Prompt(
+        line.text("prompt_id"), line.text("root"), messages, line.flag("is_safety") is True
+    )
+    return known.get(messages, earlier), answer.content
 
 
 def select_best(prompts: Sequence[Prompt], candidates: Sequence[Record]) -> list[Record]:
-    """The best finished, non-empty candidate of each prompt, as a dialogue to fine-tune on.
+    """The best usable candidate of each prompt, as a dialogue to fine-tune on.
 
-    A prompt of an earlier round that is not among ``prompts`` keeps its earlier best answer. A
-    prompt without such a candidate is left out. Of equal scores the first one is taken.
+    A prompt of an earlier round that is not among ``prompts`` keeps its earlier best answer: what
+    was learnt once is not forgotten. A prompt without a usable candidate is left out. Of equal
+    scores the first one is taken.
     """
-    known = {prompt.id: prompt for prompt in prompts}
-    best: dict[str, Record] = {}
+    by_id = {prompt.id: prompt for prompt in prompts}
+    best: dict[tuple[Message, ...], tuple[Prompt, Record]] = {}
     for record in candidates:
-        name = record["prompt_id"]
-        if name not in known:
-            known[name] = record["prompt"]
-        if record["finish_reason"] == "length" or not record["text"]:
-            continue
-        if name not in best or record["score"] > best[name]["score"]:
-            best[name] = record
-    return [_dialogue(known[name], record) for name, record in best.items()]
+        prompt = record.get("prompt") or by_id[record["prompt_id"]]
+        held = best.get(prompt.messages)
+        if is_usable(record) and (held is None or record["score"] > held[1]["score"]):
+            best[prompt.messages] = (prompt, record)
+    return [_dialogue(prompt, record) for prompt, record in best.values()]
 
 
 def _dialogue(prompt: Prompt, record: Record) -> Record:
@@ -207,10 +188,13 @@ def _dialogue(prompt: Prompt, record: Record) -> Record:
     }
 
 
+# --- fine-tuning ----------------------------------------------------------------------------------
+
+
 def _fine_tune(
     config: RejectionConfig, run: RunFolder, selected: Sequence[Record], first_step: int
 ) -> dict[str, float]:
-    """Fine-tune on the selected answers and save ``model/``."""
+    """Fine-tune on the selected answers and the demonstrations, and save ``model/``."""
     if not selected:
         raise ValueError(
             f"every candidate in {run.path} is empty or was cut at max_new_tokens "
@@ -218,31 +202,40 @@ def _fine_tune(
         )
     model, tokenizer = load_chat_model(config.start or config.policy, config.device)
     stops = stop_tokens(model, tokenizer)
-    rows = [
-        answer_row(tokenizer, [Message(**m) for m in record["messages"]], stops)
-        for record in selected
-    ]
-    rows = [row for row in rows if len(row.tokens) <= config.max_length]
+    dialogues = ([Message(**m) for m in record["messages"]] for record in selected)
+    drawn = [answer_row(tokenizer, messages, stops) for messages in dialogues]
+    written = read_answers(config.sft_data, tokenizer, stops)
+    kept = [within_length(rows, config.max_length) for rows in (drawn, written)]
+    rows = [row._replace(dialogue="") for part in kept for row in part]
     figures = fine_tune(model, tokenizer, rows, config, run, first_step)
     replace_folder(run.model, lambda folder: save_chat_model(model, tokenizer, folder))
-    return {**figures, "fine_tuned_on": len(rows)}
+    return {
+        **figures,
+        "fine_tuned_on": len(rows),
+        "sft_answers": len(kept[1]),
+        "sft_share": len(kept[1]) / len(rows),
+        "too_long": len(drawn) + len(written) - len(rows),
+    }
 
 
-def _summary(config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt]) -> Record:
-    """The figures of the result; ``best_of`` is the mean best score of the first 1, 2, 4 … K."""
+def _summary(
+    config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt], selected: Sequence[Record]
+) -> Record:
+    """The figures of the result; ``best_of`` is the expected best score of 1, 2, 4 … K answers."""
     candidates = _candidates(run)
-    selected = whole_records(run.path / "selected.jsonl")
     scores: dict[str, list[float]] = {}
-    for record in sorted(candidates, key=lambda record: record["sample"]):
+    for record in candidates:
         scores.setdefault(record["prompt_id"], []).append(record["score"])
     counts = sorted({2**i for i in range(config.samples.bit_length())} | {config.samples})
     return {
         "prompts": len(prompts),
         "candidates": len(candidates),
+        "temperature": config.temperature,
         "selected": len(selected),
-        "selected_scores": _mean(record["score"] for record in selected),
-        "candidate_scores": _mean(record["score"] for record in candidates),
-        "best_of": {str(n): _mean(max(s[:n]) for s in scores.values()) for n in counts},
+        "selected_earlier": sum(record["source"] is not None for record in selected),
+        "selected_scores": mean(record["score"] for record in selected),
+        "candidate_scores": mean(record["score"] for record in candidates),
+        "best_of": {str(n): mean(expected_maximum(s, n) for s in scores.values()) for n in counts},
     }
 
 

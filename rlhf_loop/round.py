@@ -1,8 +1,9 @@
-"""One round: rejection sampling → PPO → evaluation. The only list of stages.
+"""One round: from a chat model and two reward models to a new chat model. The only list of stages.
 
-Standard library only: the web side imports ``STAGES`` and ``stage_command`` and runs one run folder
-per stage; ``python -m rlhf_loop.round`` runs the same commands one after the other, in
-``out/rejection``, ``out/ppo`` and ``out/evaluate``.
+Standard library only: the web side imports ``STAGES``, ``stages_of`` and ``stage_command`` and runs
+one run folder per stage; ``python -m rlhf_loop.round`` runs the same commands one after the other,
+in ``out/rejection``, ``out/ppo`` and so on. Rejection sampling, PPO and evaluation are what a round
+has unless its settings name other stages; docs/round.md describes each.
 
 Left out on purpose: collecting, retraining reward models and the decision to release. They run on
 their own clocks; a round is given two finished reward models and ends with figures.
@@ -13,37 +14,54 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from reward.run_folder import PARENT_VARIABLE, RunFolder, RunFolderBusy
 from reward.settings import parse, to_flags, to_mapping
-from rlhf_loop.config import RoundConfig
+from rlhf_loop.config import STAGE_CONFIGS, TRAINING_STAGES, RoundConfig
 
-STAGES = ("rejection", "ppo", "evaluate")
+STAGES = tuple(STAGE_CONFIGS)
 
 
 class StageFailed(RuntimeError):
     """A stage's process ended without leaving a result."""
 
 
-def stage_command(stage: str, config: RoundConfig, out: Path, policy: Path) -> list[str]:
+def stages_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages of a round with these settings, in their order."""
+    default = RoundConfig.__dataclass_fields__["stages"].default
+    return tuple(settings.get("stages", default))
+
+
+def trained_next(stage: str, settings: Mapping[str, Any]) -> str | None:
+    """The stage that trains the model that ``stage`` leaves; None where that is the round's own."""
+    order = stages_of(settings)
+    later = order[order.index(stage) + 1 :]
+    return next((name for name in later if name in TRAINING_STAGES), None)
+
+
+def stage_command(
+    stage: str,
+    config: RoundConfig,
+    out: Path,
+    policy: Path,
+    results: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[str]:
     """The command of one stage, as an argument list.
 
-    ``policy`` is the chat model that the stage starts from: the round's own for ``rejection``, the
-    rejection stage's ``model/`` for ``ppo``, the PPO stage's ``model/`` for ``evaluate``, which
-    judges it against the round's own. ``out`` is the stage's run folder.
+    ``policy`` is the chat model that the stage starts from: the round's own for the first, then the
+    ``model/`` of the last stage that left one. ``out`` is the stage's run folder. ``results`` are
+    those of the finished stages by name: rejection sampling draws at the temperature that a sweep
+    has picked.
 
     Raises ValueError for a stage that is none.
     """
-    overrides: dict[str, dict[str, Any]] = {
-        "rejection": config.rejection,
-        "ppo": config.ppo,
-        "evaluate": {"against": config.policy, **config.evaluate},
-    }
-    if stage not in overrides:
-        raise ValueError(f"stage is {stage!r}, allowed are {', '.join(STAGES)}")
-    settings = {**config.shared(), **overrides[stage], "policy": policy, "out": out}
+    settings = config.settings_of(stage, policy, out)
+    if stage == "rejection" and "temperature" in results:
+        settings["temperature"] = results["temperature"]["temperature"]
     return [sys.executable, "-m", f"rlhf_loop.{stage}", *to_flags(settings)]
 
 
@@ -60,22 +78,25 @@ def run_round(config: RoundConfig) -> dict[str, Any]:
         if finished is not None:
             return finished
         run.rewind_metrics(0)
-        policy = config.policy
-        for number, stage in enumerate(STAGES, start=1):
-            result = _run_stage(stage, config, policy)
-            run.log_metrics(number, len(STAGES), stage=stage, **_figures(result))
-            if "model" in result:
-                policy = config.out / stage / str(result["model"])
-        run.write_result({"model": str(policy.relative_to(config.out)), "evaluation": result})
+        policy, results = config.policy, dict[str, dict[str, Any]]()
+        for number, stage in enumerate(config.stages, start=1):
+            results[stage] = _run_stage(stage, config, policy, results)
+            run.log_metrics(number, len(config.stages), stage=stage, **_figures(results[stage]))
+            if "model" in results[stage]:
+                policy = config.out / stage / str(results[stage]["model"])
+        model = str(policy.relative_to(config.out))
+        run.write_result({"model": model, "evaluation": results["evaluate"]})
         return run.result() or {}
 
 
-def _run_stage(stage: str, config: RoundConfig, policy: Path) -> dict[str, Any]:
+def _run_stage(
+    stage: str, config: RoundConfig, policy: Path, results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     folder = RunFolder(config.out / stage)
     result = folder.result()
     if result is None:
         folder.path.mkdir(parents=True, exist_ok=True)
-        command = stage_command(stage, config, folder.path, policy)
+        command = stage_command(stage, config, folder.path, policy, results)
         environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
         with folder.log_file.open("ab") as log:
             status = subprocess.run(

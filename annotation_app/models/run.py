@@ -64,6 +64,9 @@ class Run(models.Model):
         REWARD_EVALUATION = "reward_evaluation", "Reward model evaluation"
         REWARD_SCALING = "reward_scaling", "Reward model scaling"
         REWARD_JUDGING = "reward_judging", "Judging by a chat model"
+        SFT = "sft", "Supervised fine-tuning"
+        TEMPERATURE = "temperature", "Temperature sweep"
+        DPO = "dpo", "DPO"
 
     class State(models.TextChoices):
         QUEUED = "queued"
@@ -107,7 +110,8 @@ class Run(models.Model):
                 condition=one_of(
                     "kind",
                     ["reward_training", "rejection", "ppo", "evaluate", "sampling",
-                     "reward_evaluation", "reward_scaling", "reward_judging"],
+                     "reward_evaluation", "reward_scaling", "reward_judging",
+                     "sft", "temperature", "dpo"],
                 ),
             ),
             models.CheckConstraint(

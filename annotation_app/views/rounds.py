@@ -14,7 +14,7 @@ from django.views.decorators.vary import vary_on_headers
 from annotation_app import figures, lifecycle
 from annotation_app.access import person, researcher_required
 from annotation_app.models import Round, Run
-from rlhf_loop.round import STAGES
+from rlhf_loop.round import stages_of
 
 SCORES = ("helpfulness", "safety", "combined")
 GROUPS = (
@@ -40,7 +40,7 @@ def round_(request: HttpRequest, pk: int) -> HttpResponse:
         Round.objects.select_related("policy", "helpfulness", "safety", "result"), pk=pk
     )
     runs = {run.kind: run for run in found.runs.order_by("pk")}
-    stages = [(Run.Kind(stage).label, runs.get(stage)) for stage in STAGES]
+    stages = [(Run.Kind(stage).label, runs.get(stage)) for stage in stages_of(found.config)]
     context = {"round": found, "stages": stages}
     if request.headers.get("HX-Request"):
         live = render(request, "rounds/_live.html", context)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from reward.preferences import write_pairs
 from reward.run_folder import RunFolder
 from rlhf_loop.config import RoundConfig
 from rlhf_loop.policy import load_chat_model
-from rlhf_loop.round import STAGES, StageFailed, main, run_round
+from rlhf_loop.round import StageFailed, main, run_round
+from tests.reward.pairs import pairs
 
 
 def settings_of(prompts, chat_model, judges, out):
@@ -34,7 +36,7 @@ def finished(prompts, chat_model, judges, tmp_path_factory):
 def test_a_round_leaves_a_chat_model_and_its_evaluation(finished):
     run = RunFolder(finished["out"])
     result = run.result()
-    assert [line["stage"] for line in run.metrics()] == list(STAGES)
+    assert [line["stage"] for line in run.metrics()] == ["rejection", "ppo", "evaluate"]
     model, _ = load_chat_model(run.path / result["model"], "cpu")
     assert model.generation_config.do_sample is True
     assert result["evaluation"]["all"]["count"] == 4
@@ -42,7 +44,8 @@ def test_a_round_leaves_a_chat_model_and_its_evaluation(finished):
 
 def test_each_stage_starts_from_the_one_before(finished):
     out = finished["out"]
-    policies = [json.loads((out / s / "config.json").read_text())["policy"] for s in STAGES]
+    order = ("rejection", "ppo", "evaluate")
+    policies = [json.loads((out / s / "config.json").read_text())["policy"] for s in order]
     expected = [finished["policy"], out / "rejection/model", out / "ppo/model"]
     assert policies == [str(path) for path in expected]
     against = json.loads((out / "evaluate/config.json").read_text())["against"]
@@ -61,3 +64,30 @@ def test_a_stage_that_fails_is_named_with_its_log(prompts, chat_model, judges, t
     with pytest.raises(StageFailed, match=r"stage rejection ended with status 1:(.|\n)*none.jsonl"):
         run_round(RoundConfig(**settings))
     assert RunFolder(settings["out"]).result() is None
+
+
+def test_stages_that_the_settings_name(prompts, chat_model, judges, tmp_path):
+    """Demonstrations, a sweep, rejection sampling at its pick, and DPO; no PPO."""
+    out = tmp_path / "out"
+    settings = settings_of(prompts, chat_model, judges, out)
+    dialogue = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good day."}]
+    (tmp_path / "data.jsonl").write_text(json.dumps({"messages": dialogue}) + "\n")
+    write_pairs(tmp_path / "pairs.jsonl", pairs(4))
+    settings |= {
+        "stages": ("sft", "temperature", "rejection", "dpo", "evaluate"),
+        "sft": {"data": [str(tmp_path / "data.jsonl")], "epochs": 1},
+        "temperature": {"temperatures": [1.3, 1.6], "prompt_count": 2, "split": "train"},
+        "dpo": {"pairs": [str(tmp_path / "pairs.jsonl")]},
+    }
+    result = run_round(RoundConfig(**settings))
+    assert result["model"] == "dpo/model"
+    asked = {
+        stage: json.loads((out / stage / "config.json").read_text()) for stage in settings["stages"]
+    }
+    started = [asked["sft"]["model"], *(asked[s]["policy"] for s in settings["stages"][1:])]
+    models = [chat_model, out / "sft/model", out / "sft/model", out / "rejection/model",
+              out / "dpo/model"]  # fmt: skip
+    assert started == [str(path) for path in models]
+    sweep = RunFolder(out / "temperature").result()
+    assert asked["rejection"]["temperature"] == sweep["temperature"]
+    assert sweep["pick_at"] == asked["rejection"]["samples"] == 4

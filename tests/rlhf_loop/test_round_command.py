@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from reward.settings import from_mapping, parse, to_flags, to_mapping
-from rlhf_loop.config import EvaluateConfig, PPOConfig, RejectionConfig, RoundConfig
-from rlhf_loop.round import STAGES, stage_command
-
-CLASSES = {"rejection": RejectionConfig, "ppo": PPOConfig, "evaluate": EvaluateConfig}
+from rlhf_loop.config import STAGE_CONFIGS, RoundConfig
+from rlhf_loop.round import STAGES, stage_command, stages_of, trained_next
 
 
 def a_round(**changes) -> RoundConfig:
@@ -18,23 +16,40 @@ def a_round(**changes) -> RoundConfig:
     return RoundConfig(**{name: Path(name) for name in paths}, **changes)
 
 
-def test_there_are_three_stages():
-    assert STAGES == ("rejection", "ppo", "evaluate")
+def test_a_round_has_three_stages_unless_its_settings_name_others():
+    assert STAGES == ("sft", "temperature", "rejection", "dpo", "ppo", "evaluate")
+    assert a_round().stages == stages_of({}) == ("rejection", "ppo", "evaluate")
+    assert stages_of({"stages": ["dpo", "evaluate"]}) == ("dpo", "evaluate")
+    assert a_round(stages=("rejection", "evaluate")).stages == ("rejection", "evaluate")
+
+
+def test_the_last_stage_that_trains_leaves_the_round_s_model():
+    assert trained_next("rejection", {}) == "ppo"
+    assert trained_next("ppo", {}) is None
+    shorter = {"stages": ["sft", "temperature", "rejection", "evaluate"]}
+    assert trained_next("sft", shorter) == "rejection"
+    assert trained_next("rejection", shorter) is None
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_command_parses_back_into_the_stage_s_settings(stage):
     overrides = {
-        "rejection": {"samples": 7, "earlier": ["a b.jsonl", "c.jsonl"], "packing": True},
+        "stages": STAGES,
+        "sft": {"data": ["a.jsonl", "b.jsonl"], "answers": "all", "loss_mean": "answers"},
+        "temperature": {"temperatures": [0.5, 1.5], "pick_at": 4, "split": "train"},
+        "rejection": {"samples": 7, "earlier": ["a b.jsonl", "c.jsonl"], "packing": "across"},
+        "dpo": {"pairs": ["pairs.jsonl"], "beta": 0.2, "criterion": "safety"},
         "ppo": {"batch": 64, "minibatch": 16, "learning_rate": 3e-4, "truncated": "mask"},
         "evaluate": {"split": "validation"},
     }
     config = a_round(seed=5, max_new_tokens=48, threshold=0.2, **overrides)
     command = stage_command(stage, config, Path("runs/x"), Path("start"))
     assert command[:3] == [sys.executable, "-m", f"rlhf_loop.{stage}"]
-    found = to_mapping(parse(CLASSES[stage], "test", command[3:]))
-    expected = {"policy": "start", "out": "runs/x", "prompts": "prompts", "seed": 5}
-    expected |= {"max_new_tokens": 48, "threshold": 0.2, **overrides[stage]}
+    found = to_mapping(parse(STAGE_CONFIGS[stage], "test", command[3:]))
+    expected = {"out": "runs/x", "seed": 5, "model" if stage == "sft" else "policy": "start"}
+    if stage not in ("sft", "dpo"):
+        expected |= {"prompts": "prompts", "max_new_tokens": 48, "threshold": 0.2}
+    expected |= overrides[stage]
     assert {name: found[name] for name in expected} == expected
     if stage == "evaluate":
         assert found["against"] == "policy"
@@ -46,8 +61,36 @@ def test_a_round_s_settings_survive_flags_and_file():
     assert from_mapping(RoundConfig, to_mapping(config)) == config
 
 
+def test_rejection_sampling_draws_at_the_temperature_that_the_sweep_picked():
+    config = a_round(
+        stages=("temperature", "rejection", "evaluate"),
+        rejection={"temperature": 1.0, "samples": 7},
+    )
+    start = (Path("x"), Path("y"))
+    results = {"temperature": {"temperature": 1.3}}
+    for given, expected in (({}, 1.0), (results, 1.3)):
+        command = stage_command("rejection", config, *start, given)
+        found = parse(STAGE_CONFIGS["rejection"], "test", command[3:])
+        assert found.temperature == expected
+    swept = parse(
+        STAGE_CONFIGS["temperature"], "test", stage_command("temperature", config, *start)[3:]
+    )
+    assert swept.samples == 7  # it is picked for as many answers as will be drawn
+
+
+def test_fine_tuning_may_begin_at_a_base_model():
+    config = a_round(
+        stages=("sft", "rejection", "evaluate"), sft={"data": ["d"], "model": "base"},
+        rejection={"start": "base", "sft_data": ["d"]},
+    )  # fmt: skip
+    found = parse(
+        STAGE_CONFIGS["sft"], "test", stage_command("sft", config, Path("x"), Path("y"))[3:]
+    )
+    assert (found.model, found.out) == (Path("base"), Path("x"))
+
+
 def test_a_stage_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="allowed are rejection, ppo, evaluate"):
+    with pytest.raises(ValueError, match="allowed are sft, temperature, rejection, dpo, ppo, eval"):
         stage_command("release", a_round(), Path("x"), Path("y"))
 
 
@@ -59,6 +102,15 @@ def test_a_stage_that_is_none_is_refused():
         ({"rejection": {"samples": 0}}, "samples is 0, allowed is 1 or more"),
         ({"evaluate": {"top_p": 0}}, "top_p is 0"),
         ({"threshold": 1.5}, "threshold is 1.5"),
+        ({"stages": ("ppo", "rejection", "evaluate")}, "each once, in this order, evaluate among"),
+        ({"stages": ("rejection", "rejection", "evaluate")}, "stages is rejection rejection eval"),
+        ({"stages": ("rejection", "release", "evaluate")}, "stages is rejection release evaluate"),
+        ({"stages": ("rejection", "ppo")}, "stages is rejection ppo, allowed are some of sft"),
+        ({"stages": ()}, "stages is empty, allowed are some of sft temperature rejection dpo ppo"),
+        ({"stages": ("evaluate",)}, "trains nothing: one of sft, rejection, dpo, ppo is needed"),
+        ({"stages": ("temperature", "ppo", "evaluate")}, "temperature without rejection"),
+        ({"stages": ("sft", "evaluate")}, "setting 'data' is missing"),
+        ({"stages": ("dpo", "evaluate")}, "setting 'pairs' is missing"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     ],
 )

@@ -1,24 +1,29 @@
+import itertools
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from reward.preferences import Message
+from reward.preferences import MalformedLine, Message
 from reward.run_folder import RunFolder
 from rlhf_loop.config import SFTConfig
+from rlhf_loop.likelihood import TokenRow, reading, token_logprobs
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.sft import (
-    IGNORED,
     AnswerRow,
+    _gradients,
     answer_loss,
     answer_row,
-    batch_logits,
-    learning_rate,
-    packed_batch,
-    padded_batch,
+    joined,
+    main,
+    pack,
+    read_answers,
+    step_rows,
+    token_weights,
     train,
 )
+from rlhf_loop.steps import learning_rate
 from tests.tiny_models import CONFIGS, tiny_chat_model
 
 DIALOGUE = [
@@ -28,17 +33,16 @@ DIALOGUE = [
 
 
 def test_the_loss_is_the_mean_over_answer_tokens():
-    """Two packed samples with the negative log-likelihoods 2, 1, 3 | .5, .5, 1 | 4 | .25, .75."""
-    nll = torch.tensor([2, 1, 3, 0.5, 0.5, 1, 4, 0.25, 0.75], dtype=torch.float64)
-    mask = torch.tensor([0, 0, 0, 1, 1, 1, 0, 1, 1], dtype=torch.bool)
-    # Two tokens, of which token 0 has the wanted likelihood; position t predicts label t + 1.
-    chance = (-nll).exp()
-    logits = torch.stack([chance.log(), (1 - chance).log()], dim=-1)[None]
-    logits = torch.cat([logits, torch.zeros(1, 1, 2)], dim=1)
-    labels = torch.cat([torch.tensor([IGNORED]), torch.where(mask, 0, IGNORED)])[None]
-    assert answer_loss(logits, labels, int(mask.sum())).item() == pytest.approx(0.6, abs=1e-6)
-    everything = torch.zeros(1, 10, dtype=torch.long)
-    assert answer_loss(logits, everything, 9).item() == pytest.approx(1.444444, abs=1e-6)
+    """C13: two packed samples with the negative log-likelihoods 2, 1, 3 | .5, .5, 1 | 4 | .25, .75,
+    of which the second and the last part are answers."""
+    nll = torch.tensor([0.5, 0.5, 1, 0.25, 0.75], dtype=torch.float64)
+    for mean, expected in (("tokens", 0.6), ("answers", 0.583333)):
+        weights = [
+            w for w, n in zip(token_weights([3, 2], mean), (3, 2), strict=True) for _ in range(n)
+        ]
+        assert answer_loss(-nll, torch.tensor(weights)).item() == pytest.approx(expected, abs=1e-6)
+    unmasked = torch.tensor([2, 1, 3, 0.5, 0.5, 1, 4, 0.25, 0.75])
+    assert answer_loss(-unmasked, torch.tensor([1 / 9] * 9)).item() == pytest.approx(1.444444)
 
 
 def test_only_the_last_answer_is_learnt(chat_model):
@@ -68,42 +72,127 @@ def test_a_dialogue_without_an_answer_is_refused(chat_model):
         answer_row(tokenizer, DIALOGUE[:3])
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
-def test_packed_rows_have_the_loss_and_gradient_of_single_ones(architecture, tmp_path):
-    model, tokenizer = load_chat_model(tiny_chat_model(tmp_path, architecture), "cpu")
+def test_an_empty_answer_is_refused(chat_model):
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    with pytest.raises(ValueError, match="allowed is an assistant's answer"):
+        answer_row(tokenizer, [*DIALOGUE[:3], Message("assistant", " ")])
+
+
+# --- packing -------------------------------------------------------------------------------------
+
+
+def texts_as_rows(tokenizer):
     texts = ["Yes.", "Two years from the day.", "No, never open it.", "Maybe."]
-    rows = [
+    return [
         answer_row(tokenizer, [Message("user", "How?" * i), Message("assistant", text)])
         for i, text in enumerate(texts, start=1)
     ]
-    count = sum(len(row.tokens) - row.answer_start for row in rows)
-    batches = [padded_batch([row], 0) for row in rows]
-    expected = sum(answer_loss(batch_logits(model, b), b.labels, count) for b in batches)
-    expected.backward()
-    gradients = [p.grad.clone() for p in model.parameters()]
-    longest = max(len(row.tokens) for row in rows)
-    for batch in (padded_batch(rows, 0), packed_batch(rows, 2 * longest, 0)):
-        model.zero_grad()
-        loss = answer_loss(batch_logits(model, batch), batch.labels, count)
-        loss.backward()
-        torch.testing.assert_close(loss, expected)
-        for found, wanted in zip(model.parameters(), gradients, strict=True):
-            torch.testing.assert_close(found.grad, wanted, rtol=1e-4, atol=1e-6)  # float32 sums
-    assert len(batch.tokens) < len(rows)
+
+
+def config_of(tmp_path, **changes):
+    paths = {"data": (tmp_path / "data",), "model": tmp_path, "out": tmp_path / "run"}
+    return SFTConfig(**{**paths, "epochs": 1, **changes})
+
+
+def gradients_of(model, step, config):
+    model.zero_grad()
+    with reading(model) as read:
+        figures = _gradients(read, step, config)
+    return figures, [p.grad.clone() for p in model.parameters()]
+
+
+def by_definition(model, rows, mean):
+    """Each row alone through the whole model; (loss, gradients)."""
+    model.zero_grad()
+    parts = []
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row.tokens])).logits[0, row.answer_start - 1 : -1]
+        answer = torch.tensor(row.tokens[row.answer_start :])
+        parts.append(-torch.log_softmax(logits.float(), -1).gather(1, answer[:, None])[:, 0])
+    loss = (
+        torch.cat(parts).mean()
+        if mean == "tokens"
+        else torch.stack([p.mean() for p in parts]).mean()
+    )
+    loss.backward()
+    return loss.item(), [p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("mean", ["tokens", "answers"])
+def test_packed_rows_have_the_loss_and_gradient_of_single_ones(architecture, mean, tmp_path):
+    model, tokenizer = load_chat_model(tiny_chat_model(tmp_path, architecture), "cpu")
+    rows = texts_as_rows(tokenizer)
+    expected, wanted = by_definition(model, rows, mean)
+    steps = {"none": [[row] for row in rows], "within": [rows[:3], rows[3:]]}
+    # 1.14: nothing depends on how a step is cut into minibatches
+    for (packing, step), tokens in itertools.product(steps.items(), (1, 60, 4096)):
+        config = config_of(tmp_path, packing=packing, loss_mean=mean, tokens_per_minibatch=tokens)
+        figures, found = gradients_of(model, step, config)
+        assert figures["sft/loss"] == pytest.approx(expected, rel=1e-5)
+        for ours, theirs in zip(found, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)  # float32 sums
+
+
+def test_no_pad_goes_through_the_model(chat_model, tmp_path):
+    model, tokenizer = load_chat_model(chat_model, "cpu")
+    rows = texts_as_rows(tokenizer)
+    figures, _ = gradients_of(model, [rows], config_of(tmp_path, packing="within"))
+    assert figures["sft/computed_tokens"] <= figures["sft/row_tokens"]
+    assert figures["sft/row_tokens"] == sum(len(row.tokens) for row in rows)
+
+
+def test_across_tokens_see_the_dialogue_before(chat_model, tmp_path):
+    model, tokenizer = load_chat_model(chat_model, "cpu")
+    first, second = texts_as_rows(tokenizer)[:2]
+    both = joined([first, second])
+    logits = model(input_ids=torch.tensor([first.tokens + second.tokens])).logits[0].float()
+    expected = torch.stack([logits[w - 1].log_softmax(-1)[both.tokens[w]] for w in both.wanted])
+    with reading(model) as read:
+        torch.testing.assert_close(token_logprobs(read, [both]), expected, rtol=1e-5, atol=1e-5)
+        alone = token_logprobs(read, [joined([first]), joined([second])])
+    answers = len(first.tokens) - first.answer_start
+    torch.testing.assert_close(alone[:answers], expected[:answers], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(alone[answers:], expected[answers:], atol=1e-4)
+    across, _ = gradients_of(model, [[first, second]], config_of(tmp_path, packing="across"))
+    assert across["sft/loss"] == pytest.approx(-expected.mean().item(), rel=1e-5)
+
+
+def test_a_row_s_answers_are_found_again_in_the_joined_row():
+    assert joined([AnswerRow([1, 2, 3], 1), AnswerRow([4, 5], 1)]) == TokenRow(
+        [1, 2, 3, 4, 5], [1, 2, 4]
+    )
 
 
 def test_no_row_is_packed_beyond_the_longest():
-    rows = [AnswerRow([1] * n, 1) for n in (5, 4, 3, 2)]
-    batch = packed_batch(rows, 7, pad_id=0)
-    assert (batch.tokens == 1).sum(dim=1).tolist() == [7, 7]
-    assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1], [0, 1, 2, 3, 0, 1, 2]]
+    rows = [AnswerRow([number] * length, 1) for number, length in enumerate((5, 2, 4, 3, 7, 1))]
+    packed = pack(rows, 7)
+    assert [[len(row.tokens) for row in part] for part in packed] == [[5, 2], [4, 3], [7], [1]]
+    assert [row for part in packed for row in part] == rows
+
+
+@pytest.mark.parametrize("packing", ["none", "within", "across"])
+def test_every_answer_is_learnt_once_an_epoch(packing, tmp_path):
+    """1.19: seventeen answers in steps of four."""
+    rows = [AnswerRow([number] * (1 + number % 5), 1) for number in range(17)]
+    config = config_of(tmp_path, packing=packing, max_length=6, batch=4, epochs=2, seed=3)
+    steps = list(step_rows(rows, config))
+    learnt = [row for step in steps for packed in step for row in packed]
+    half = len(learnt) // 2
+    assert sorted(learnt[:half]) == sorted(learnt[half:]) == sorted(rows)
+    assert learnt[:half] != learnt[half:]  # drawn anew
+    assert max(len(step) for step in steps) == 4
+    assert list(step_rows(rows, config)) == steps
 
 
 def test_the_learning_rate_is_a_cosine_after_warm_up(tmp_path):
-    config = SFTConfig(data=tmp_path, model=tmp_path, out=tmp_path, learning_rate=2.0)
+    config = config_of(tmp_path, learning_rate=2.0)
     assert [learning_rate(step, 4, config) for step in (0, 2)] == pytest.approx([2.0, 1.0])
-    warm = SFTConfig(data=tmp_path, model=tmp_path, out=tmp_path, warmup_steps=2, learning_rate=2.0)
+    warm = replace(config, warmup_steps=2)
     assert [learning_rate(step, 4, warm) for step in range(3)] == pytest.approx([1.0, 2.0, 2.0])
+    ends = replace(config, final_learning_rate_share=0.1)
+    assert learning_rate(2, 4, ends) == pytest.approx(2.0 * 0.55)
+    assert learning_rate(3, 4, replace(config, schedule="constant")) == 2.0
 
 
 def test_fine_tuning_lowers_the_loss(chat_model, tmp_path):
@@ -113,8 +202,8 @@ def test_fine_tuning_lowers_the_loss(chat_model, tmp_path):
     lines = [{"messages": [asked, {"role": "assistant", "content": text}]} for text in texts]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = SFTConfig(
-        data=data, model=chat_model, out=tmp_path / "run", epochs=6, batch=4,
-        learning_rate=3e-3, max_length=64, forward_rows=3,
+        data=(data,), model=chat_model, out=tmp_path / "run", epochs=6, batch=4,
+        learning_rate=3e-3, max_length=64, tokens_per_minibatch=40,
     )  # fmt: skip
     result = train(config)
     losses = [line["sft/loss"] for line in RunFolder(config.out).metrics()]
@@ -123,6 +212,64 @@ def test_fine_tuning_lowers_the_loss(chat_model, tmp_path):
     assert (result["rows"], result["too_long"]) == (8, 1)
     assert train(config) == result  # a finished run does nothing
     load_chat_model(config.out / "model", "cpu")
+
+
+# --- the data ------------------------------------------------------------------------------------
+
+
+def written(path, *lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def as_line(messages, **fields):
+    return {"messages": [message._asdict() for message in messages], **fields}
+
+
+def test_demonstrations_and_imported_lines_are_read_together(chat_model, tmp_path):
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    exported = written(tmp_path / "a", as_line(DIALOGUE, split="train", criterion="safety"))
+    imported = written(tmp_path / "b", as_line(DIALOGUE[:2]), as_line(DIALOGUE))
+    rows = read_answers((exported, imported), tokenizer, frozenset())
+    answers = [tokenizer.decode(row.tokens[row.answer_start :]) for row in rows]
+    assert answers == ["By law.<|end|>", "Two years.<|end|>", "By law.<|end|>"]
+
+
+def test_every_answer_of_a_dialogue_may_be_learnt(chat_model, tmp_path):
+    model, tokenizer = load_chat_model(chat_model, "cpu")
+    file = written(tmp_path / "a", as_line(DIALOGUE), as_line(DIALOGUE[:2]))
+    rows = read_answers((file,), tokenizer, frozenset(), "all")
+    answers = [tokenizer.decode(row.tokens[row.answer_start :]) for row in rows]
+    assert answers == ["Two years.<|end|>", "By law.<|end|>", "Two years.<|end|>"]
+    config = config_of(tmp_path, batch=3, seed=1)
+    ((*order,),) = step_rows(rows, config)
+    assert [[rows[0]], [rows[1]]] in (order[:2], order[1:])  # a dialogue stays together
+    figures, _ = gradients_of(model, [[rows[0]], [rows[1]]], config)
+    assert figures["sft/computed_tokens"] == len(rows[1].tokens)  # its history is shared
+
+
+def test_a_held_out_dialogue_is_refused(chat_model, tmp_path):
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    file = written(tmp_path / "a", as_line(DIALOGUE), as_line(DIALOGUE, split="holdout"))
+    with pytest.raises(MalformedLine, match="line 2: split is 'holdout', allowed is train, or no"):
+        read_answers((file,), tokenizer, frozenset())
+
+
+def test_a_line_that_cannot_be_learnt_is_named(chat_model, tmp_path):
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    file = written(tmp_path / "a", as_line(DIALOGUE), as_line(DIALOGUE[:3]))
+    with pytest.raises(ValueError, match=r"a, line 2: messages end with .*allowed is an assistant"):
+        read_answers((file,), tokenizer, frozenset())
+
+
+def test_the_command_ends_with_a_sentence(chat_model, tmp_path):
+    file = written(tmp_path / "a", as_line(DIALOGUE, split="test"))
+    flags = ["--data", str(file), "--model", str(chat_model), "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match="line 1: split is 'test', allowed is train"):
+        main([*flags, "--device", "cpu"])
+
+
+# --- stopped and gone on with --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -134,7 +281,7 @@ def config(chat_model, tmp_path):
     ]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return SFTConfig(
-        data=data, model=chat_model, out=tmp_path / "run", epochs=4, batch=2, learning_rate=3e-3,
+        data=(data,), model=chat_model, out=tmp_path / "run", epochs=4, batch=2, learning_rate=3e-3,
         checkpoint_every=2,
     )  # fmt: skip
 
@@ -170,6 +317,25 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(config, monkeypatch, tmp_p
     weights = [(path / "model/model.safetensors").read_bytes() for path in (config.out, whole.out)]
     assert weights[0] == weights[1]
     assert [line["step"] for line in run.metrics()] == list(range(1, 9))
+
+
+def test_a_run_stopped_after_its_last_step_keeps_its_figures(config, monkeypatch, tmp_path):
+    def stop(*_):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_loop.sft.replace_folder", stop)  # the model is about to be saved
+        with pytest.raises(Stopped):
+            train(config)
+    assert train(config) == train(replace(config, out=tmp_path / "whole"))
+
+
+def test_data_that_changed_in_between_is_refused(config, monkeypatch):
+    stopped_after(5, config, monkeypatch)
+    text = config.data[0].read_text()
+    config.data[0].write_text(text.replace("By law", "By rule"))
+    with pytest.raises(ValueError, match=r"data 1 .* has changed since"):
+        train(config)
 
 
 def test_a_damaged_checkpoint_is_refused(config, monkeypatch):

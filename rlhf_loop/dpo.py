@@ -1,0 +1,227 @@
+"""Direct preference optimisation: ``python -m rlhf_loop.dpo`` (Rafailov et al. 2023).
+
+The same pairs that the reward models learn from, without reward models and without sampling: a
+baseline for the rest of the round. The two answers to a prompt, and the comparisons of a dialogue,
+share what they have in common (``rlhf_loop.likelihood``). How likely the reference model finds the
+answers is computed once, into ``reference.jsonl``. B pairs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from reward.data import epoch_order, load_pairs
+from reward.lines import whole_records, write_records
+from reward.minibatches import minibatches
+from reward.preferences import Message, PreferencePair
+from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
+from reward.settings import parse, to_mapping
+from rlhf_loop.config import DPOConfig
+from rlhf_loop.likelihood import Reading, TokenRow, reading, row_logprobs
+from rlhf_loop.policy import chunks, load_chat_model, save_chat_model, stop_tokens
+from rlhf_loop.sft import answer_row, joined
+from rlhf_loop.steps import optimise
+
+
+class AnswerPair(NamedTuple):
+    """A pair's two answers as token rows, and how likely the reference model finds them."""
+
+    id: str
+    root: str
+    chosen: TokenRow
+    rejected: TokenRow
+    ref_chosen: float = 0.0
+    """nats, of the whole answer"""
+    ref_rejected: float = 0.0
+
+
+def dpo_loss(
+    chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float,
+    smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """Equation 7 of Rafailov et al., of each pair: ``-log sigmoid(margin)``. All (B,).
+
+    ``margin = beta · ((chosen - ref_chosen) - (rejected - ref_rejected))``; each argument is the
+    log-probability of a whole answer given its prompt, nats. With ``smoothing`` that share of the
+    pairs is taken to be judged the wrong way round (conservative DPO, Mitchell 2023).
+    """
+    margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    return -(1.0 - smoothing) * logsigmoid(margin) - smoothing * logsigmoid(-margin)
+
+
+def answer_pairs(
+    tokenizer: Any, pairs: Sequence[PreferencePair], stops: frozenset[int]
+) -> list[AnswerPair]:
+    """The pairs as tokens in the chat template; likelihoods are of the answers alone, their end
+    tokens included. Raises ValueError naming a pair that cannot be written so."""
+    found = []
+    for pair in pairs:
+        try:
+            chosen, rejected = (
+                joined([answer_row(tokenizer, [*pair.prompt, Message("assistant", text)], stops)])
+                for text in (pair.chosen, pair.rejected)
+            )
+        except ValueError as error:
+            raise ValueError(f"pair {pair.id!r}: {error}") from None
+        if chosen.tokens == rejected.tokens:
+            raise ValueError(f"pair {pair.id!r} has two answers that are the same tokens")
+        found.append(AnswerPair(pair.id, pair.root, chosen, rejected))
+    return found
+
+
+def _both(pairs: Sequence[AnswerPair]) -> list[TokenRow]:
+    return [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+
+
+def _parts(pairs: Sequence[AnswerPair], tokens: int, shared: bool) -> list[tuple[list[int], int]]:
+    """Which pairs go through the model together, and how many tokens that is."""
+    groups = [(pair.chosen.tokens, pair.rejected.tokens) for pair in pairs]
+    return [(part.groups, part.tokens) for part in minibatches(groups, tokens, shared)]
+
+
+# --- the reference --------------------------------------------------------------------------------
+
+
+def with_reference(
+    config: DPOConfig, run: RunFolder, pairs: Sequence[AnswerPair], policy: Any
+) -> list[AnswerPair]:
+    """The pairs with the reference model's log-probabilities, computed where none are stored.
+
+    ``policy`` is the model before its first step, the reference where no other one is named.
+    """
+    file = run.path / "reference.jsonl"
+    if not file.exists():
+        model = load_chat_model(config.reference, config.device)[0] if config.reference else policy
+        write_records(file, _reference(config, model, pairs))
+    return [
+        pair._replace(ref_chosen=record["chosen"], ref_rejected=record["rejected"])
+        for pair, record in zip(pairs, whole_records(file), strict=True)
+    ]
+
+
+@torch.no_grad()
+def _reference(config: DPOConfig, model: Any, pairs: Sequence[AnswerPair]) -> list[dict[str, Any]]:
+    found: dict[int, tuple[float, float]] = {}
+    with reading(model) as read:
+        for chosen, _ in _parts(pairs, config.tokens_per_minibatch, read.shares):
+            sums = row_logprobs(read, _both([pairs[i] for i in chosen])).view(2, -1)  # (2, B)
+            found |= dict(zip(chosen, zip(*sums.tolist(), strict=True), strict=True))
+    return [
+        {"id": pair.id, "chosen": found[i][0], "rejected": found[i][1]}
+        for i, pair in enumerate(pairs)
+    ]
+
+
+# --- the run --------------------------------------------------------------------------------------
+
+
+def train(config: DPOConfig) -> dict[str, Any]:
+    """Train on the pairs; returns the run's result.
+
+    Raises ValueError for pairs that cannot be trained on, RunFolderBusy when another process runs
+    in the same folder.
+    """
+    run = RunFolder(config.out)
+    with run.locked():
+        run.write_config(to_mapping(config))
+        finished = run.result()
+        if finished is not None:
+            return finished
+        files = {f"pairs {number}": path for number, path in enumerate(config.pairs, start=1)}
+        run.write_provenance({"policy": config.policy, "reference": config.reference, **files})
+        model, tokenizer = load_chat_model(config.policy, config.device)
+        wanted = _wanted(config)
+        every = answer_pairs(tokenizer, wanted, stop_tokens(model, tokenizer))
+        fitting = [
+            pair
+            for pair in every
+            if max(len(row.tokens) for row in _both([pair])) <= config.max_length
+        ]
+        if not fitting:
+            raise ValueError(f"all {len(every)} pairs are longer than max_length: none is left")
+        pairs = with_reference(config, run, fitting, model)
+        steps = list(step_pairs(pairs, config))
+        with reading(model) as read:
+            gradients = partial(_gradients, read, config=config)
+            figures = optimise(model, config, steps, gradients, run)
+        replace_folder(run.model, lambda folder: save_chat_model(model, tokenizer, folder))
+        run.write_result(
+            {
+                "model": "model",
+                "pairs": len(pairs),
+                "too_long": len(every) - len(pairs),
+                "steps": len(steps),
+                **figures,
+            }
+        )
+        return run.result() or {}
+
+
+def _wanted(config: DPOConfig) -> list[PreferencePair]:
+    """The pairs of all files; one that stands in two of them counts once."""
+    pairs = {pair.id: pair for path in config.pairs for pair in load_pairs(path)}
+    wanted = [pair for pair in pairs.values() if config.criterion in (None, pair.criterion)]
+    if not wanted:
+        names = ", ".join(map(str, config.pairs))
+        raise ValueError(
+            f"{names}: no {config.criterion or ''} pair to learn from".replace("  ", " ")
+        )
+    return wanted
+
+
+def step_pairs(pairs: Sequence[AnswerPair], config: DPOConfig) -> list[list[AnswerPair]]:
+    """The pairs of each optimiser step, over all epochs; an epoch's last step may be small."""
+    steps = []
+    for epoch in range(config.epochs):
+        order = epoch_order([pair.root for pair in pairs], epoch, config.seed, shuffle=True)
+        steps += [[pairs[i] for i in order[part]] for part in chunks(len(order), config.batch)]
+    return steps
+
+
+def _gradients(read: Reading, step: Sequence[AnswerPair], config: DPOConfig) -> dict[str, float]:
+    """Add the gradients of one step's mean loss, a minibatch at a time."""
+    sums = dict.fromkeys(("loss", "accuracy", "margin", "chosen", "rejected"), 0.0)
+    computed = 0
+    for chosen, tokens in _parts(step, config.tokens_per_minibatch, read.shares):
+        pairs = [step[i] for i in chosen]
+        found = row_logprobs(read, _both(pairs)).view(2, -1)  # (2, B)
+        known = [[pair.ref_chosen for pair in pairs], [pair.ref_rejected for pair in pairs]]
+        reference = torch.tensor(known, dtype=found.dtype, device=found.device)  # (2, B)
+        losses = dpo_loss(
+            found[0], found[1], reference[0], reference[1], config.beta, config.label_smoothing
+        )  # (B,)
+        (losses.sum() / len(step)).backward()  # type: ignore[no-untyped-call]
+        rewards = config.beta * (found.detach() - reference)  # (2, B)
+        margins = rewards[0] - rewards[1]
+        for name, values in (
+            ("loss", losses.detach()),
+            ("accuracy", (margins > 0).double() + 0.5 * (margins == 0).double()),
+            ("margin", margins),
+            ("chosen", rewards[0]),
+            ("rejected", rewards[1]),
+        ):
+            sums[name] += values.sum().item()
+        computed += tokens
+    means = {f"dpo/{name}": total / len(step) for name, total in sums.items()}
+    return {**means, "dpo/pairs": len(step), "dpo/computed_tokens": computed}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    config = parse(DPOConfig, "rlhf_loop.dpo", argv)
+    try:
+        result = train(config)
+    except (ValueError, OSError, RunFolderBusy) as error:
+        sys.exit(str(error))
+    print(f"trained on {result['pairs']} pairs, {result['too_long']} were too long")
+
+
+if __name__ == "__main__":
+    main()

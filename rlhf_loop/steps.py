@@ -1,0 +1,86 @@
+"""Optimiser steps that resume: what fine-tuning on answers and DPO have in common.
+
+AdamW, warm-up, clipping, a line of figures for each step, and checkpoints from which the finished
+weights come out bit for bit as if nobody had stopped the run. Every step's data follows from the
+seed, and nothing else is random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+
+from reward.run_folder import RunFolder
+from reward.training_state import load_state, save_state
+from rlhf_loop.config import Optimisation
+from rlhf_loop.policy import optimizer_groups
+
+Batch = TypeVar("Batch")
+
+
+def learning_rate(step: int, steps: int, config: Optimisation) -> float:
+    """The learning rate of step 0 … steps - 1: linear warm-up, then the schedule."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+    final = config.final_learning_rate_share
+    share = final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.learning_rate * share
+
+
+def optimise(
+    model: Any,
+    config: Optimisation,
+    batches: Sequence[Batch],
+    gradients: Callable[[Batch], dict[str, float]],
+    run: RunFolder,
+    first_step: int = 0,
+) -> dict[str, float]:
+    """One optimiser step for each batch, from the run's last checkpoint on if there is one.
+
+    ``gradients`` adds a batch's gradients to the model's and returns its figures. ``first_step`` is
+    added to the steps that are logged. Returns the last step's figures. Raises ValueError for a
+    gradient that is not finite.
+    """
+    optimizer = torch.optim.AdamW(
+        optimizer_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+    )
+    done, figures = _resume(run, model, optimizer), dict[str, float]()
+    run.rewind_metrics(first_step + done)
+    for number, batch in enumerate(batches[done:], start=done):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(number, len(batches), config)
+        figures = gradients(batch)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+        if not math.isfinite(norm):
+            raise ValueError(
+                f"the gradient's norm is {norm} at step {number + 1}, allowed are finite numbers; "
+                "the weights were left as they were"
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        figures |= {"grad_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
+        run.log_metrics(first_step + number + 1, first_step + len(batches), **figures)
+        # After the last step the model itself is saved; a checkpoint would only lose its figures.
+        if (number + 1) % config.checkpoint_every == 0 and number + 1 < len(batches):
+            state = partial(save_state, model=model, optimiser=optimizer)
+            run.save_checkpoint(partial(state, position={"step": number + 1}))
+    return figures
+
+
+def _resume(run: RunFolder, model: Any, optimizer: torch.optim.Optimizer) -> int:
+    checkpoint = run.resumable_checkpoint()
+    if checkpoint is None:
+        return 0
+    step = int(load_state(checkpoint, model, optimizer)["step"])
+    print(f"Resuming after step {step}.", flush=True)
+    return step

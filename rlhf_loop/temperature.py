@@ -1,0 +1,206 @@
+"""Which temperature to draw at: ``python -m rlhf_loop.temperature`` (Llama 2, figure 8).
+
+K answers to each of a fixed set of held-out prompts at each temperature, scored as rejection
+sampling scores them. From the K the expected maximum and median of N follow for every N up to K in
+closed form, over all subsets of N, so that small N are not left to one lucky draw. The temperature
+with the highest mean max@N is picked, of equal ones the lower. The random numbers are the same at
+every temperature, and what is compared is paired by prompt.
+
+As in figure 8 a score is the sigmoid of the combined logit. An answer that rejection sampling would
+not select, cut or empty, counts as the worst answer that its prompt got at any temperature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from scipy import stats
+
+from reward.lines import whole_records
+from reward.run_folder import RunFolder, RunFolderBusy
+from reward.settings import parse, to_mapping
+from rlhf_loop.candidates import Record, draw_candidates, draw_parts, is_usable
+from rlhf_loop.config import TemperatureConfig
+from rlhf_loop.policy import Drawing, chunks, load_chat_model
+from rlhf_loop.prompts import Prompt, read_prompts
+from rlhf_loop.rollout import RewardModels
+
+
+def sweep(config: TemperatureConfig) -> Record:
+    """Draw and score what is not stored yet; returns the run's result, ``temperature`` in it.
+
+    Raises ValueError where the prompts file has none of the split, RunFolderBusy when another
+    process runs in the same folder.
+    """
+    run = RunFolder(config.out)
+    with run.locked():
+        run.write_config(to_mapping(config))
+        finished = run.result()
+        if finished is not None:
+            return finished
+        names = ("prompts", "policy", "helpfulness", "safety")
+        run.write_provenance({name: getattr(config, name) for name in names})
+        prompts = fixed_prompts(list(read_prompts(config.prompts, config.split)), config)
+        _sample(config, run, prompts)
+        scores, unusable = scores_by_temperature(whole_records(_file(run)))
+        run.write_result(picked(scores, config) | {"unusable": unusable})
+        return run.result() or {}
+
+
+def fixed_prompts(prompts: Sequence[Prompt], config: TemperatureConfig) -> list[Prompt]:
+    """At most ``prompt_count`` of them, drawn by what they say: the same in every round, and as far
+    as they are still there in a set that has changed. Raises ValueError for none."""
+    if not prompts:
+        raise ValueError(f"{config.prompts} has no {config.split} prompts, and a sweep needs some")
+    chosen = sorted(prompts, key=_lot)[: config.prompt_count]
+    return [prompt for prompt in prompts if prompt in chosen]
+
+
+def _lot(prompt: Prompt) -> bytes:
+    said = "\x00".join(word for message in prompt.messages for word in message)
+    return hashlib.sha256(said.encode()).digest()
+
+
+def _file(run: RunFolder) -> Path:
+    return run.path / "samples.jsonl"
+
+
+def _sample(config: TemperatureConfig, run: RunFolder, prompts: Sequence[Prompt]) -> None:
+    """Append what is not stored yet, temperature by temperature, a chunk of prompts at a time."""
+    parts = list(product(config.temperatures, chunks(len(prompts), config.chunk_prompts)))
+    sizes = [len(prompts[part]) * config.samples for _, part in parts]
+    model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
+    rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
+
+    def draw(number: int) -> list[Record]:
+        temperature, part = parts[number]
+        return draw_candidates(
+            model, tokenizer, rewards, prompts[part], config.samples, config.seed, "temperature",
+            Drawing(config.max_new_tokens, temperature, config.top_p), config,
+        )  # fmt: skip
+
+    draw_parts(run, _file(run), sizes, len(parts), draw)
+
+
+# --- from answers to a pick -----------------------------------------------------------------------
+
+Scores = dict[float, list[list[float]]]
+"""By temperature the K scores of each prompt, the prompts always in the same order."""
+
+
+def scores_by_temperature(records: Sequence[Record]) -> tuple[Scores, dict[str, float]]:
+    """Scores between 0 and 1, and the share of unusable answers at each temperature."""
+    worst: dict[str, float] = {}
+    for record in records:
+        name = record["prompt_id"]
+        worst[name] = min(record["score"], worst.get(name, math.inf))
+    found: dict[float, dict[str, list[float]]] = {}
+    usable: dict[float, list[bool]] = {}
+    for record in records:
+        name, temperature = record["prompt_id"], record["temperature"]
+        usable.setdefault(temperature, []).append(is_usable(record))
+        score = record["score"] if usable[temperature][-1] else worst[name]
+        found.setdefault(temperature, {}).setdefault(name, []).append(_sigmoid(score))
+    scores = {t: [by_prompt[name] for name in worst] for t, by_prompt in found.items()}
+    return scores, {str(t): 1 - statistics.fmean(flags) for t, flags in usable.items()}
+
+
+def _sigmoid(score: float) -> float:
+    return 0.5 * (1.0 + math.tanh(0.5 * score))
+
+
+def picked(scores: Scores, config: TemperatureConfig) -> Record:
+    """The curve of figure 8, and the temperature that it speaks for.
+
+    ``curve`` holds for each temperature, lowest first, ``max`` and ``median`` by N with the 95 %
+    interval of the mean over prompts, and ``behind``: the paired difference of its max@N to the
+    picked one's. An interval that covers 0 there says that these prompts do not tell the two apart.
+    """
+    wanted = config.pick_at or config.samples
+    counts = sorted({2**i for i in range(config.samples.bit_length())} | {wanted, config.samples})
+    best = {t: [expected_maximum(s, wanted) for s in scores[t]] for t in sorted(scores)}
+    pick = max(best, key=lambda t: (round(statistics.fmean(best[t]), 12), -t))
+    curve = [
+        {
+            "temperature": t,
+            "max": {str(n): interval([expected_maximum(s, n) for s in scores[t]]) for n in counts},
+            "median": {
+                str(n): interval([expected_median(s, n) for s in scores[t]]) for n in counts
+            },
+            "behind": interval([a - b for a, b in zip(best[t], best[pick], strict=True)]),
+        }
+        for t in best
+    ]
+    return {
+        "temperature": pick,
+        "pick_at": wanted,
+        "samples": config.samples,
+        "prompts": len(scores[pick]),
+        "curve": curve,
+    }
+
+
+def expected_order_statistic(scores: Sequence[float], count: int, place: int) -> float:
+    """The mean over all subsets of ``count`` scores of the ``place``-th smallest of each.
+
+    Unbiased for the ``place``-th smallest of ``count`` fresh draws: the i-th smallest of K has that
+    place in C(i-1, place-1) · C(K-i, count-place) of the C(K, count) subsets. Raises ValueError for
+    a count that is not 1 to K, or a place that is not 1 to the count.
+    """
+    total = len(scores)
+    if not 1 <= count <= total:
+        raise ValueError(f"count is {count}, allowed is 1 to {total}")
+    if not 1 <= place <= count:
+        raise ValueError(f"place is {place}, allowed is 1 to {count}")
+    subsets = math.comb(total, count)
+    return math.fsum(
+        score * (math.comb(i - 1, place - 1) * math.comb(total - i, count - place) / subsets)
+        for i, score in enumerate(sorted(scores), start=1)
+    )
+
+
+def expected_maximum(scores: Sequence[float], count: int) -> float:
+    """max@N: the mean over all subsets of ``count`` scores of the best of each."""
+    return expected_order_statistic(scores, count, count)
+
+
+def expected_median(scores: Sequence[float], count: int) -> float:
+    """median@N: the same of the median; of an even count it lies between the two in the middle."""
+    lower = expected_order_statistic(scores, count, (count + 1) // 2)
+    upper = expected_order_statistic(scores, count, count // 2 + 1)
+    return (lower + upper) / 2
+
+
+def interval(values: Sequence[float]) -> dict[str, float | None]:
+    """The mean with its 95 % interval by Student's t, prompts being the units; a single value has
+    none."""
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return {"mean": mean, "low": None, "high": None}
+    half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    config = parse(TemperatureConfig, "rlhf_loop.temperature", argv)
+    try:
+        result = sweep(config)
+    except (ValueError, OSError, RunFolderBusy) as error:
+        sys.exit(str(error))
+    wanted = str(result["pick_at"])
+    for row in result["curve"]:
+        found = row["max"][wanted]
+        print(f"temperature {row['temperature']:g}: max@{wanted} {found['mean']:.3f}, "
+              f"median@{wanted} {row['median'][wanted]['mean']:.3f}")  # fmt: skip
+    print(f"picked {result['temperature']:g}, on {result['prompts']} prompts")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Which stages a round has, what each is given, and what becomes of what it leaves."""
+
+from __future__ import annotations
+
+import json
+from html import unescape
+
+import pytest
+from django.urls import reverse
+
+from annotation_app import exchange, lifecycle, storage
+from annotation_app.models import Checkpoint, PromptSet, Round, Run
+from annotation_app.models.promotion import Promotion
+from reward.settings import parse
+from rlhf_loop.config import STAGE_CONFIGS
+from tests.annotation_app.rows import released_chat_model
+from tests.annotation_app.trained import trained
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def ready(settings, tmp_path):
+    """Two promoted reward models, a released chat model, prompts; a round's settings to be set."""
+    settings.STORAGE_ROOT = tmp_path / "storage"
+    released_chat_model()
+    for criterion in ("helpfulness", "safety"):
+        Promotion.promote(trained(criterion))
+    PromptSet.objects.create(name="set", storage_key="prompts/set.jsonl", sha256="", counts={})
+
+    def set_up(**round_settings: object) -> None:
+        settings.RUN_SETTINGS = tmp_path / "run_settings.json"
+        settings.RUN_SETTINGS.write_text(json.dumps({"round": round_settings}))
+
+    set_up()
+    return set_up
+
+
+def asked(run: Run) -> object:
+    """The settings that a stage's command stands for."""
+    return parse(STAGE_CONFIGS[run.kind], "test", exchange.command(run)[3:])
+
+
+def finish(run: Run, **result: object) -> Run | None:
+    """The stage ends with this result; returns the next one's run."""
+    run.claim()
+    folder = exchange.run_folder(run)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if "model" in result:
+        (folder.path / "model").mkdir()
+    folder.write_result(result)
+    assert lifecycle.run_succeeded(run, result)
+    assert run.round is not None
+    return lifecycle.advance(Round.objects.get(pk=run.round.pk))
+
+
+def play(**results: dict[str, object]) -> tuple[Round, dict[str, Run]]:
+    """A round whose stages end one after the other, training ones with a model."""
+    round_ = lifecycle.start_round(None)
+    runs, run = {}, round_.runs.get()
+    while run is not None:
+        runs[run.kind] = run
+        left = {"model": "model"} if run.kind in ("sft", "rejection", "dpo", "ppo") else {}
+        run = finish(run, **left, **results.get(run.kind, {}))
+    round_.refresh_from_db()
+    return round_, runs
+
+
+def test_it_works(ready):
+    round_, runs = play()
+    assert list(runs) == ["rejection", "ppo", "evaluate"]
+    assert round_.state == Round.State.EVALUATED
+    assert round_.result == runs["ppo"].checkpoint
+    names = [runs[kind].checkpoint.name for kind in ("rejection", "ppo")]
+    assert names == ["RLHF-V1 before PPO", "RLHF-V1"]
+
+
+def test_a_round_has_the_stages_of_its_settings(ready):
+    ready(stages=["temperature", "rejection", "dpo", "evaluate"], rejection={"samples": 7})
+    round_, runs = play(temperature={"temperature": 1.3})
+    assert list(runs) == ["temperature", "rejection", "dpo", "evaluate"]
+    assert (asked(runs["temperature"]).samples, asked(runs["rejection"]).temperature) == (7, 1.3)
+    assert runs["rejection"].input("policy") == round_.policy
+    assert runs["dpo"].input("policy") == runs["rejection"].checkpoint
+    assert round_.result == runs["dpo"].checkpoint
+    names = [runs[kind].checkpoint.name for kind in ("rejection", "dpo")]
+    assert names == ["RLHF-V1 before DPO", "RLHF-V1"]
+    assert not Checkpoint.objects.filter(run=runs["temperature"]).exists()
+
+
+def test_dpo_reads_the_pairs_behind_the_reward_models(ready):
+    ready(stages=["dpo", "evaluate"])
+    _, runs = play()
+    models = [Checkpoint.objects.promoted(c) for c in ("helpfulness", "safety")]
+    keys = [model.run.input("snapshot").storage_key for model in models]
+    assert list(asked(runs["dpo"]).pairs) == [storage.path(key) / "pairs.jsonl" for key in keys]
+
+
+def test_the_answers_selected_in_all_earlier_rounds_compete(ready):
+    files = []
+    for _ in range(3):
+        _, runs = play()
+        assert list(asked(runs["rejection"]).earlier) == files
+        files.append(exchange.run_folder(runs["rejection"]).path / "selected.jsonl")
+
+
+def test_what_competes_does_not_change_while_a_round_runs(ready):
+    """A stage that is started again reads what it read before."""
+    failed = lifecycle.start_round(None)
+    first = failed.runs.get()
+    first.claim()
+    lifecycle.run_failed(first, "No space.")
+    second = lifecycle.start_round(None).runs.get()
+    assert list(asked(second).earlier) == []
+    failed.refresh_from_db()
+    lifecycle.retry_round(failed)
+    first.refresh_from_db()
+    finish(first, model="model")
+    assert list(asked(second).earlier) == []
+
+
+def test_the_pool_can_be_left_out(ready):
+    play()
+    ready(rejection={"earlier": []})
+    _, runs = play()
+    assert list(asked(runs["rejection"]).earlier) == []
+    ready(rejection={"pool": False})
+    _, runs = play()
+    assert asked(runs["rejection"]).pool is False
+
+
+def test_the_page_shows_the_stages_of_the_round(ready, as_alice):
+    ready(stages=["temperature", "rejection", "evaluate"])
+    round_, _ = play(temperature={"temperature": 1.3})
+    page = as_alice.get(reverse("round", args=[round_.pk])).content.decode()
+    shown = [label for label in ("Temperature sweep", "Rejection sampling", "PPO", "Evaluation")
+             if f"<h3>{label}</h3>" in page]  # fmt: skip
+    assert shown == ["Temperature sweep", "Rejection sampling", "Evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("round_settings", "sentence"),
+    [
+        ({"stages": ["ppo", "rejection", "evaluate"]}, "stages is ppo rejection evaluate, allowed"),
+        ({"stages": ["sft", "evaluate"]}, "setting 'data' is missing: --data."),
+        ({"rejection": {"sample": 3}}, "unknown setting 'sample'"),
+    ],
+)
+def test_a_round_with_settings_that_make_no_sense_does_not_start(
+    ready, as_alice, round_settings, sentence
+):
+    ready(**round_settings)
+    page = as_alice.post(reverse("start_round"), follow=True).content.decode()
+    assert "A round cannot have the settings of this installation: " in page
+    assert sentence in unescape(page)
+    assert not Round.objects.exists()
