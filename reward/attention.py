@@ -7,6 +7,7 @@ so it is done once for each distinct token; attention takes chain by chain what 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,13 +22,20 @@ NAME = "prefix_tree"
 
 
 class Layout:
-    """A prefix tree on a device, as the attention and the last layer need it."""
+    """A prefix tree on a device, as the attention and the last layer need it.
 
-    def __init__(self, tree: PrefixTree, device: torch.device) -> None:
+    ``tails``: how many of each row's last tokens are read, the very last one when not given.
+    """
+
+    def __init__(
+        self, tree: PrefixTree, device: torch.device, tails: Sequence[int] | None = None
+    ) -> None:
         self.tokens = torch.tensor([tree.tokens], device=device)  # (1, N)
         self.positions = torch.tensor([tree.positions], device=device)  # (1, N)
-        self.ends = torch.tensor(tree.ends, device=device)  # (B,)
-        self.read = torch.tensor(sorted(set(tree.ends)), device=device)
+        counts = [1] * len(tree.paths) if tails is None else tails
+        places = [i for path, n in zip(tree.paths, counts, strict=True) for i in _tail(path, n)]
+        self.places = torch.tensor(places, device=device)  # what is read, row by row
+        self.read = torch.tensor(sorted(set(places)), device=device)
         self.sizes = [chain.end - chain.start for chain in tree.chains]
         self.windows: set[int | None] = set()  # what the model's layers asked for
         starts = [chain.start for chain in tree.chains]
@@ -51,6 +59,14 @@ class Layout:
             mask = ones.tril(before)
             self._masks[wanted] = mask if wanted[1] is None else mask.triu(before - wanted[1] + 1)
         return self._masks[wanted]
+
+
+def _tail(path: tuple[tuple[int, int], ...], count: int) -> list[int]:
+    """The last ``count`` packed indices of a row."""
+    found: list[int] = []
+    for start, end in reversed(path):
+        found = [*range(max(start, end - count + len(found)), end), *found]
+    return found
 
 
 def _homes(
@@ -122,7 +138,8 @@ def read_only_at_ends(trunk: Any) -> None:
     kept: dict[str, Any] = {}
 
     def keep(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        kept["layout"] = kwargs.get("layout", kept.get("layout"))
+        if "layout" in kwargs or "attention_mask" in kwargs:
+            kept["layout"] = kwargs.get("layout")
 
     def before(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if kept.get("layout") is None:
