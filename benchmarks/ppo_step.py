@@ -12,8 +12,10 @@ its own that starts from the reward model: Tandem is run with one too, and with 
 the policy's trunk that is its default. Tandem asks two reward models, TRL one.
 
 The sides take turns, each turn a process of a few steps whose first does not count; figures are
-medians over turns of the medians of steps. Memory is the largest resident set of the process. Where
-a step of Tandem's goes is told apart: drawing, scoring, the passes over the answers, the update.
+medians over turns of the medians of steps, on the wall and in processor time: on a machine that
+others use too only the latter compares, and best with one thread. Memory is the largest resident
+set of the process. Where a step of Tandem's goes is told apart, in processor time: drawing,
+scoring, the passes over the answers, the update.
 """
 
 from __future__ import annotations
@@ -93,9 +95,9 @@ def steps_here(settings: dict[str, Any]) -> None:
 
     def timed(name: str, work: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            started = time.monotonic()
+            started = time.process_time()
             found = work(*args, **kwargs)
-            spent[name] += time.monotonic() - started
+            spent[name] += time.process_time() - started
             return found
 
         return call
@@ -106,17 +108,16 @@ def steps_here(settings: dict[str, Any]) -> None:
     learner, steps = learning.Learner(config, torch.device("cpu")), []
     for iteration in range(1, settings["steps"] + 1):
         spent.update(dict.fromkeys(PARTS, 0.0))
-        started = time.monotonic()
+        began, started = time.monotonic(), time.process_time()
         rollout = learner.collect(batch_prompts(prompts, batch, iteration, 0), iteration)
-        collected = time.monotonic()
+        collected = time.process_time()
         learner.update(rollout, learning_targets(rollout, config), iteration)
-        ended = time.monotonic()
+        ended = time.process_time()
         spent["passes"] = collected - started - spent["drawing"]
         spent["drawing"] -= spent["scoring"]  # which is within it
         spent["update"] = ended - collected
-        steps.append({"seconds": ended - started, **spent})
-    result = {"seconds": [step.pop("seconds") for step in steps], "parts": steps}
-    Path(settings["result"]).write_text(json.dumps(result), encoding="utf-8")
+        steps.append({"seconds": time.monotonic() - began, "cpu_seconds": ended - started, **spent})
+    Path(settings["result"]).write_text(json.dumps(steps), encoding="utf-8")
 
 
 def turn(settings: dict[str, Any], python: Path | None, threads: int) -> dict[str, Any]:
@@ -133,13 +134,9 @@ def turn(settings: dict[str, Any], python: Path | None, threads: int) -> dict[st
         _, status, usage = os.wait4(child.pid, 0)
     if status:
         raise RuntimeError(log.read_text()[-3000:])
-    found = json.loads(Path(settings["result"]).read_text())
-    parts = found.get("parts", [{}])[1:]
-    return {
-        "seconds": statistics.median(found["seconds"][1:]),
-        "memory_mib": usage.ru_maxrss / 1024,
-        "parts": {name: statistics.median(p[name] for p in parts) for name in PARTS if parts[:1]},
-    }
+    steps = json.loads(Path(settings["result"]).read_text())[1:]
+    medians = {name: statistics.median(step[name] for step in steps) for name in steps[0]}
+    return {**medians, "memory_mib": usage.ru_maxrss / 1024}
 
 
 def compare(arguments: argparse.Namespace, name: str, work: Path) -> dict[str, Any]:
@@ -166,16 +163,12 @@ def compare(arguments: argparse.Namespace, name: str, work: Path) -> dict[str, A
 
 def _medians(found: Sequence[dict[str, Any]], trl: Sequence[dict[str, Any]]) -> dict[str, Any]:
     pairs = list(zip(found, trl, strict=True))
-    return {
-        "seconds": statistics.median(t["seconds"] for t in found),
-        "memory_mib": statistics.median(t["memory_mib"] for t in found),
-        "times_as_fast": statistics.median(b["seconds"] / a["seconds"] for a, b in pairs),
-        "share_of_memory": statistics.median(a["memory_mib"] / b["memory_mib"] for a, b in pairs),
-        "parts": {
-            part: statistics.median(t["parts"][part] for t in found) for part in found[0]["parts"]
-        },
-        "turns": list(found),
+    ratios = {
+        name: statistics.median(theirs[name] / ours[name] for ours, theirs in pairs)
+        for name in ("seconds", "cpu_seconds", "memory_mib")
     }
+    medians = {name: statistics.median(t[name] for t in found) for name in found[0]}
+    return {**medians, "trl_takes_times_as_much": ratios, "turns": list(found)}
 
 
 def main() -> None:

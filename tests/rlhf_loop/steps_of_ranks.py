@@ -1,4 +1,4 @@
-"""What test_ppo_ranks does with one process and with two: ``-m tests.rlhf_loop.steps_of_ranks FILE``."""
+"""What test_ppo_ranks does with one process and with two."""
 
 from __future__ import annotations
 
