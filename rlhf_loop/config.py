@@ -239,7 +239,7 @@ class PPOConfig(Compute, Inputs):
         "each iteration, are within 1e-4; our choice",
     )
     tokens_per_minibatch: int = setting(
-        8192, "distinct tokens put through a model at once, at least a row's; our choice",
+        2048, "distinct tokens put through a model at once, at least a row's; our choice",
         AT_LEAST_1,
     )  # fmt: skip
     validate_every: int = setting(10, "iterations between validations; our choice", AT_LEAST_1)
