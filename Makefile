@@ -50,6 +50,7 @@ test: lint
 proof: setup
 	$(BIN)/python -m tests.annotators_at_once
 	$(BIN)/python -m tests.kill_reward_training
+	$(BIN)/python -m tests.kill_round
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -9,6 +9,7 @@ On CUDA in bfloat16 all chains go through one kernel (FlashAttention with rows o
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -40,13 +41,20 @@ class Gathered(NamedTuple):
 
 
 class Layout:
-    """A prefix tree on a device, as the attention and the last layer need it."""
+    """A prefix tree on a device, as the attention and the last layer need it.
 
-    def __init__(self, tree: PrefixTree, device: torch.device) -> None:
+    ``tails``: how many of each row's last tokens are read, the very last one when not given.
+    """
+
+    def __init__(
+        self, tree: PrefixTree, device: torch.device, tails: Sequence[int] | None = None
+    ) -> None:
         self.tokens = torch.tensor([tree.tokens], device=device)  # (1, N)
         self.positions = torch.tensor([tree.positions], device=device)  # (1, N)
-        self.ends = torch.tensor(tree.ends, device=device)  # (B,)
-        self.read = torch.tensor(sorted(set(tree.ends)), device=device)
+        counts = [1] * len(tree.paths) if tails is None else tails
+        places = [i for path, n in zip(tree.paths, counts, strict=True) for i in _tail(path, n)]
+        self.places = torch.tensor(places, device=device)  # what is read, row by row
+        self.read = torch.tensor(sorted(set(places)), device=device)
         self.sizes = [chain.end - chain.start for chain in tree.chains]
         self.windows: set[int | None] = set()  # what the model's layers asked for
         starts = [chain.start for chain in tree.chains]
@@ -83,6 +91,14 @@ class Layout:
             mask = ones.tril(before)
             self._masks[wanted] = mask if wanted[1] is None else mask.triu(before - wanted[1] + 1)
         return self._masks[wanted]
+
+
+def _tail(path: tuple[tuple[int, int], ...], count: int) -> list[int]:
+    """The last ``count`` packed indices of a row."""
+    found: list[int] = []
+    for start, end in reversed(path):
+        found = [*range(max(start, end - count + len(found)), end), *found]
+    return found
 
 
 def _homes(
@@ -222,7 +238,9 @@ def read_only_at_ends(trunk: Any) -> None:
     kept: dict[str, Any] = {}
 
     def keep(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        kept["layout"] = kwargs.get("layout", kept.get("layout"))
+        if "layout" in kwargs or "attention_mask" in kwargs:
+            found = kwargs.get("layout")  # drawing answers has layouts of its own, read elsewhere
+            kept["layout"] = found if isinstance(found, Layout) else None
 
     def before(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if kept.get("layout") is None:

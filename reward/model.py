@@ -16,20 +16,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from reward import attention
 from reward.data import last_token, row_tokens
 from reward.preferences import Message
-from reward.prefix_tree import prefix_tree
+from reward.trunk import Tails, share_prefixes, tail_states, take_trees
 
 PAD_TOKEN = "<|pad|>"
-STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
-"""What a stranger's modelling code raises that does not hear of a prefix tree."""
-ALIKE = 1e-3  # of the hidden states' norm; a wrong mask is far beyond, rounding far below
 
 
 def pick_device(device: str) -> torch.device:
@@ -77,8 +72,7 @@ def outline_of_chat_model(folder: Path, shares_prefixes: bool) -> tuple[Any, Any
     model.config.use_cache = False
     _separate_pad_from_end(model.eval(), tokenizer)
     if shares_prefixes:
-        model.set_attn_implementation(attention.NAME)
-        attention.read_only_at_ends(model.base_model)
+        take_trees(model)
     return model, tokenizer
 
 
@@ -207,64 +201,6 @@ def context_tokens(model: Any) -> int | None:
     return found
 
 
-def share_prefixes(model: Any) -> str:
-    """Let rows of a minibatch share their prefixes; returns why this model cannot, or "".
-
-    It is tried on a few rows against plain ones: an architecture whose attention does not hear of
-    the tree (recurrent state, relative biases, sinks) is found by what it computes, whatever its
-    name.
-    """
-    plain = model.config._attn_implementation
-    numbers = torch.Generator().manual_seed(0)
-    highest = model.config.get_text_config().vocab_size
-    stem, left, right = torch.randint(0, highest, (3, 12), generator=numbers).tolist()
-    rows = [stem + left, stem + right, stem + left + stem, right]
-    with torch.no_grad():
-        expected = _plain_states(model, rows, "float32")
-        why = _try_tree(model, _layout(model, rows, shortest=1), expected)
-    if why:
-        model.set_attn_implementation(plain)
-    else:
-        attention.read_only_at_ends(model.base_model)
-    return why
-
-
-def _try_tree(model: Any, layout: attention.Layout, expected: Tensor) -> str:
-    try:
-        model.set_attn_implementation(attention.NAME)
-        found = _packed_states(model, layout, "float32")
-    except (torch.OutOfMemoryError, MemoryError):
-        raise  # says nothing of what the model can do
-    except STUMBLES as error:
-        return f"{type(error).__name__}: {error}"
-    if not shares_prefixes(model):
-        return "its attention cannot be exchanged"
-    apart = ((found - expected).norm() / expected.norm()).item()
-    if not apart < ALIKE:
-        return f"its hidden states come out {apart:.1g} of their size apart"
-    window = sliding_window(model)
-    if window not in (None, *layout.windows):
-        return f"its sliding window of {window} tokens does not reach the attention"
-    return ""
-
-
-def sliding_window(model: Any) -> int | None:
-    """The window of those layers that have one."""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and "sliding_attention" not in kinds:
-        return None
-    if getattr(config, "use_sliding_window", True) is False:
-        return None
-    found: int | None = getattr(config, "sliding_window", None)
-    return found
-
-
-def shares_prefixes(model: Any) -> bool:
-    """Whether the model scores a minibatch as a prefix tree."""
-    return bool(model.config._attn_implementation == attention.NAME)
-
-
 def score_rows(model: Any, rows: Sequence[Sequence[int]], dtype: str = "float32") -> Tensor:
     """Raw scores (B,) in float32 of B token rows, each read at the row's own last token.
 
@@ -272,47 +208,12 @@ def score_rows(model: Any, rows: Sequence[Sequence[int]], dtype: str = "float32"
     once, and nothing is padded. ``dtype`` "bfloat16" lets the trunk compute in it; the head never
     does.
     """
-    if shares_prefixes(model):
-        return _head(model, _packed_states(model, _layout(model, rows), dtype))
-    return _head(model, _plain_states(model, rows, dtype))
+    ends = Tails(rows, [1] * len(rows), model.score.weight.device)
+    return score_states(model, tail_states(model, ends, dtype))
 
 
-def _layout(model: Any, rows: Sequence[Sequence[int]], **how: int) -> attention.Layout:
-    return attention.Layout(prefix_tree(rows, **how), model.score.weight.device)
-
-
-def _packed_states(model: Any, layout: attention.Layout, dtype: str) -> Tensor:
-    """The hidden states (B, H) at the rows' last tokens, each shared prefix computed once."""
-    with _computing_in(dtype, layout.tokens.device):
-        trunk = model.base_model(
-            input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout
-        )
-    states: Tensor = trunk.last_hidden_state[0, layout.ends]
-    return states
-
-
-def _plain_states(model: Any, rows: Sequence[Sequence[int]], dtype: str) -> Tensor:
-    """The same from a row each, padded on the right and masked."""
-    device = model.score.weight.device
-    lengths = torch.tensor([len(row) for row in rows], device=device)  # (B,)
-    ids = pad_sequence(
-        [torch.tensor(row) for row in rows],
-        batch_first=True,
-        padding_value=model.config.pad_token_id,
-    ).to(device)  # (B, T)
-    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]  # (B, T)
-    with _computing_in(dtype, device):
-        trunk = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-    states: Tensor = trunk.last_hidden_state[torch.arange(len(rows), device=device), lengths - 1]
-    return states
-
-
-def _computing_in(dtype: str, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
-
-
-def _head(model: Any, last: Tensor) -> Tensor:
-    """Scores (B,) of the hidden states (B, H) at the rows' last tokens."""
+def score_states(model: Any, last: Tensor) -> Tensor:
+    """Scores (B,) of hidden states (B, H) after the trunk."""
     exact = torch.promote_types(last.dtype, torch.float32)
     with torch.autocast(last.device.type, enabled=False):
         scores: Tensor = model.score(last.to(exact)).squeeze(-1)  # (B,)

@@ -36,6 +36,8 @@ class PrefixTree(NamedTuple):
     stands before the chain."""
     ends: list[int]
     """(B,) the packed index of each row's last token."""
+    paths: list[tuple[tuple[int, int], ...]]
+    """(B,) the runs of packed tokens that make up each row."""
 
 
 def prefix_tree(tokens: Sequence[Sequence[int]], shortest: int = SHORTEST) -> PrefixTree:
@@ -46,7 +48,7 @@ def prefix_tree(tokens: Sequence[Sequence[int]], shortest: int = SHORTEST) -> Pr
     rows = [list(row) for row in tokens]
     if not all(rows):
         raise ValueError("a row has no tokens, allowed are one or more")
-    tree = PrefixTree([], [], [], [0] * len(rows))
+    tree = PrefixTree([], [], [], [0] * len(rows), [()] * len(rows))
     order = sorted(range(len(rows)), key=rows.__getitem__)
     stems = _stems(rows, order, 0, shortest)
     waiting: list[_Stem] = [_Stem(stem, 0, (), starts=True) for stem in reversed(stems)]
@@ -60,6 +62,7 @@ def prefix_tree(tokens: Sequence[Sequence[int]], shortest: int = SHORTEST) -> Pr
         tree.chains.append(Chain(start, end, stem.before))
         for row in stem.rows:
             tree.ends[row] = end - 1  # for rows that go on, put right further down
+            tree.paths[row] = (*stem.before, (start, end))
         rest = [row for row in stem.rows if len(rows[row]) > common]
         for number, branch in reversed([*enumerate(_stems(rows, rest, common, shortest))]):
             before = (*stem.before, (start, end)) if number else stem.before

@@ -10,10 +10,11 @@ Left out: replicas of sharded groups of nodes (HSDP), tensor and pipeline parall
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -26,7 +27,7 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reward.data import PairRows
@@ -238,6 +239,25 @@ def collected(
     return [(first, second) for first, second in every.tolist()]
 
 
+def largest(figure: float) -> float:
+    """The largest of the ranks' figures."""
+    if count() == 1:
+        return figure
+    found = torch.tensor([figure], dtype=torch.float64)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return found.item()
+
+
+def put_together(own: Sequence[int], rows: Tensor, total: int) -> Tensor:
+    """Each rank's ``rows`` (own, …), its ``own`` of ``total``, as one (total, …) on all."""
+    if count() == 1:
+        return rows
+    every = torch.zeros(total, *rows.shape[1:], dtype=rows.dtype)
+    every[list(own)] = rows.cpu()
+    dist.all_reduce(every)
+    return every.to(rows.device)
+
+
 def wait() -> None:
     """Until every rank is here."""
     summed(0.0)
@@ -281,7 +301,7 @@ def first_alone(act: Callable[[], T]) -> T | None:
 
 
 def place(model: Any, device: torch.device, dtype: str) -> None:
-    """Put the model on the device, or this rank's shards of it.
+    """Put the reward model on the device, or this rank's shards of it.
 
     Of several ranks the first one's values are taken, sent tensor by tensor, each rank its own
     rows; what the others have in them does not matter, and a model without values (on the meta
@@ -291,6 +311,14 @@ def place(model: Any, device: torch.device, dtype: str) -> None:
     are gathered in it, their norms' too, so that no rank ever holds a whole copy; embedding, last
     norm and head, and what is added up from layer to layer, stay float32 as under autocast alone.
     """
+    divide_weights(model, [model.base_model, model.score], device, dtype)
+
+
+def divide_weights(
+    model: Any, roots: Sequence[Any], device: torch.device, dtype: str = "float32"
+) -> None:
+    """The same for any model. Each of ``roots`` gathers what is in none of its layers when it is
+    called, and gives it up on the way back; a pass begins with the first of them."""
     if count() == 1:
         model.to(device)
         return
@@ -298,11 +326,11 @@ def place(model: Any, device: torch.device, dtype: str) -> None:
     _refuse_another(values)
     mesh = init_device_mesh(device.type, (count(),))
     low = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    layers = [m for m in model.base_model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layers = [m for m in roots[0].modules() if isinstance(m, GradientCheckpointingLayer)]
     for layer in reversed(layers):
         policy = low if dtype == "bfloat16" else MixedPrecisionPolicy()
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    for root in (model.base_model, model.score):
+    for root in roots:
         fully_shard(root, mesh=mesh)
     for module in model.modules():
         if isinstance(module, FSDPModule):  # losses weigh by the whole step: sums, no means
@@ -311,7 +339,52 @@ def place(model: Any, device: torch.device, dtype: str) -> None:
     model.to_empty(device=device)
     _put_in(model, values)
     model.announces = True
-    model.base_model.register_forward_pre_hook(partial(_announce, model), prepend=True)
+    roots[0].register_forward_pre_hook(partial(_announce, model), prepend=True)
+
+
+def empty_copy(model: Any) -> Any:
+    """A second model for passes without gradient, to be filled by ``gathered``; alone, the same."""
+    if count() == 1:
+        return model
+    other = copy.deepcopy(model).requires_grad_(False)
+    _empty(other)
+    return other
+
+
+def put_away(model: Any) -> list[Tensor]:
+    """Take the weights out of a model that is only asked; returns this rank's rows of each for
+    ``gathered``. Alone, they stay."""
+    if count() == 1:
+        return []
+    device = next(model.parameters()).device
+    mesh = init_device_mesh(device.type, (count(),))
+    rows = [distribute_tensor(p.data, mesh, [Shard(0)]) for p in model.parameters()]
+    _empty(model)
+    return list(rows)
+
+
+@contextmanager
+def gathered(model: Any, rows: Iterable[Tensor]) -> Iterator[None]:
+    """The whole weights in an emptied model, gathered once; freed at the end.
+
+    ``rows`` are each weight's, in the order of ``model.parameters()``. Passes within send nothing,
+    so ranks may make as many as they have work for (Llama 2, section 3.2.3: generation with sharded
+    weights took about twenty times as long).
+    """
+    if count() == 1:
+        yield
+        return
+    for parameter, own in zip(model.parameters(), rows, strict=True):
+        parameter.data = whole(own.detach())
+    try:
+        yield
+    finally:
+        _empty(model)
+
+
+def _empty(model: Any) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data.new_empty(0)
 
 
 def _taken_out(model: Any) -> dict[str, Tensor]:

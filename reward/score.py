@@ -17,8 +17,9 @@ from reward.config import ScoreConfig
 from reward.data import PairRows, row_tokens
 from reward.measures.accuracy import ScoredPair
 from reward.minibatches import minibatches
-from reward.model import load_reward_model, pick_device, score_rows, shares_prefixes
+from reward.model import load_reward_model, pick_device, score_rows
 from reward.preferences import Message, RecordReader, read_json_lines
+from reward.trunk import shares_prefixes
 
 
 class Scorer:

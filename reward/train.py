@@ -43,7 +43,6 @@ from reward.model import (
     recompute_activations,
     save_reward_model,
     score_rows,
-    shares_prefixes,
     start_from_chat_model,
 )
 from reward.objective import Objective
@@ -53,6 +52,7 @@ from reward.score import score_pairs
 from reward.scores import SCORES, write_scores
 from reward.settings import to_mapping
 from reward.training_state import load_state, save_state
+from reward.trunk import shares_prefixes
 
 TOKENS = ("row_tokens", "computed_tokens")  # of the rows as they are, and without what they share
 

@@ -1,7 +1,8 @@
-"""From scores to advantages: the arithmetic of Llama 2's equation 4 and of PPO.
+"""From scores to advantages: the arithmetic of Llama 2's equation 4, of PPO, RLOO and GRPO.
 
-Pure functions on tensors. B minibatch, T response tokens. In every mask True means "a token that
-the policy wrote" (its stop token included); what stands elsewhere is never read.
+Pure functions on tensors. B minibatch, T response tokens, P prompts with K answers each. In every
+mask True means "a token that the policy wrote" (its stop token included); what stands elsewhere is
+never read.
 """
 
 from __future__ import annotations
@@ -56,21 +57,30 @@ def whiten(values: Tensor, mask: Tensor | None = None, shift_mean: bool = True) 
 
 
 def shape_rewards(
-    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float
+    scores: Tensor,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    mask: Tensor,
+    kl_coef: float,
+    per_token: bool = True,
 ) -> Tensor:
     """One reward per token: equation 4, its KL term spread over the tokens that cause it.
 
     ``scores``: (B,). ``logprobs``, ``ref_logprobs``: (B, T) of the response tokens under the policy
     and under the one it started from, natural logarithms. ``mask``: (B, T) bool. Every token gets
-    ``-kl_coef * (logprob - ref_logprob)``; the last masked token also gets the score. Returns
-    (B, T), 0 outside the mask; a row's sum is ``score - kl_coef * KL estimate``.
+    ``-kl_coef * (logprob - ref_logprob)``, or with ``per_token`` False the last one gets them all;
+    the last masked token also gets the score. Returns (B, T), 0 outside the mask; a row's sum is
+    ``score - kl_coef * KL estimate`` in either case.
 
-    Raises ValueError for a row without a token.
+    The estimate is the plain log-ratio (k1): of the usual ones only its mean, put into the reward,
+    has the gradient of the divergence. Raises ValueError for a row without a token.
     """
     if not bool(mask.any(dim=1).all()):
         raise ValueError("a response has no token, allowed is one or more")
     log_ratio = (logprobs - ref_logprobs).masked_fill(~mask, 0.0)  # (B, T)
     rewards = -kl_coef * log_ratio  # (B, T)
+    if not per_token:
+        scores, rewards = scores + rewards.sum(dim=1), torch.zeros_like(rewards)
     rows = torch.arange(mask.shape[0], device=mask.device)  # (B,)
     rewards[rows, last_token(mask)] += scores
     return rewards
@@ -112,6 +122,32 @@ def estimate_advantages(
         running = running.masked_fill(~mask[:, step], 0.0)
         advantages[:, step] = running
     return advantages, advantages + values
+
+
+def leave_one_out(rewards: Tensor, counted: Tensor) -> Tensor:
+    """RLOO: each answer's reward less the mean of the other answers' to the same prompt.
+
+    Kool et al. 2019, equation 8; Ahmadian et al. 2024, section 3.2. ``rewards``: (P, K) of whole
+    answers, the KL term included; ``counted``: (P, K) bool, False for answers that are neither
+    learnt from nor part of a baseline. Returns (P, K), 0 where nothing is counted or nothing else.
+    """
+    known = rewards.masked_fill(~counted, 0.0)
+    others = counted.sum(dim=1, keepdim=True) - 1  # (P, 1)
+    baseline = (known.sum(dim=1, keepdim=True) - known) / others.clamp(min=1)  # (P, K)
+    return (known - baseline).masked_fill(~counted | (others < 1), 0.0)
+
+
+def group_relative(rewards: Tensor, counted: Tensor) -> Tensor:
+    """GRPO: each answer's reward, whitened among the answers to the same prompt.
+
+    Shao et al. 2024, section 4.1.2. Arguments and result as ``leave_one_out``; the deviation is
+    that of the population, with WHITEN_EPS under the root, so equal rewards become 0.
+    """
+    known = rewards.masked_fill(~counted, 0.0)
+    count = counted.sum(dim=1, keepdim=True).clamp(min=1)  # (P, 1)
+    centred = (known - known.sum(dim=1, keepdim=True) / count) * counted  # (P, K)
+    variance = (centred**2).sum(dim=1, keepdim=True) / count  # (P, 1)
+    return centred * torch.rsqrt(variance + WHITEN_EPS)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ from transformers import AttentionInterface, DynamicCache
 
 from reward.attention import Layout
 from reward.attention import attend as attend_in_tree
-from reward.model import ALIKE, STUMBLES, sliding_window
 from reward.prefix_tree import PrefixTree, prefix_tree
+from reward.trunk import ALIKE, STUMBLES, sliding_window
 from rlhf_loop.policy import (
     Answer,
     Drawing,
@@ -565,7 +565,7 @@ def prefill(model: Any, block: Block) -> Tensor:
     for end in _prefill_ends(block.lengths):
         layout = Prefill(block, slice(start, end), block.answers.device)
         tree = layout.tree
-        logits.append(_logits(model, tree.tokens, tree.positions, tree.ends, layout))
+        logits.append(_logits(model, tree.tokens, tree.positions, tree.places, layout))
         start = end
     return torch.cat(logits)
 

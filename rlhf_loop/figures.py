@@ -1,74 +1,114 @@
 """The figures that PPO logs, in the names of lm-human-preferences and TRL.
 
-B minibatch, T response tokens, V vocabulary.
+B answers, T response tokens, N tokens in a row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from reward import ranks
 from rlhf_loop.advantages import kl_k3, masked_mean
 from rlhf_loop.config import PPOConfig
 from rlhf_loop.rollout import Rollout, Targets
 
-STEP_FIGURES = (
-    "ppo/loss/policy", "ppo/loss/value", "ppo/policy/clipfrac", "ppo/policy/approxkl",
-    "ppo/policy/entropy", "ppo/ratio", "ppo/ratio/error", "ppo/val/clipfrac", "ppo/grad_norm",
+MEANS = (
+    "ppo/loss/policy", "ppo/policy/clipfrac", "ppo/policy/approxkl", "ppo/policy/entropy",
+    "ppo/ratio",
 )  # fmt: skip
+VALUE_MEANS = ("ppo/loss/value", "ppo/val/clipfrac")
+LARGEST = "ppo/ratio/error"
 
 
-def step_figures(
-    batch: Rollout,
-    logits: Tensor,
-    logprobs: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    config: PPOConfig,
-) -> dict[str, float]:
-    """The figures of one part of a minibatch; means over the tokens that ``mask`` (B, T) counts.
+class StepFigures:
+    """A gradient step's figures, put together of parts of it that may lie on several ranks."""
 
-    ``logits`` (B, T, V), ``logprobs`` and ``values`` (B, T) are the policy's now, the batch's own
-    are those at rollout.
-    """
-    change = (logprobs - batch.logprobs).masked_fill(~mask, 0.0)  # (B, T)
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._largest: list[Tensor] = []
+
+    def add(self, share: float, means: Mapping[str, Tensor]) -> None:
+        """Means over the tokens of a part, which has this ``share`` of the step's tokens."""
+        for name, value in means.items():
+            part = share * value.detach()
+            self._sums[name] = self._sums[name] + part if name in self._sums else part
+
+    def compare(self, error: Tensor) -> None:
+        """Distances of ratios from 1, of which the largest is kept."""
+        if len(error):
+            self._largest.append(error.max())
+
+    def whole(self, names: tuple[str, ...]) -> dict[str, float]:
+        """Every figure over the whole step, on every rank; 0 where nothing was added."""
+        own = [float(self._sums.get(name, 0.0)) for name in names]
+        worst = torch.stack(self._largest).max().item() if self._largest else 0.0
+        means = dict(zip(names, ranks.summed(*own), strict=True))
+        return {**means, LARGEST: ranks.largest(worst)}
+
+
+def policy_figures(
+    logprobs: Tensor, old_logprobs: Tensor, entropy: Tensor, config: PPOConfig
+) -> dict[str, Tensor]:
+    """Means over N tokens; all (N,), ``logprobs`` the policy's now, the old ones at rollout."""
+    change = logprobs.detach() - old_logprobs  # (N,)
     ratio = change.exp()
-    spread = torch.log_softmax(logits / config.temperature, dim=-1)  # (B, T, V)
-    entropy = -(spread.exp() * spread).sum(dim=-1)  # (B, T)
-    outside = (ratio - 1.0).abs() > config.cliprange
-    moved = (values - batch.values).abs() > config.cliprange_value
     return {
-        "ppo/policy/clipfrac": masked_mean(outside.float(), mask).item(),
-        "ppo/policy/approxkl": 0.5 * masked_mean(change**2, mask).item(),
-        "ppo/policy/entropy": masked_mean(entropy, mask).item(),
-        "ppo/ratio": masked_mean(ratio, mask).item(),
-        "ppo/ratio/error": (ratio - 1.0).abs().max().item(),
-        "ppo/val/clipfrac": masked_mean(moved.float(), mask).item(),
+        "ppo/policy/clipfrac": ((ratio - 1.0).abs() > config.cliprange).float().mean(),
+        "ppo/policy/approxkl": 0.5 * (change**2).mean(),
+        "ppo/policy/entropy": entropy.mean(),
+        "ppo/ratio": ratio.mean(),
     }
+
+
+def value_figures(values: Tensor, old_values: Tensor, config: PPOConfig) -> dict[str, Tensor]:
+    """Means over N tokens; both (N,)."""
+    moved = (values.detach() - old_values).abs() > config.cliprange_value
+    return {"ppo/val/clipfrac": moved.float().mean()}
 
 
 def rollout_figures(rollout: Rollout, targets: Targets, config: PPOConfig) -> dict[str, float]:
     """The figures of a batch before it is learnt from; means over its answers.
 
-    ``objective/kl`` is the sum over tokens of log-probability less that of the start policy, nats;
-    ``objective/gated`` the share decided by the safety score although the prompt is no safety one.
+    ``objective/kl`` is the sum over tokens of log-probability less that of the reference, nats.
+    ``objective/by_…`` are the shares of answers whose reward is the safety score because their
+    prompt is tagged, the safety score because it is under the gate, and the helpfulness score;
+    ``whiten/…`` what is taken off combined scores, and what they are divided by.
     """
     log_ratio = rollout.logprobs - rollout.ref_logprobs  # (B, T), 0 outside the mask
     kl = log_ratio.sum(dim=1)  # (B,)
     gated = (rollout.scores == rollout.safety) & ~rollout.is_safety  # (B,)
+    known = targets.scores[targets.counted]
+    found = {
+        "objective/scores": rollout.scores.mean(),
+        "objective/helpfulness": rollout.helpfulness.mean(),
+        "objective/safety": rollout.safety.mean(),
+        "objective/by_tag": rollout.is_safety.float().mean(),
+        "objective/by_gate": gated.float().mean(),
+        "objective/by_helpfulness": (~gated & ~rollout.is_safety).float().mean(),
+        "objective/kl": kl.mean(),
+        "objective/kl_k3": kl_k3(log_ratio).sum(dim=1).mean(),
+        "objective/non_score_reward": -config.kl_coef * kl.mean(),
+        "objective/rlhf_reward": targets.rewards.sum(dim=1).mean(),
+        "objective/length_tokens": rollout.mask.sum(dim=1).float().mean(),
+        "objective/truncated": (~rollout.finished).float().mean(),
+        "whiten/mean": known.mean(),
+        "whiten/deviation": known.std(correction=0),
+        "logprobs/reused": (~rollout.recomputed).float().mean(),
+    }
+    if config.advantage == "gae":
+        found |= _value_errors(rollout, targets)
+    return {name: value.item() for name, value in found.items()}
+
+
+def _value_errors(rollout: Rollout, targets: Targets) -> dict[str, Tensor]:
+    """How far the values at rollout were from the returns, over the tokens that count."""
+    missed = (targets.returns - rollout.values)[targets.mask]
     spread = targets.returns[targets.mask].var(correction=0).clamp(min=1e-8)
-    missed = (targets.returns - rollout.values)[targets.mask].var(correction=0)
     return {
-        "objective/scores": rollout.scores.mean().item(),
-        "objective/helpfulness": rollout.helpfulness.mean().item(),
-        "objective/safety": rollout.safety.mean().item(),
-        "objective/gated": gated.float().mean().item(),
-        "objective/kl": kl.mean().item(),
-        "objective/kl_k3": kl_k3(log_ratio).sum(dim=1).mean().item(),
-        "objective/non_score_reward": -config.kl_coef * kl.mean().item(),
-        "objective/rlhf_reward": targets.rewards.sum(dim=1).mean().item(),
-        "objective/length_tokens": rollout.mask.sum(dim=1).float().mean().item(),
-        "objective/truncated": (~rollout.finished).float().mean().item(),
-        "ppo/val/mean": masked_mean(rollout.values, targets.mask).item(),
-        "ppo/val/explained_variance": (1.0 - missed / spread).item(),
+        "ppo/val/mean": masked_mean(rollout.values, targets.mask),
+        "ppo/val/error": (missed**2).mean(),
+        "ppo/val/explained_variance": 1.0 - missed.var(correction=0) / spread,
     }

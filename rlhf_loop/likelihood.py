@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from reward import attention
-from reward.model import ALIKE, STUMBLES, shares_prefixes
 from reward.prefix_tree import SHORTEST, PrefixTree, prefix_tree
+from reward.trunk import ALIKE, STUMBLES, shares_prefixes, sliding_window
 from rlhf_loop.policy import accepted, chunks, position_ids, right_pad
 
 CHUNK_LOGITS = 2**24  # logits that exist at once: 64 MiB of float32
@@ -200,7 +200,7 @@ def _why_no_tree(model: Any, rows: Sequence[TokenRow], expected: Tensor) -> str:
         return "its attention cannot be exchanged"
     if not (apart := _apart(found, expected)) < ALIKE:
         return f"its log-probabilities come out {apart:.1g} of their spread apart"
-    window = _sliding_window(model)
+    window = sliding_window(model)
     if window not in (None, *layout.windows):
         return f"its sliding window of {window} tokens does not reach the attention"
     return ""
@@ -210,15 +210,3 @@ def _apart(found: Tensor, expected: Tensor) -> float:
     """How far log-probabilities are apart, as a share of their own spread."""
     share = (found - expected).norm() / (expected - expected.mean()).norm()
     return float(share)
-
-
-def _sliding_window(model: Any) -> int | None:
-    """The window of those layers that have one."""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and "sliding_attention" not in kinds:
-        return None
-    if getattr(config, "use_sliding_window", True) is False:
-        return None
-    found: int | None = getattr(config, "sliding_window", None)
-    return found

@@ -1,6 +1,6 @@
 """What PPO learns from: answers of the policy with their scores, log-probabilities and values.
 
-B minibatch, Q query tokens, T response tokens.
+B answers, those to one prompt one after the other; T response tokens.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from reward import ranks
 from reward.preferences import Message
 from reward.score import Scorer
-from rlhf_loop.advantages import combine_scores, estimate_advantages, shape_rewards, whiten
+from rlhf_loop.advantages import (
+    combine_scores,
+    estimate_advantages,
+    group_relative,
+    leave_one_out,
+    shape_rewards,
+    whiten,
+)
 from rlhf_loop.config import Compute, PPOConfig
 from rlhf_loop.engines import answer_prompts, engine_for
-from rlhf_loop.policy import (
-    Answer,
-    Drawing,
-    ValueHead,
-    answer_text,
-    chunks,
-    left_pad,
-    pad_token,
-    prompt_tokens,
-    response_logits,
-    response_logprobs,
-    right_pad,
-)
+from rlhf_loop.policy import Answer, Drawing, answer_text
 from rlhf_loop.prompts import Prompt
 
 
@@ -48,6 +44,10 @@ class RewardModels:
         self.threshold = threshold
         self._helpfulness = Scorer(helpfulness, compute.device, compute.dtype)
         self._safety = Scorer(safety, compute.device, compute.dtype)
+        self._divided: dict[Scorer, list[Tensor]] = {}
+        if ranks.count() > 1:
+            both = (self._helpfulness, self._safety)
+            self._divided = {scorer: ranks.put_away(scorer.model) for scorer in both}
 
     def score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Scores:
         """Score ``texts[i]`` as the answer to ``prompts[i]``."""
@@ -55,39 +55,17 @@ class RewardModels:
             [*prompt.messages, Message("assistant", text)]
             for prompt, text in zip(prompts, texts, strict=True)
         ]
-        helpfulness = self._helpfulness(rows)  # (B,)
-        safety = self._safety(rows)  # (B,)
+        helpfulness = self._ask(self._helpfulness, rows)  # (B,)
+        safety = self._ask(self._safety, rows)  # (B,)
         is_safety = torch.tensor([prompt.is_safety for prompt in prompts])  # (B,)
         combined = combine_scores(helpfulness, safety, is_safety, self.threshold)
         return Scores(helpfulness, safety, combined)
 
-
-class Rollout(NamedTuple):
-    """Answers to B prompts under the policy as it was when it wrote them."""
-
-    query: Tensor  # (B, Q) token ids, pads on the left
-    query_mask: Tensor  # (B, Q) True: a token of the prompt
-    response: Tensor  # (B, T) token ids, pads on the right
-    mask: Tensor  # (B, T) True: a token that the policy wrote, its stop token included
-    logprobs: Tensor  # (B, T) of the response under the policy, nats, at the rollout temperature
-    ref_logprobs: Tensor  # (B, T) the same under the policy that PPO started from
-    values: Tensor  # (B, T) of the state before each token is written
-    scores: Tensor  # (B,) combined logit of helpfulness and safety
-    helpfulness: Tensor  # (B,) raw score
-    safety: Tensor  # (B,) raw score
-    is_safety: Tensor  # (B,) True: the prompt is tagged as one that might elicit unsafe answers
-    finished: Tensor  # (B,) False: cut at the longest allowed length
-
-
-def take(rollout: Rollout, rows: Tensor) -> Rollout:
-    """The rollout of those ``rows``, without the columns in which all of them are padded."""
-    chosen = Rollout(*(field[rows] for field in rollout))
-    queries = int(chosen.query_mask.sum(dim=1).amax())
-    tokens = int(chosen.mask.sum(dim=1).amax())
-    narrow = {name: getattr(chosen, name)[:, -queries:] for name in ("query", "query_mask")}
-    for name in ("response", "mask", "logprobs", "ref_logprobs", "values"):
-        narrow[name] = getattr(chosen, name)[:, :tokens]
-    return chosen._replace(**narrow)
+    def _ask(self, scorer: Scorer, rows: Sequence[Sequence[Message]]) -> Tensor:
+        if scorer not in self._divided:
+            return scorer(rows)
+        with ranks.gathered(scorer.model, self._divided[scorer]):
+            return scorer(rows)
 
 
 def sample_and_score(
@@ -106,66 +84,100 @@ def sample_and_score(
     return answers, texts, rewards.score(prompts, texts)
 
 
-@torch.no_grad()
-def collect(
-    policy: Any,
-    reference: Any,
-    value_head: ValueHead,
-    tokenizer: Any,
-    rewards: RewardModels,
+# --- a batch of answers --------------------------------------------------------------------------
+
+
+class Rollout(NamedTuple):
+    """B answers under the policy as it was when it wrote them."""
+
+    queries: list[list[int]]  # the tokens of each prompt
+    responses: list[list[int]]  # the tokens that the policy wrote, stop tokens included
+    mask: Tensor  # (B, T) True: a token of the response
+    logprobs: Tensor  # (B, T) of the response under the policy, nats, at the rollout temperature
+    ref_logprobs: Tensor  # (B, T) the same under the policy that divergence is measured from
+    values: Tensor  # (B, T) of the state before each token is written; 0 where none are learnt
+    recomputed: Tensor  # (B,) True: logprobs are by a pass of the trainer's, not by drawing
+    scores: Tensor  # (B,) combined logit of helpfulness and safety
+    helpfulness: Tensor  # (B,) raw score
+    safety: Tensor  # (B,) raw score
+    is_safety: Tensor  # (B,) True: the prompt is tagged as one that might elicit unsafe answers
+    finished: Tensor  # (B,) False: cut at the longest allowed length
+
+    def fill(self, field: Tensor, rows: Sequence[int], flat: Tensor) -> None:
+        """Write ``flat``, the values of all tokens of these rows, into a (B, T) field."""
+        block = field[list(rows)]
+        block[self.mask[list(rows)]] = flat
+        field[list(rows)] = block
+
+    def flat(self, field: Tensor, rows: Sequence[int]) -> Tensor:
+        """The values of a (B, T) field at all tokens of these rows, row by row."""
+        return field[list(rows)][self.mask[list(rows)]]
+
+
+def begin_rollout(
     prompts: Sequence[Prompt],
-    seeds: Sequence[int],
-    drawing: Drawing,
-    compute: Compute,
+    queries: list[list[int]],
+    answers: Sequence[Answer],
+    scores: Scores,
+    device: torch.device,
 ) -> Rollout:
-    """Let the policy answer, score the answers, and note how likely and how promising each was."""
-    answers, _, scores = sample_and_score(
-        policy, tokenizer, rewards, prompts, seeds, drawing, compute
-    )
-    device, pad = policy.device, pad_token(tokenizer)
-    queries = [prompt_tokens(tokenizer, prompt.messages) for prompt in prompts]
-    query, query_mask = left_pad(queries, pad, device)  # (B, Q) both
-    response, mask = right_pad([answer.tokens for answer in answers], pad, device)  # (B, T) both
-    empty = torch.zeros(mask.shape, device=device)  # (B, T)
-    rollout = Rollout(
-        query, query_mask, response, mask, empty, empty, empty,
+    """A rollout whose log-probabilities and values are still to be filled in."""
+    responses = [list(answer.tokens) for answer in answers]
+    lengths = torch.tensor([len(response) for response in responses], device=device)  # (B,)
+    mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]  # (B, T)
+    logprobs, ref_logprobs, values = torch.zeros(3, *mask.shape, device=device)  # (B, T) each
+    return Rollout(
+        queries, responses, mask, logprobs, ref_logprobs, values,
+        torch.zeros(len(responses), dtype=torch.bool, device=device),
         scores.combined.to(device), scores.helpfulness.to(device), scores.safety.to(device),
         torch.tensor([prompt.is_safety for prompt in prompts], device=device),
         torch.tensor([answer.finished for answer in answers], device=device),
     )  # fmt: skip
-    return _with_logprobs(rollout, policy, reference, value_head, drawing.temperature, compute)
 
 
-def _with_logprobs(
-    rollout: Rollout,
-    policy: Any,
-    reference: Any,
-    value_head: ValueHead,
-    temperature: float,
-    compute: Compute,
-) -> Rollout:
-    found = [torch.zeros_like(rollout.logprobs) for _ in range(3)]  # (B, T) each
-    everything = torch.arange(len(rollout.scores), device=rollout.mask.device)
-    for part in chunks(len(everything), compute.forward_rows):
-        rows = take(rollout, everything[part])
-        inputs = (rows.query, rows.query_mask, rows.response, rows.mask)
-        logits, hidden = response_logits(policy, *inputs)
-        ref_logits, _ = response_logits(reference, *inputs)
-        tokens = rows.mask.shape[1]
-        found[0][part, :tokens] = response_logprobs(logits, rows.response, temperature)
-        found[1][part, :tokens] = response_logprobs(ref_logits, rows.response, temperature)
-        found[2][part, :tokens] = value_head(hidden)
-    logprobs, ref_logprobs, values = (field.masked_fill(~rollout.mask, 0.0) for field in found)
-    return rollout._replace(logprobs=logprobs, ref_logprobs=ref_logprobs, values=values)
+def of_all_ranks(rollout: Rollout, own: Sequence[int], total: int) -> Rollout:
+    """The answers that each rank drew, its ``own`` of ``total``, as one rollout on all of them."""
+    if ranks.count() == 1:
+        return rollout
+    device, width = rollout.mask.device, int(ranks.largest(rollout.mask.shape[1]))
+
+    def whole(field: Tensor) -> Tensor:
+        if field.ndim == 2:
+            field = torch.nn.functional.pad(field, (0, width - field.shape[1]))
+        kind = torch.uint8 if field.dtype == torch.bool else field.dtype
+        return ranks.put_together(own, field.to(kind), total).to(field.dtype)
+
+    queries, responses, *fields = rollout
+    return Rollout(
+        _rows_of_all(queries, own, total, device),
+        _rows_of_all(responses, own, total, device),
+        *map(whole, fields),
+    )
+
+
+def _rows_of_all(
+    rows: list[list[int]], own: Sequence[int], total: int, device: torch.device
+) -> list[list[int]]:
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    width = int(ranks.largest(int(lengths.max())))
+    padded = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    counts = ranks.put_together(own, lengths, total).tolist()
+    every = ranks.put_together(own, padded, total).tolist()
+    return [row[:count] for row, count in zip(every, counts, strict=True)]
+
+
+# --- what the minibatches learn from -------------------------------------------------------------
 
 
 class Targets(NamedTuple):
-    """What the minibatches learn from; (B, T), B the whole batch of an iteration."""
+    """What the minibatches learn from; B the whole batch of an iteration."""
 
-    advantages: Tensor
-    returns: Tensor
-    mask: Tensor  # True: a token that counts in the losses
-    rewards: Tensor
+    advantages: Tensor  # (B, T)
+    returns: Tensor  # (B, T)
+    mask: Tensor  # (B, T) True: a token that counts in the losses
+    rewards: Tensor  # (B, T)
+    scores: Tensor  # (B,) combined, the penalty for truncation taken off, not whitened
+    counted: Tensor  # (B,) True: an answer that is learnt from
 
 
 def counted_rows(rollout: Rollout, config: PPOConfig) -> Tensor:
@@ -190,11 +202,22 @@ def learning_targets(rollout: Rollout, config: PPOConfig) -> Targets:
     scores = rollout.scores
     if config.truncated == "penalise":
         scores = scores - config.truncated_penalty * (~rollout.finished).float()
-    if config.whiten_scores:
-        scores = whiten(scores, rows)
     rewards = shape_rewards(
-        scores, rollout.logprobs, rollout.ref_logprobs, rollout.mask, config.kl_coef
-    )
+        whiten(scores, rows) if config.whiten_scores else scores,
+        rollout.logprobs, rollout.ref_logprobs, rollout.mask, config.kl_coef, config.kl == "token",
+    )  # fmt: skip
+    if config.advantage == "gae":
+        advantages, returns, rewards = _by_values(rewards, rollout, mask, config)
+    else:
+        advantages = _among_answers(rewards.sum(dim=1), rows, config)[:, None] * mask
+        returns = torch.zeros_like(rewards)
+    return Targets(advantages, returns, mask, rewards, scores, rows)
+
+
+def _by_values(
+    rewards: Tensor, rollout: Rollout, mask: Tensor, config: PPOConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Advantages, returns and the rewards as they were used, (B, T) each."""
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
     advantages, returns = estimate_advantages(
@@ -202,4 +225,11 @@ def learning_targets(rollout: Rollout, config: PPOConfig) -> Targets:
     )
     if config.whiten_advantages:
         advantages = whiten(advantages, mask)
-    return Targets(advantages, returns, mask, rewards)
+    return advantages, returns, rewards
+
+
+def _among_answers(rewards: Tensor, counted: Tensor, config: PPOConfig) -> Tensor:
+    """(B,) advantages of whole answers with the rewards (B,), against those to the same prompt."""
+    of = leave_one_out if config.advantage == "rloo" else group_relative
+    groups = (field.view(-1, config.answers_per_prompt) for field in (rewards, counted))
+    return of(*groups).view(-1)

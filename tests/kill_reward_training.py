@@ -122,7 +122,11 @@ class Training:
 
 
 def _without_clock(figures: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in figures.items() if name not in OF_THE_CLOCK}
+    return {
+        name: value
+        for name, value in figures.items()
+        if name not in OF_THE_CLOCK and not name.startswith("seconds/")
+    }
 
 
 def inputs(folder: Path) -> dict[str, Path]:

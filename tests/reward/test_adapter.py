@@ -16,11 +16,12 @@ from transformers import AutoModelForSequenceClassification
 from reward import adapter
 from reward.config import TrainConfig
 from reward.data import load_pairs, tokenise
-from reward.model import load_reward_model, score_rows, shares_prefixes, start_from_chat_model
+from reward.model import load_reward_model, score_rows, start_from_chat_model
 from reward.preferences import Criterion, write_pairs
 from reward.run_folder import RunFolder
 from reward.settings import from_mapping, to_flags
 from reward.train import train
+from reward.trunk import shares_prefixes
 from tests.reward.pairs import pairs
 from tests.tiny_models import CONFIGS, tiny_chat_model
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from reward import attention
 from reward.attention import Layout
-from reward.model import recompute_activations, score_rows, share_prefixes, shares_prefixes
+from reward.model import recompute_activations, score_rows
+from reward.trunk import share_prefixes, shares_prefixes
 
 VOCABULARY = 97
 SMALL = {

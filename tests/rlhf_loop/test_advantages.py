@@ -3,16 +3,20 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import logit
 
 from rlhf_loop.advantages import (
     combine_scores,
     estimate_advantages,
+    group_relative,
     kl_k3,
     last_token,
+    leave_one_out,
     shape_rewards,
     whiten,
 )
@@ -223,3 +227,108 @@ def test_with_gamma_and_lambda_one_returns_are_rewards_to_go():
     close(returns[0], torch.tensor(REWARDS).flip(0).cumsum(0).flip(0))
     steps = [a - b for a, b in pairwise(returns[0].tolist())]
     assert steps == pytest.approx(REWARDS[:-1], abs=1e-6)
+
+
+# --- among the answers to a prompt ----------------------------------------------------------------
+
+
+def test_leaving_one_out_is_the_hand_worked_one():
+    rewards = torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])
+    everything = torch.ones(2, 3, dtype=torch.bool)
+    close(leave_one_out(rewards, everything), [[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]])
+    without_last = torch.tensor([[True, True, False], [True, False, False]])
+    close(leave_one_out(rewards, without_last), [[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+
+
+def test_group_relative_advantages_are_the_hand_worked_ones():
+    rewards = torch.tensor([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]])
+    everything = torch.ones(2, 3, dtype=torch.bool)
+    close(group_relative(rewards, everything), [[-math.sqrt(1.5), 0, math.sqrt(1.5)], [0, 0, 0]])
+    without_last = torch.tensor([[True, True, False], [False, False, False]])
+    close(group_relative(rewards, without_last), [[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+
+
+# --- each a second time: loops over float64, as the definitions read ------------------------------
+
+cases = st.integers(0, 2**31)
+
+
+def drawn(seed):
+    """Rewards and values (B, T), a mask of first so many tokens, and a mask of rows that count."""
+    numbers = np.random.default_rng(seed)
+    rows, tokens = numbers.integers(1, 6), numbers.integers(1, 8)
+    mask = np.arange(tokens) < numbers.integers(1, tokens + 1, rows)[:, None]
+    return numbers, numbers.normal(size=(rows, tokens)), numbers.normal(size=(rows, tokens)), mask
+
+
+@given(cases, st.booleans(), st.floats(0, 1))
+def test_rewards_agree_with_a_loop(seed, per_token, kl_coef):
+    numbers, logprobs, ref_logprobs, mask = drawn(seed)
+    scores = numbers.normal(size=len(mask))
+    expected = np.zeros(mask.shape)
+    for row, count in enumerate(mask.sum(axis=1)):
+        for token in range(count):
+            place = token if per_token else count - 1
+            expected[row, place] -= kl_coef * (logprobs[row, token] - ref_logprobs[row, token])
+        expected[row, count - 1] += scores[row]
+    fields = map(torch.from_numpy, (scores, logprobs, ref_logprobs, mask))
+    found = shape_rewards(*fields, kl_coef, per_token)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+
+
+@given(cases, shares, shares)
+def test_advantages_agree_with_the_recursion_of_each_row(seed, gamma, lam):
+    _, rewards, values, mask = drawn(seed)
+    found, returns = estimate_advantages(
+        *map(torch.from_numpy, (rewards, values, mask)), gamma, lam
+    )
+    for row, count in enumerate(mask.sum(axis=1)):
+        later = ahead = 0.0
+        for token in reversed(range(count)):
+            delta = rewards[row, token] + gamma * ahead - values[row, token]
+            later, ahead = delta + gamma * lam * later, values[row, token]
+            assert found[row, token].item() == pytest.approx(later, abs=1e-12)
+            assert returns[row, token].item() == pytest.approx(later + ahead, abs=1e-12)
+        assert found[row, count:].abs().sum() == returns[row, count:].abs().sum() == 0
+
+
+@given(cases, st.booleans())
+def test_whitening_agrees_with_numpy(seed, shift_mean):
+    _, values, _, mask = drawn(seed)
+    known = values[mask]
+    expected = (known - known.mean()) / np.sqrt(known.var() + 1e-8)
+    found = whiten(torch.from_numpy(values), torch.from_numpy(mask), shift_mean).numpy()
+    back = 0.0 if shift_mean else known.mean()
+    np.testing.assert_allclose(found[mask], expected + back, atol=1e-9)
+
+
+@given(cases)
+def test_the_combined_score_agrees_with_the_paper_s_probabilities(seed):
+    """Through the sigmoid, the choice, and back, as the equations are printed."""
+    numbers = np.random.default_rng(seed)
+    safe, helpful = numbers.uniform(0.001, 0.999, (2, 40))
+    tagged = numbers.random(40) < 0.3
+    expected = logit(np.where(tagged | (safe < 0.15), safe, helpful))
+    found = combine_scores(*map(torch.from_numpy, (logit(helpful), logit(safe), tagged)))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+
+
+@given(cases)
+def test_advantages_among_answers_agree_with_loops(seed):
+    numbers = np.random.default_rng(seed)
+    rewards = numbers.normal(size=(numbers.integers(1, 4), numbers.integers(1, 6)))
+    counted = numbers.random(rewards.shape) < 0.7
+    inputs = torch.from_numpy(rewards), torch.from_numpy(counted)
+    rloo, grpo = leave_one_out(*inputs), group_relative(*inputs)
+    for prompt, row in enumerate(rewards):
+        for answer in range(len(row)):
+            group = [j for j in range(len(row)) if counted[prompt, j]]
+            others = [row[j] for j in group if j != answer]
+            if not counted[prompt, answer]:
+                assert rloo[prompt, answer] == grpo[prompt, answer] == 0
+                continue
+            alone = row[answer] - np.mean(others) if others else 0.0
+            among = row[answer] - np.mean(row[group])
+            deviation = np.sqrt(np.var(row[group]) + 1e-8)
+            assert rloo[prompt, answer].item() == pytest.approx(alone, abs=1e-12)
+            assert grpo[prompt, answer].item() == pytest.approx(among / deviation, abs=1e-9)

@@ -15,7 +15,9 @@ from reward.settings import to_flags, to_mapping
 from rlhf_loop.config import Inputs, PPOConfig
 from rlhf_loop.ppo import Learner, batch_prompts, train
 from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
-from rlhf_loop.rollout import learning_targets, take
+from rlhf_loop.rollout import learning_targets
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def config(prompts, chat_model, judges, tmp_path):
     return PPOConfig(
         prompts=prompts, policy=chat_model, **judges, out=tmp_path / "run", device="cpu",
         max_new_tokens=12, iterations=4, batch=12, minibatch=4, learning_rate=2e-3,
-        validate_every=2, forward_rows=5,
+        validate_every=2, tokens_per_minibatch=100,
     )  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def test_the_defaults_are_the_paper_s(config):
 
 @pytest.fixture
 def learner(config):
-    return Learner(config)
+    return Learner(config, CPU)
 
 
 def collected(learner):
@@ -58,38 +60,38 @@ def test_the_first_ratio_is_one_and_the_first_divergence_zero(learner):
 
 def test_the_first_ratio_is_one_at_any_temperature(config):
     """Answers are drawn, and their probabilities taken, at the same one."""
-    learner = Learner(replace(config, temperature=0.6))
+    learner = Learner(replace(config, temperature=0.6), CPU)
     rollout = collected(learner)
     figures = learner.update(rollout, learning_targets(rollout, learner.config), 1)
     assert figures["ppo/ratio/first_error"] < 1e-5
 
 
-def test_taking_rows_loses_nothing_but_padding(learner):
-    rollout = collected(learner)
-    for row in range(len(rollout.scores)):
-        one = take(rollout, torch.tensor([row]))
-        assert bool(one.mask.all())
-        assert bool(one.query_mask.all())
-        assert torch.equal(one.response[0], rollout.response[row][rollout.mask[row]])
-        assert torch.equal(one.values[0], rollout.values[row][rollout.mask[row]])
-
-
 def gradient_step(config, rollout, targets):
     """The weights after one gradient step on the whole batch."""
-    learner = Learner(replace(config, minibatch=config.batch))
+    learner = Learner(replace(config, minibatch=config.batch), CPU)
     learner.update(rollout, targets, 1)
-    return torch.cat([p.detach().flatten() for p in learner.policy.parameters()])
+    return torch.cat([p.detach().flatten() for p in learner.learnt().parameters()])
 
 
-def test_the_step_does_not_depend_on_how_a_minibatch_is_cut(config, learner):
-    rollout = collected(learner)
-    lengths = torch.arange(1, 13)[:, None]  # were they alike, shares of rows would pass as well
-    rollout = rollout._replace(mask=rollout.mask & (torch.arange(12) < lengths))
+def test_the_step_does_not_depend_on_how_a_minibatch_is_cut(config, learner, monkeypatch):
+    rollout = of_unlike_lengths(collected(learner))
     targets = learning_targets(rollout, config)
     sgd_like = replace(config, adam_eps=1.0)  # AdamW's own 1e-5 makes rounding as large as a step
-    steps = [gradient_step(replace(sgd_like, forward_rows=n), rollout, targets) for n in (1, 5, 12)]
-    torch.testing.assert_close(steps[0], steps[2], rtol=0, atol=1e-7)
-    torch.testing.assert_close(steps[1], steps[2], rtol=0, atol=1e-7)
+    whole = gradient_step(replace(sgd_like, tokens_per_minibatch=10**6), rollout, targets)
+    for tokens in (1, 100):
+        some = gradient_step(replace(sgd_like, tokens_per_minibatch=tokens), rollout, targets)
+        torch.testing.assert_close(some, whole, rtol=0, atol=1e-7)
+    monkeypatch.setattr("rlhf_loop.logprobs.LOGITS_AT_ONCE", 16 * 320)  # 16 tokens' at a time
+    chunked = gradient_step(replace(sgd_like, tokens_per_minibatch=10**6), rollout, targets)
+    torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-7)
+
+
+def of_unlike_lengths(rollout):
+    """Were they alike, shares of rows would pass for shares of tokens."""
+    lengths = range(1, 13)
+    mask = rollout.mask & (torch.arange(12) < torch.tensor(lengths)[:, None])
+    responses = [tokens[:n] for tokens, n in zip(rollout.responses, lengths, strict=True)]
+    return rollout._replace(mask=mask, responses=responses)
 
 
 def test_scores_are_whitened_and_land_on_last_tokens(config, learner):
@@ -141,7 +143,7 @@ def test_it_trains_and_keeps_the_best_policy(config):
     assert [line["step"] for line in metrics] == [0, 1, 2, 3, 4]
     assert sorted(judged) == [0, 2, 4]
     assert result["eval/scores"] == max(judged.values()) == judged[result["best_iteration"]]
-    best = Learner(replace(config, policy=config.out / "model"))
+    best = Learner(replace(config, policy=config.out / "model"), CPU)
     prompts = list(read_prompts(config.prompts, PromptSplit.VALIDATION))
     assert best.validate(prompts)["eval/scores"] == pytest.approx(result["eval/scores"], abs=1e-4)
     for line in metrics[1:]:

@@ -1,9 +1,14 @@
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
 
 from rlhf_loop.advantages import kl_k3, masked_mean, shape_rewards
+from rlhf_loop.logprobs import entropies, spread_out
+from rlhf_loop.losses import policy_loss, value_loss
 from rlhf_loop.policy import exact_kl
-from rlhf_loop.ppo import policy_loss, value_loss
 
 RATIOS = torch.tensor([0.5, 0.79, 0.9, 1.0, 1.1, 1.3, 2.0])
 
@@ -85,6 +90,36 @@ def test_the_exact_divergence_is_the_hand_worked_one():
     policy, ref = torch.tensor([[[0.5, 0.3, 0.2]]]).log(), torch.tensor([[[0.4, 0.4, 0.2]]]).log()
     assert exact_kl(policy, ref).item() == pytest.approx(0.025267, abs=1e-5)
     assert exact_kl(policy, policy).item() == 0.0
+
+
+@given(st.integers(0, 2**31), st.floats(0.01, 1.0))
+def test_both_losses_agree_with_loops(seed, cliprange):
+    """A second derivation: float64, one token after the other, as the equations read."""
+    numbers = np.random.default_rng(seed)
+    mask = numbers.random((4, 5)) < 0.7
+    now, old, target = numbers.normal(size=(3, 4, 5))
+    policy = value = 0.0
+    for place in zip(*np.nonzero(mask), strict=True):
+        ratio, advantage = np.exp(now[place] - old[place]), target[place]
+        clipped = min(max(ratio, 1 - cliprange), 1 + cliprange)
+        policy -= min(ratio * advantage, clipped * advantage)
+        near = min(max(now[place], old[place] - cliprange), old[place] + cliprange)
+        value += 0.5 * max((now[place] - target[place]) ** 2, (near - target[place]) ** 2)
+    count = max(mask.sum(), 1)
+    rows = [torch.from_numpy(field) for field in (now, old, target, mask)]
+    assert policy_loss(*rows, cliprange).item() == pytest.approx(policy / count, abs=1e-12)
+    assert value_loss(*rows, cliprange).item() == pytest.approx(value / count, abs=1e-12)
+
+
+def test_log_probabilities_and_entropies_agree_with_scipy():
+    logits = torch.randn(7, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits[0, 3] = float("-inf")  # a token that cannot be drawn
+    tokens = torch.arange(7)
+    logprobs, spread = spread_out(logits, tokens)
+    expected, shares = log_softmax(logits.numpy(), axis=-1), softmax(logits.numpy(), axis=-1)
+    np.testing.assert_allclose(logprobs.numpy(), expected[np.arange(7), np.arange(7)], atol=1e-12)
+    terms = np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), 0)
+    np.testing.assert_allclose(entropies(spread).numpy(), -terms.sum(axis=-1), atol=1e-12)
 
 
 def test_ppo_finds_the_better_arm_of_a_bandit():

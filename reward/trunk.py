@@ -1,0 +1,162 @@
+"""Rows of tokens through a language model's trunk, for whatever head stands on it.
+
+B rows, H hidden. Where the model can, a minibatch goes through as a prefix tree: every distinct
+token once, nothing padded. The reward model reads each row's last token, the policy and a value
+model read the state before each token of an answer; so what is read is always a row's tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from reward import attention
+from reward.prefix_tree import SHORTEST, prefix_tree
+
+STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+"""What a stranger's modelling code raises that does not hear of a prefix tree."""
+ALIKE = 1e-3  # of the hidden states' norm; a wrong mask is far beyond, rounding far below
+
+
+class Tails:
+    """B rows of tokens, and how many of each row's last tokens are read.
+
+    Its prefix tree is built when it is asked for, and serves any number of models.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        device: torch.device,
+        shortest: int = SHORTEST,
+    ) -> None:
+        self.rows, self.counts, self.device, self.shortest = rows, counts, device, shortest
+
+    @cached_property
+    def layout(self) -> attention.Layout:
+        return attention.Layout(prefix_tree(self.rows, self.shortest), self.device, self.counts)
+
+
+def tail_states(model: Any, tails: Tails, dtype: str = "float32") -> Tensor:
+    """The trunk's hidden states at the tails of the rows, row by row, (sum of counts, H).
+
+    Equal to putting each row through alone. ``dtype`` "bfloat16" lets the trunk compute in it.
+    """
+    if shares_prefixes(model):
+        return _packed_states(model, tails.layout, dtype)
+    return _plain_states(model, tails, dtype)
+
+
+def share_prefixes(model: Any) -> str:
+    """Let rows of a minibatch share their prefixes; returns why this model cannot, or "".
+
+    It is tried on a few rows against plain ones: an architecture whose attention does not hear of
+    the tree (recurrent state, relative biases, sinks) is found by what it computes, whatever its
+    name.
+    """
+    plain = model.config._attn_implementation
+    numbers = torch.Generator().manual_seed(0)
+    highest = model.config.get_text_config().vocab_size
+    stem, left, right = torch.randint(0, highest, (3, 12), generator=numbers).tolist()
+    rows = [stem + left, stem + right, stem + left + stem, right]
+    device = model.get_input_embeddings().weight.device
+    tails = Tails(rows, [len(left), 1, 2, 5], device, shortest=1)
+    with torch.no_grad():
+        expected = _plain_states(model, tails, "float32")
+        why = _try_tree(model, tails.layout, expected)
+    model.set_attn_implementation(plain)
+    if not why:
+        take_trees(model)
+    return why
+
+
+def take_trees(model: Any) -> None:
+    """From now on minibatches go through the model as prefix trees: it is known that it can."""
+    model.plain_attention = model.config._attn_implementation
+    model.set_attn_implementation(attention.NAME)
+    attention.read_only_at_ends(model.base_model)
+
+
+def _try_tree(model: Any, layout: attention.Layout, expected: Tensor) -> str:
+    try:
+        model.set_attn_implementation(attention.NAME)
+        found = _packed_states(model, layout, "float32")
+    except (torch.OutOfMemoryError, MemoryError):
+        raise  # says nothing of what the model can do
+    except STUMBLES as error:
+        return f"{type(error).__name__}: {error}"
+    if not shares_prefixes(model):
+        return "its attention cannot be exchanged"
+    apart = ((found - expected).norm() / expected.norm()).item()
+    if not apart < ALIKE:
+        return f"its hidden states come out {apart:.1g} of their size apart"
+    window = sliding_window(model)
+    if window not in (None, *layout.windows):
+        return f"its sliding window of {window} tokens does not reach the attention"
+    return ""
+
+
+def sliding_window(model: Any) -> int | None:
+    """The window of those layers that have one."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    found: int | None = getattr(config, "sliding_window", None)
+    return found
+
+
+def shares_prefixes(model: Any) -> bool:
+    """Whether a minibatch goes through the model as a prefix tree."""
+    return bool(model.config._attn_implementation == attention.NAME)
+
+
+@contextmanager
+def own_attention(model: Any) -> Iterator[None]:
+    """The model with the attention that it came with, as drawing answers needs it."""
+    if not shares_prefixes(model):
+        yield
+        return
+    model.set_attn_implementation(model.plain_attention)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(attention.NAME)
+
+
+def _packed_states(model: Any, layout: attention.Layout, dtype: str) -> Tensor:
+    """The hidden states at the tails, each distinct token computed once."""
+    with _computing_in(dtype, layout.tokens.device):
+        trunk = model.base_model(
+            input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout
+        )
+    states: Tensor = trunk.last_hidden_state[0].index_select(0, layout.places)
+    return states
+
+
+def _plain_states(model: Any, tails: Tails, dtype: str) -> Tensor:
+    """The same from a row each, padded on the right and masked."""
+    lengths = [len(row) for row in tails.rows]
+    ids = pad_sequence([torch.tensor(row) for row in tails.rows], batch_first=True)
+    ids = ids.to(tails.device)  # (B, T)
+    after = torch.tensor(lengths, device=tails.device)[:, None]  # (B, 1)
+    positions = torch.arange(ids.shape[1], device=tails.device)  # (T,)
+    mask = positions < after  # (B, T)
+    with _computing_in(dtype, tails.device):
+        trunk = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    read = mask & (positions >= after - torch.tensor(tails.counts, device=tails.device)[:, None])
+    states: Tensor = trunk.last_hidden_state[read]
+    return states
+
+
+def _computing_in(dtype: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")

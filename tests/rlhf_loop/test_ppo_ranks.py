@@ -1,0 +1,99 @@
+"""Two processes, each drawing and learning from its part, end where one process ends.
+
+Real processes that talk by gloo on the CPU; starting them takes most of the time, so one start
+serves every case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reward.run_folder import RunFolder
+
+TORCHRUN = [
+    str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2",
+]  # fmt: skip
+CASES = {
+    "value head": {},
+    "value model": {"value": "safety", "truncated": "keep"},
+    "rloo": {"advantage": "rloo", "answers_per_prompt": 3},
+}
+PATIENCE_SECONDS = 240
+
+
+def settings(out: Path, prompts: Path, chat_model: Path, judges: dict[str, Path], **chosen):
+    """Nine answers a step: no part of two is even."""
+    wanted = {
+        "prompts": prompts, "policy": chat_model, **judges, "out": out, "device": "cpu",
+        "max_new_tokens": 10, "iterations": 3, "batch": 18, "minibatch": 9, "adam_eps": 1.0,
+        "learning_rate": 0.5, "validate_every": 2, "tokens_per_minibatch": 60, **chosen,
+    }  # fmt: skip
+    return {k: str(v) if isinstance(v, Path) else v for k, v in wanted.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, prompts, chat_model, judges) -> Path:
+    work = tmp_path_factory.mktemp("ranks")
+    for number, launcher in ((1, [sys.executable]), (2, TORCHRUN)):
+        runs = [
+            settings(work / f"{case} {number}", prompts, chat_model, judges, **CASES[case])
+            for case in CASES
+        ]
+        plan = work / f"{number}.json"
+        plan.write_text(json.dumps(runs))
+        words = [*launcher, "-m", "tests.rlhf_loop.steps_of_ranks", str(plan)]
+        done = subprocess.run(
+            words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+            timeout=PATIENCE_SECONDS, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return work
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_works(trained, case):
+    """Weights, figures of every iteration and validations of two ranks are those of one."""
+    one, two = (trained / f"{case} {number}" for number in (1, 2))
+    weights = [load_file(run / "model" / "model.safetensors") for run in (one, two)]
+    first, second = (torch.cat([w[n].double().flatten() for n in sorted(w)]) for w in weights)
+    assert (first - second).norm() < 1e-5 * first.norm()
+    lines = [RunFolder(run).metrics() for run in (one, two)]
+    assert [line["step"] for line in lines[0]] == [0, 1, 2, 3]
+    for mine, theirs in zip(*lines, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            if not name.startswith(("time", "seconds", "ppo/ratio/")):
+                assert theirs[name] == pytest.approx(mine[name], rel=1e-3, abs=1e-4), name
+        assert theirs.get("ppo/ratio/first_error", 0) < 1e-5
+    results = [RunFolder(run).result() for run in (one, two)]
+    assert [result["ranks"] for result in results] == [1, 2]
+    assert results[0]["best_iteration"] == results[1]["best_iteration"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_weights_have_moved(trained, chat_model, case):
+    """Or else nothing would have been compared."""
+    final = [line for line in RunFolder(trained / f"{case} 2").metrics() if line["step"] == 3]
+    assert abs(final[0]["eval/kl"]) > 1e-3
+
+
+def test_more_processes_than_prompts_are_refused(
+    monkeypatch, prompts, chat_model, judges, tmp_path
+):
+    from reward import ranks
+    from reward.settings import from_mapping
+    from rlhf_loop.config import PPOConfig
+    from rlhf_loop.ppo import _refuse_idle_ranks
+
+    config = from_mapping(PPOConfig, settings(tmp_path, prompts, chat_model, judges, batch=9))
+    monkeypatch.setattr(ranks, "count", lambda: 4)
+    with pytest.raises(ValueError, match="4 processes were launched, and there are 2 prompts"):
+        _refuse_idle_ranks(config, ["one", "two"])
