@@ -271,7 +271,9 @@ def write_prompt_set(
     file = storage.path(key)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_prompts(file, kept)
-    counts = Counter(str(p.split) for p in kept) + Counter(safety=sum(p.is_safety for p in kept))
+    counts = Counter(str(p.split) for p in kept) + Counter(
+        safety=sum(p.is_safety for p in kept), borderline=sum(p.is_borderline for p in kept)
+    )
     counts["left_out"] = len(prompts) - len(kept)
     return PromptSet.objects.create(
         name=name,
@@ -280,6 +282,11 @@ def write_prompt_set(
         counts=dict(counts),
         is_for_rounds=is_for_rounds,
     )
+
+
+def prompts_of(prompt_set: PromptSet) -> list[LoopPrompt]:
+    """Every prompt of a stored set."""
+    return list(read_prompts(storage.path(prompt_set.storage_key)))
 
 
 def _split_of(split: PromptSplit) -> str:
