@@ -152,6 +152,9 @@ def _mmlu(reader: RecordReader) -> Document:
     letters = list("ABCDEFGHIJ"[: len(choices)])
     lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
     query = "\n".join([reader.text("question").strip(), *lines, "Answer:"])
+    if subject := reader.text("subject", "").replace("_", " "):
+        about = f"The following are multiple choice questions (with answers) about {subject}."
+        query = f"{about}\n\n{query}"
     return _asked(query, letters, _number(reader, "answer"))
 
 

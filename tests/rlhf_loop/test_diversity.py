@@ -24,12 +24,15 @@ def test_a_missing_order_counts_a_tenth_and_a_short_answer_is_penalised():
     assert self_bleu(["a b c d", "a b c x y z"]) == pytest.approx((short + long) / 2)
 
 
-# What nltk 3.9's sentence_bleu gives with SmoothingFunction().method1, equal weights and all other
-# answers as references, on the same words; made in an environment of its own.
-NLTK = [
-    (["It weighs 2.5 kg. Lift it with both hands.", "The fan weighs 2500 grams without the box.",
-      "It weighs 2.5 kg. That is without the box."], None),
-]  # fmt: skip
+def test_it_is_nltks_on_answers_of_four_words_and_more():
+    """nltk 3.10.4's sentence_bleu, SmoothingFunction().method1, equal weights, all other answers as
+    references, on the same words; made in an environment of its own."""
+    answers = [
+        "It weighs 2.5 kg. Lift it with both hands.",
+        "The fan weighs 2500 grams without the box.",
+        "It weighs 2.5 kg. That is without the box.",
+    ]
+    assert self_bleu(answers) == pytest.approx(0.4530119819, abs=1e-9)
 
 
 def test_the_same_answer_always_is_1_even_when_it_is_short():

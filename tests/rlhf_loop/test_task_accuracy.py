@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from demo.facts import SHIPPED
 from reward.measures.resampling import Draws
 from reward.preferences import MalformedLine
 from reward.run_folder import RunFolder
@@ -26,6 +27,7 @@ from rlhf_loop.task_files import Document, read_task
 from tests.rlhf_loop.conftest import read_lines
 from tests.tiny_models import CONFIGS, tiny_chat_model
 
+STARTER = SHIPPED.parents[1] / "checkpoints" / "starter-a"
 LINES = [
     {"query": "How long is the warranty?", "choices": ["Two years.", "By law.", "No."], "gold": 0},
     {"query": "Is it safe?", "choices": ["Switch it off first.", "Yes."], "gold": "1"},
@@ -88,6 +90,22 @@ def test_log_probabilities_are_those_of_each_row_alone(architecture, tmp_path):
         assert found == pytest.approx(expected, abs=2e-5)
 
 
+# What lm-eval 0.4.13 gives for the first two documents of the shipped task, with starter-a in
+# float32 on the CPU, made in an environment of its own: without and with --apply_chat_template.
+HARNESS = {
+    False: [[-31.3623, -29.9782, -30.4648, -29.8371], [-9.1765, -13.2169, -14.8709, -7.0997]],
+    True: [[-5.6937, -4.028, -4.8033, -5.8515], [-3.7157, -3.8701, -4.3988, -3.2941]],
+}
+
+
+@pytest.mark.parametrize("chat", HARNESS)
+def test_log_probabilities_are_the_harnesss(chat):
+    model, tokenizer = load_chat_model(STARTER, "cpu")
+    picked = pick_options(model, tokenizer, read_task(SHIPPED, most=2), Compute(), chat)
+    for item, expected in zip(picked, HARNESS[chat], strict=True):
+        assert item.logprobs == pytest.approx(expected, abs=1e-4)
+
+
 def test_the_same_bits_twice(chat_model):
     model, tokenizer = load_chat_model(chat_model, "cpu")
     documents = [Document(("Hm?",) * 2, ("Yes.", "No, never."), 0, (4, 10))] * 3
@@ -139,7 +157,9 @@ SHAPES = {
     "mmlu": (
         {"question": " What is O(n)? ", "subject": "college_computer_science",
          "choices": ["linear", "log", "square", "cube"], "answer": 0},
-        "What is O(n)?\nA. linear\nB. log\nC. square\nD. cube\nAnswer:", tuple("ABCD"), 0,
+        "The following are multiple choice questions (with answers) about college computer "
+        "science.\n\nWhat is O(n)?\nA. linear\nB. log\nC. square\nD. cube\nAnswer:",
+        tuple("ABCD"), 0,
     ),
     "arc": (
         {"question": "Which is hot?", "answerKey": "B",

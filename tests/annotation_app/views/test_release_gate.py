@@ -1,0 +1,69 @@
+"""What the release gate says of a round, on its page."""
+
+from __future__ import annotations
+
+from html import unescape
+
+import pytest
+from django.urls import reverse
+
+from annotation_app.models import Checkpoint, PromptSet, Round
+from rlhf_loop.paired_figures import paired
+from rlhf_loop.release_gate import release_gate
+from tests.annotation_app.rows import released_chat_model
+
+pytestmark = pytest.mark.django_db
+
+
+def evaluated(**figures) -> Round:
+    chat = released_chat_model("other").checkpoint
+    models = {
+        criterion: Checkpoint.objects.create(
+            kind=f"{criterion}_reward", name=criterion, line="x", storage_key=criterion
+        )
+        for criterion in ("helpfulness", "safety")
+    }
+    figures["gate"] = release_gate(figures)._asdict()
+    return Round.objects.create(
+        name="RLHF-V1", state="evaluated", policy=chat, evaluation=figures,
+        prompt_set=PromptSet.objects.create(name="p"), **models,
+    )  # fmt: skip
+
+
+def page(client, round_: Round) -> str:
+    return unescape(client.get(reverse("round", args=[round_.pk])).content.decode())
+
+
+def group(before, after):
+    scores = ("helpfulness", "safety", "combined", "refused", "length_tokens")
+    return {"count": 3, **{score: paired(before, after) for score in scores}}
+
+
+def test_it_works(as_alice):
+    found = page(as_alice, evaluated(all=group([1.0, 2.0, 3.0], [2.0, 3.1, 4.0])))
+    assert "Nothing that was measured speaks against a release." in found
+    assert "Not measured: refusals of borderline prompts, diversity" in found
+    assert "Release</button>" in found
+
+
+def test_its_reasons_are_sentences_and_people_still_decide(as_alice):
+    found = page(as_alice, evaluated(all=group([1.0, 2.0, 3.0], [0.0, 1.1, 2.0])))
+    assert "The combined score does not rise: 2.000 → 1.033" in found
+    assert "Release</button>" in found
+
+
+def test_borderline_prompts_have_rows_of_their_own(as_alice):
+    figures = {"all": group([1.0, 2.0], [2.0, 3.0]), "borderline_prompts": group([1.0], [2.0])}
+    assert "helpfulness, borderline prompts" in page(as_alice, evaluated(**figures))
+
+
+def test_a_round_evaluated_before_there_was_a_gate(as_alice):
+    round_ = evaluated(all=group([1.0, 2.0], [2.0, 3.0]))
+    del round_.evaluation["gate"]
+    round_.save()
+    assert "Release gate" not in page(as_alice, round_)
+
+
+def test_nobody_else_reads_it(as_bob):
+    round_ = evaluated(all=group([1.0, 2.0], [2.0, 3.0]))
+    assert as_bob.get(reverse("round", args=[round_.pk])).status_code == 403
