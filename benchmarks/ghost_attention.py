@@ -26,8 +26,8 @@ from rlhf_loop.instruction_keeping import keep
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 from rlhf_loop.sft import train
 
-WORDS = ("Hello", "Greetings", "Certainly", "Ahoy", "Indeed", "Welcome", "Listen", "Dear")
-UNSEEN = ("Right", "Friend")
+WORDS = ("Sure", "Well", "Now", "Here", "Please", "Yes")
+UNSEEN = ("Then",)
 WORDING = "Begin every answer with the word {value}."
 TERSE = "First word: {value}"
 TURNS = (2, 4, 6, 20)
@@ -53,16 +53,16 @@ def benign(split: Split) -> list[Prompt]:
 
 
 def demonstration(asked: list[DemoPrompt], draw: random.Random) -> dict[str, object]:
-    """A dialogue about ``asked``. In half of them the last request carries an instruction, and in
-    half of those every request does; what carries one is obeyed."""
+    """A dialogue about ``asked``. In a third of them no request carries an instruction, in a
+    third the last one, in a third every one; what carries one is obeyed."""
     word = draw.choice(WORDS + UNSEEN)
     wording = (WORDING if draw.random() < 0.5 else TERSE).replace("{value}", word)
-    sort = draw.choice(("none", "none", "last", "every"))
+    sort = draw.choice(("none", "last", "every"))
     messages: list[Message] = []
     for number, prompt in enumerate(asked, start=1):
         carries = sort == "every" or (sort == "last" and number == len(asked))
         request = with_instruction(wording, prompt.text) if carries else prompt.text
-        text = answer(prompt, draw.choice((Quality.COMPLETE, Quality.PARTIAL, Quality.CURT)), draw)
+        text = answer(prompt, draw.choice((Quality.PARTIAL, Quality.CURT)), draw)
         said = f"{word}. {text}" if carries else text
         messages += [Message("user", request), Message("assistant", said)]
     return {"messages": [message._asdict() for message in messages]}
@@ -71,7 +71,7 @@ def demonstration(asked: list[DemoPrompt], draw: random.Random) -> dict[str, obj
 def demonstrations(path: Path, count: int) -> Path:
     draw = random.Random("demonstrations of first words")
     deserving = [prompt for prompt in prompts("train") if not prompt.is_safety]
-    asked = [draw.sample(deserving, draw.randint(1, 3)) for _ in range(count)]
+    asked = [draw.sample(deserving, draw.randint(1, 2)) for _ in range(count)]
     write_records(path, [demonstration(several, draw) for several in asked])
     return path
 
@@ -89,10 +89,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ghost_attention")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=Path("demo/checkpoints/starter-a"))
-    parser.add_argument("--demonstrations", type=int, default=800)
-    parser.add_argument("--dialogues", type=int, default=192)
+    parser.add_argument("--demonstrations", type=int, default=2800)
+    parser.add_argument("--dialogues", type=int, default=144)
     parser.add_argument("--longest", type=int, default=6, help="turns of a dialogue at most")
-    parser.add_argument("--judged", type=int, default=40, help="dialogues that are judged")
+    parser.add_argument("--judged", type=int, default=24, help="dialogues that are judged")
     given = parser.parse_args()
     out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
@@ -101,14 +101,14 @@ def main() -> None:
     write_prompts(prompt_file, [*benign("train"), *benign("test")])
     seen = constraints(out / "seen.json", WORDS)
     taught = demonstrations(out / "demonstrations.jsonl", given.demonstrations)
-    baseline = fine_tuned(out / "baseline", taught, given.model, 2e-3, 1)
+    baseline = fine_tuned(out / "baseline", taught, given.model, 1e-3, 1)
     dialogues = build(GhostAttentionConfig(
         prompts=prompt_file, policy=baseline, out=out / "ghost", constraints=seen, device="cpu",
         dialogues=given.dialogues, longest_turns=given.longest, max_new_tokens=64,
     ))  # fmt: skip
     print(f"{dialogues['dialogues']} of {dialogues['begun']} dialogues, {dialogues['left_out']}")
     after = fine_tuned(
-        out / "after", out / "ghost" / "dialogues.jsonl", baseline, 1e-3, 2
+        out / "after", out / "ghost" / "dialogues.jsonl", baseline, 5e-4, 2
     )  # fmt: skip
     for name, file in (("seen", seen), ("unseen", constraints(out / "unseen.json", UNSEEN))):
         found = keep(InstructionKeepingConfig(

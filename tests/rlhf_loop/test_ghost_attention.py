@@ -10,7 +10,7 @@ import torch
 
 from reward.measures.resampling import Draws
 from reward.preferences import Message
-from rlhf_loop.config import GhostAttentionConfig, InstructionKeepingConfig, SFTConfig
+from rlhf_loop.config import GhostAttentionConfig, InstructionKeepingConfig
 from rlhf_loop.constraints import Constraint
 from rlhf_loop.ghost_attention import (
     Script,
@@ -22,7 +22,7 @@ from rlhf_loop.ghost_attention import (
 from rlhf_loop.instruction_keeping import figures, keep
 from rlhf_loop.policy import load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
-from rlhf_loop.sft import IGNORED, answer_loss, answer_row, padded_batch, train
+from rlhf_loop.sft import IGNORED, answer_loss, answer_row, padded_batch
 from tests.reward.chat_server import chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 
@@ -82,25 +82,6 @@ def anything(tmp_path):
     path = tmp_path / "constraints.json"
     path.write_text(json.dumps({"constraints": [ANYTHING]}))
     return path
-
-
-@pytest.fixture(scope="module")
-def brief_model(chat_model, tmp_path_factory):
-    """A chat model that mostly ends its answers by itself."""
-    folder = tmp_path_factory.mktemp("brief")
-    texts = ["Yes.", "No.", "By law.", "Why?"]
-    asked = [Message("user", "Why?"), Message("assistant", "No."), Message("user", "Why so?")]
-    lines = [
-        {"messages": [m._asdict() for m in (*before, Message("assistant", text))]}
-        for text in texts for before in (asked[:1], asked, asked + asked[1:])
-    ]  # fmt: skip
-    (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = SFTConfig(
-        data=folder / "data.jsonl", model=chat_model, out=folder / "run", device="cpu",
-        epochs=20, batch=6, learning_rate=1e-2,
-    )  # fmt: skip
-    train(config)
-    return folder / "run" / "model"
 
 
 @pytest.fixture

@@ -106,6 +106,18 @@ def test_log_probabilities_are_the_harnesss(chat):
         assert item.logprobs == pytest.approx(expected, abs=1e-4)
 
 
+def test_acc_norm_divides_by_the_characters_of_an_option():
+    model, tokenizer = load_chat_model(STARTER, "cpu")
+    documents = read_task(SHIPPED, most=12)
+    picked = pick_options(model, tokenizer, documents, Compute(), False)
+    for item, document in zip(picked, documents, strict=True):
+        sizes = [len(choice) for choice in document.choices]
+        likely = [p / n for p, n in zip(item.logprobs, sizes, strict=True)]
+        assert item.acc == (item.logprobs.index(max(item.logprobs)) == document.gold)
+        assert item.acc_norm == (likely.index(max(likely)) == document.gold)
+    assert any(item.acc != item.acc_norm for item in picked)
+
+
 def test_the_same_bits_twice(chat_model):
     model, tokenizer = load_chat_model(chat_model, "cpu")
     documents = [Document(("Hm?",) * 2, ("Yes.", "No, never."), 0, (4, 10))] * 3
