@@ -257,7 +257,9 @@ def write_prompt_set(
     file = storage.path(key)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_prompts(file, kept)
-    counts = Counter(str(p.split) for p in kept) + Counter(safety=sum(p.is_safety for p in kept))
+    counts = Counter(str(p.split) for p in kept) + Counter(
+        safety=sum(p.is_safety for p in kept), borderline=sum(p.is_borderline for p in kept)
+    )
     counts["left_out"] = len(prompts) - len(kept)
     return PromptSet.objects.create(
         name=name,

@@ -44,7 +44,7 @@ def _count(number: float) -> str:
     return NUMBER_WORDS[int(number)] if number == int(number) and number <= 12 else f"{number:g}"
 
 
-def _renderings(slot: str, value: Value) -> list[str]:
+def renderings(slot: str, value: Value) -> list[str]:
     """The ways in which the corpus writes a value."""
     if isinstance(value, str):
         return [value]
@@ -87,7 +87,7 @@ def _stated(product: Product, intent: BenignIntent, is_right: bool, rng: random.
         stated[slot] = rng.choice([v for v in values(slot) if v != stated[slot]])
     sentence = rng.choice(CORE[intent.name])
     for slot, value in stated.items():
-        wording = rng.choice(_renderings(slot, value))
+        wording = rng.choice(renderings(slot, value))
         if slot == "button":
             wording = rng.choice((f"{wording} button", OTHER_BUTTON[wording]))
         sentence = sentence.replace(f"{{{slot}}}", wording)

@@ -16,9 +16,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -58,6 +58,14 @@ INSTRUCTION = (
 
 class JudgeRefused(Refused):
     """The address does not answer, or not us."""
+
+
+class Said(NamedTuple):
+    """What a server made of a question."""
+
+    text: str | None = None  # None: there is no answer
+    refused: bool = False  # it will not hear the question
+    error: str | None = None
 
 
 class Question(NamedTuple):
@@ -133,6 +141,19 @@ def _ask_the_rest(
 def _asked(
     config: JudgeConfig, endpoint: str, questions: Sequence[Question]
 ) -> Iterator[list[dict[str, Any]]]:
+    return asked_side_by_side(
+        config, questions, lambda client, question: ask(client, endpoint, config, question)
+    )
+
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+def asked_side_by_side(
+    config: JudgeConfig, questions: Sequence[Q], ask_one: Callable[[httpx.Client, Q], A]
+) -> Iterator[list[A]]:
+    """The answers in the questions' order, as many at a time as are asked in parallel."""
     key = os.environ.get(API_KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     client = httpx.Client(
@@ -141,7 +162,7 @@ def _asked(
     with client, ThreadPoolExecutor(config.parallel_requests) as pool:
         for start in range(0, len(questions), config.parallel_requests):
             part = questions[start : start + config.parallel_requests]
-            yield list(pool.map(lambda q: ask(client, endpoint, config, q), part))
+            yield list(pool.map(lambda question: ask_one(client, question), part))
 
 
 def ask(
@@ -149,11 +170,25 @@ def ask(
 ) -> dict[str, Any]:
     """One answer: ``picked`` is "A", "B", "tie" or None where it cannot be understood; ``refused``
     where the server will not hear the question; ``error`` where there was no answer at all."""
-    record = {"id": question.pair.id, "order": question.order, "picked": None, "text": "",
-              "refused": False, "error": None}  # fmt: skip
+    said = ask_chat(client, endpoint, config, messages(question))
+    text = said.text or ""
+    return {
+        "id": question.pair.id,
+        "order": question.order,
+        "picked": verdict(text),
+        "text": text[-KEPT_CHARACTERS:],
+        "refused": said.refused,
+        "error": said.error,
+    }
+
+
+def ask_chat(
+    client: httpx.Client, endpoint: str, config: JudgeConfig, chat: list[dict[str, str]]
+) -> Said:
+    """What the model at the address answers to a chat, asked again where it does not."""
     request = {
         "model": config.model,
-        "messages": messages(question),
+        "messages": chat,
         "temperature": config.temperature,
         "max_tokens": config.max_new_tokens,
     }
@@ -168,14 +203,14 @@ def ask(
             continue
         pause = max(pause, after)
         if status in REFUSALS:
-            return {**record, "refused": True}
+            return Said(refused=True)
         if status in (401, 403, 404):
-            return {**record, "error": f"{endpoint} answered {status}"}
+            return Said(error=f"{endpoint} answered {status}")
         text = _content(body) if status == httpx.codes.OK else None
         if text is not None:
-            return {**record, "picked": verdict(text), "text": text[-KEPT_CHARACTERS:]}
+            return Said(text)
         problem = f"{endpoint} answered {status} without a message: {body[:80]!r}"
-    return {**record, "error": problem}
+    return Said(error=problem)
 
 
 def _post(

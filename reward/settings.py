@@ -29,6 +29,7 @@ class Allowed(NamedTuple):
 
 
 AT_LEAST_1 = Allowed("1 or more", lambda value: 1 <= value < math.inf)
+AT_LEAST_2 = Allowed("2 or more", lambda value: 2 <= value < math.inf)
 NOT_NEGATIVE = Allowed("0 or more", lambda value: 0 <= value < math.inf)
 POSITIVE = Allowed("above 0", lambda value: 0 < value < math.inf)
 SHARE = Allowed("between 0 and 1", lambda value: 0 <= value <= 1)

@@ -1,15 +1,23 @@
 """New chat model against old on the same prompts: ``python -m rlhf_loop.evaluate``.
 
-Both answer every test prompt with the same random numbers, and both reward models score the
-answers. ``responses.jsonl`` holds the answers, ``result.json`` the figures that a gate reads. These
-are the rewards that the new model was trained on, so they show that training worked and not that
-people agree: that is what the next batch of comparisons is for.
+Both answer every test prompt with the same random numbers. What the answers are measured by:
+
+* both reward models of the round. The new model was trained on them, so they show that training
+  worked and not that people agree;
+* an **independent** reward model, trained on imported data only (Llama 2, section 3.4.1): where it
+  falls while the others rise, the reward is being over-optimised;
+* a chat model as judge, each pair in both orders, where one is configured;
+* refusals of helpfulness and of borderline prompts, length, the divergence from the old model, and
+  Self-BLEU of several answers to the same prompt;
+* accuracy on local task files: what tuning may cost.
+
+``responses.jsonl`` holds the answers, ``result.json`` the figures, each paired and with its
+interval, and the verdict of ``release_gate`` on them. What is drawn is stored as it comes: a run
+that was killed goes on with the next model or measure. People decide in the next batch.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +25,21 @@ from typing import Any
 
 import torch
 
-from reward.lines import write_records
+from reward.judge import JudgeRefused
+from reward.lines import whole_records, write_records
+from reward.measures.resampling import Draws
+from reward.preferences import Message
 from reward.run_folder import RunFolder, RunFolderBusy
-from reward.settings import parse, to_mapping
-from rlhf_loop.config import EvaluateConfig
+from reward.score import Scorer
+from reward.settings import from_mapping, parse, to_mapping
+from rlhf_loop.asking import ChatJudge, ask_all, refusing_question
+from rlhf_loop.config import EvaluateConfig, GateConfig
+from rlhf_loop.diversity import self_bleu
+from rlhf_loop.drawing import generate_answers
+from rlhf_loop.paired_figures import compare, flat, paired
 from rlhf_loop.policy import (
-    Answer,
     Drawing,
+    answer_text,
     chunks,
     exact_kl,
     left_pad,
@@ -35,17 +51,22 @@ from rlhf_loop.policy import (
     row_seed,
 )
 from rlhf_loop.prompts import Prompt, read_prompts
+from rlhf_loop.refusals import Reply, reply_of
+from rlhf_loop.release_gate import release_gate
 from rlhf_loop.rollout import RewardModels, sample_and_score
+from rlhf_loop.side_by_side import judge_answers
+from rlhf_loop.task_accuracy import picked_options, read_tasks, task_figures
 
 Record = dict[str, Any]
-NORMAL_95 = 1.959964  # two-sided 95 % of the normal distribution
+SIDES = ("before", "after")
+STEPS = 7  # for the progress: two models, KL, diversity, judge, tasks, the result
 
 
 def evaluate(config: EvaluateConfig) -> Record:
     """Compare the two models and return the run's result.
 
-    Raises ValueError where the prompts file has none of the split, RunFolderBusy when another
-    process runs in the same folder.
+    Raises ValueError where the prompts file has none of the split, JudgeRefused where a configured
+    judge does not answer, RunFolderBusy when another process runs in the same folder.
     """
     run = RunFolder(config.out)
     with run.locked():
@@ -53,109 +74,129 @@ def evaluate(config: EvaluateConfig) -> Record:
         finished = run.result()
         if finished is not None:
             return finished
-        prompts = list(read_prompts(config.prompts, config.split))
-        if not prompts:
-            raise ValueError(f"{config.prompts} has no {config.split} prompts to evaluate on")
+        prompts = _prompts(config)
         run.rewind_metrics(-1)
-        rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
-        old, _ = _answer(config, config.against, prompts, rewards)
-        run.log_metrics(1, 3)
-        new, answers = _answer(config, config.policy, prompts, rewards)
-        run.log_metrics(2, 3)
-        result = {**compare(prompts, old, new), "kl": _mean_kl(config, prompts, answers)}
-        records = [
-            {
-                "prompt_id": prompt.id,
-                "is_safety": prompt.is_safety,
-                "request": prompt.messages[-1].content,
-                "before": before,
-                "after": after,
-            }
-            for prompt, before, after in zip(prompts, old, new, strict=True)
-        ]
+        old, new = (_answered(config, run, side, prompts) for side in SIDES)
+        _mark_refusals(config, run, prompts, old, new)
+        if config.independent is not None:
+            _score_independently(config, config.independent, prompts, old, new)
+        result = {**compare(prompts, old, new), "kl": _mean_kl(config, prompts, new)}
+        run.log_metrics(3, STEPS)
+        result |= _diversity(config, run, prompts)
+        run.log_metrics(4, STEPS)
+        result |= _judged(config, run, prompts, old, new)
+        run.log_metrics(5, STEPS)
+        result |= _tasks(config, run)
+        run.log_metrics(6, STEPS)
+        thresholds = from_mapping(GateConfig, config.gate)
+        result["gate"] = release_gate(result, thresholds)._asdict()
+        records = _responses(prompts, old, new)
         write_records(run.path / "responses.jsonl", records)
-        run.log_metrics(3, 3, **_flat(result))
+        run.log_metrics(STEPS, STEPS, **flat(result, "eval"))
         run.write_result({**result, "samples": records[: config.shown]})
         return run.result() or {}
 
 
-def _answer(
-    config: EvaluateConfig, folder: Path, prompts: Sequence[Prompt], rewards: RewardModels
-) -> tuple[list[Record], list[Answer]]:
-    model, tokenizer = load_chat_model(folder, config.device, config.dtype)
-    drawing = Drawing(config.max_new_tokens, config.temperature, config.top_p)
-    seeds = [row_seed(config.seed, "evaluate", prompt.id) for prompt in prompts]
-    answers, texts, scores = sample_and_score(
-        model, tokenizer, rewards, prompts, seeds, drawing, config
-    )
-    records = [
-        {
-            "text": texts[i],
-            "finish_reason": "stop" if answer.finished else "length",
-            "length_tokens": len(answer.tokens),
-            "helpfulness": scores.helpfulness[i].item(),
-            "safety": scores.safety[i].item(),
-            "combined": scores.combined[i].item(),
-        }
-        for i, answer in enumerate(answers)
+def _prompts(config: EvaluateConfig) -> list[Prompt]:
+    """The prompts of the split of all files; of an id that two files have, the first file's."""
+    found: dict[str, Prompt] = {}
+    for path in (config.prompts, *config.further_prompts):
+        for prompt in read_prompts(path, config.split):
+            found.setdefault(prompt.id, prompt)
+    if not found:
+        raise ValueError(f"{config.prompts} has no {config.split} prompts to evaluate on")
+    return list(found.values())
+
+
+def _folder(config: EvaluateConfig, side: str) -> Path:
+    return config.against if side == "before" else config.policy
+
+
+def _answered(
+    config: EvaluateConfig, run: RunFolder, side: str, prompts: Sequence[Prompt]
+) -> list[Record]:
+    """One answer to each prompt, scored by the round's reward models."""
+    file = run.path / f"answers-{side}.jsonl"
+    if not file.exists():
+        rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
+        model, tokenizer = load_chat_model(_folder(config, side), config.device, config.dtype)
+        seeds = [row_seed(config.seed, "evaluate", prompt.id) for prompt in prompts]
+        answers, texts, scores = sample_and_score(
+            model, tokenizer, rewards, prompts, seeds, _drawing(config), config
+        )
+        records = [
+            {
+                "text": texts[i],
+                "finish_reason": "stop" if answer.finished else "length",
+                "length_tokens": len(answer.tokens),
+                "helpfulness": scores.helpfulness[i].item(),
+                "safety": scores.safety[i].item(),
+                "combined": scores.combined[i].item(),
+                "tokens": answer.tokens,
+            }
+            for i, answer in enumerate(answers)
+        ]
+        write_records(file, records)
+    run.log_metrics(1 + SIDES.index(side), STEPS)
+    return whole_records(file)
+
+
+def _drawing(config: EvaluateConfig) -> Drawing:
+    return Drawing(config.max_new_tokens, config.temperature, config.top_p)
+
+
+def _mark_refusals(
+    config: EvaluateConfig,
+    run: RunFolder,
+    prompts: Sequence[Prompt],
+    old: Sequence[Record],
+    new: Sequence[Record],
+) -> None:
+    """Say of every answer whether it refuses: by rules, or by the judge where it is understood."""
+    for line in (*old, *new):
+        line["refused"] = reply_of(line["text"]) is Reply.REFUSED
+    judge = _judge(config)
+    if config.refusals == "rules" or judge is None:
+        return
+    lines = {
+        f"{side} {prompt.id}": (prompt, line)
+        for side, answers in zip(SIDES, (old, new), strict=True)
+        for prompt, line in zip(prompts, answers, strict=True)
+    }
+    questions = [
+        refusing_question(key, prompt.messages[-1].content, line["text"])
+        for key, (prompt, line) in lines.items()
     ]
-    return records, answers
+    for key, verdict in ask_all(judge, questions, run.path / "refusals.jsonl").items():
+        if verdict is not None:
+            lines[key][1]["refused"] = verdict == Reply.REFUSED
 
 
-def compare(prompts: Sequence[Prompt], old: Sequence[Record], new: Sequence[Record]) -> Record:
-    """The figures over all prompts, over the safety prompts and over the others.
-
-    Each of ``all``, ``helpfulness_prompts``, ``safety_prompts`` is None without prompts, or holds
-    ``count``, for each score the figures of ``paired``, and the mean lengths in tokens.
-    """
-    everything = list(range(len(prompts)))
-    groups = {
-        "all": everything,
-        "helpfulness_prompts": [i for i in everything if not prompts[i].is_safety],
-        "safety_prompts": [i for i in everything if prompts[i].is_safety],
-    }
-    return {name: _group([old[i] for i in rows], [new[i] for i in rows]) if rows else None
-            for name, rows in groups.items()}  # fmt: skip
+def _judge(config: EvaluateConfig) -> ChatJudge | None:
+    if config.judge_address is None:
+        return None
+    return ChatJudge(config.judge_address, config.judge_model)
 
 
-def _group(old: Sequence[Record], new: Sequence[Record]) -> Record:
-    scores = {
-        name: paired([record[name] for record in old], [record[name] for record in new])
-        for name in ("helpfulness", "safety", "combined")
-    }
-    return {
-        "count": len(old),
-        **scores,
-        "length_tokens_before": statistics.fmean(record["length_tokens"] for record in old),
-        "length_tokens_after": statistics.fmean(record["length_tokens"] for record in new),
-        "truncated_after": statistics.fmean(r["finish_reason"] == "length" for r in new),
-    }
-
-
-def paired(before: Sequence[float], after: Sequence[float]) -> dict[str, float | None]:
-    """Mean before and after, their difference with its 95 % interval, and the win rate.
-
-    The interval is the normal one of the paired differences, None for a single pair. A win is a
-    higher score after than before; equal ones count half.
-    """
-    differences = [new - old for old, new in zip(before, after, strict=True)]
-    difference = statistics.fmean(differences)
-    half = None
-    if len(differences) > 1:
-        half = NORMAL_95 * statistics.stdev(differences) / math.sqrt(len(differences))
-    wins = sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in differences)
-    return {
-        "before": statistics.fmean(before),
-        "after": statistics.fmean(after),
-        "difference": difference,
-        "low": None if half is None else difference - half,
-        "high": None if half is None else difference + half,
-        "win_rate": wins / len(differences),
-    }
+def _score_independently(
+    config: EvaluateConfig,
+    folder: Path,
+    prompts: Sequence[Prompt],
+    old: Sequence[Record],
+    new: Sequence[Record],
+) -> None:
+    scorer = Scorer(folder, config.device, config.dtype)
+    for lines in (old, new):
+        rows = [
+            [*prompt.messages, Message("assistant", line["text"])]
+            for prompt, line in zip(prompts, lines, strict=True)
+        ]
+        for line, score in zip(lines, scorer(rows).tolist(), strict=True):
+            line["independent"] = score
 
 
 @torch.inference_mode()
-def _mean_kl(config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> float:
+def _mean_kl(config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequence[Record]) -> float:
     """Mean over answers of KL(new ‖ old), nats: the exact divergence of every next token, summed.
 
     Unbiased for the whole-answer divergence where answers are drawn at temperature 1 and top-p 1.
@@ -166,7 +207,7 @@ def _mean_kl(config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequenc
     for part in chunks(len(prompts), config.forward_rows):
         queries = [prompt_tokens(tokenizer, prompt.messages) for prompt in prompts[part]]
         query, query_mask = left_pad(queries, pad, new.device)
-        tokens = [answer.tokens for answer in answers[part]]
+        tokens = [answer["tokens"] for answer in answers[part]]
         response, mask = right_pad(tokens, pad, new.device)  # (B, T) both
         logits, _ = response_logits(new, query, query_mask, response, mask)
         old_logits, _ = response_logits(old, query, query_mask, response, mask)
@@ -174,15 +215,102 @@ def _mean_kl(config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequenc
     return total / len(prompts)
 
 
-def _flat(result: Record, prefix: str = "eval") -> dict[str, float | None]:
-    """Nested figures as ``eval/all/helpfulness/after``: what metrics.jsonl can hold."""
-    flat: dict[str, float | None] = {}
-    for name, value in result.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}/{name}")
-        else:
-            flat[f"{prefix}/{name}"] = value
-    return flat
+def _diversity(config: EvaluateConfig, run: RunFolder, prompts: Sequence[Prompt]) -> Record:
+    """Self-BLEU of several answers to each of some prompts without a safety tag, paired by prompt;
+    nothing where none is asked for."""
+    chosen = evenly([p for p in prompts if not p.is_safety], config.diversity_prompts)
+    if not chosen:
+        return {}
+    texts = {side: _several(config, run, side, chosen) for side in SIDES}
+    alike = {side: [self_bleu(answers) for answers in texts[side]] for side in SIDES}
+    return {
+        "self_bleu": {
+            **paired(alike["before"], alike["after"]),
+            "prompts": len(chosen),
+            "samples": config.diversity_samples,
+        }
+    }
+
+
+def _several(
+    config: EvaluateConfig, run: RunFolder, side: str, prompts: Sequence[Prompt]
+) -> list[list[str]]:
+    """Several answers to each prompt, those to one prompt beside each other."""
+    file, many = run.path / f"several-{side}.jsonl", config.diversity_samples
+    if not file.exists():
+        model, tokenizer = load_chat_model(_folder(config, side), config.device, config.dtype)
+        asked = [(prompt, k) for prompt in prompts for k in range(many)]
+        queries = [prompt_tokens(tokenizer, prompt.messages) for prompt, _ in asked]
+        seeds = [row_seed(config.seed, "diversity", prompt.id, k) for prompt, k in asked]
+        answers = generate_answers(
+            model, tokenizer, queries, seeds, _drawing(config), config.generation_rows
+        )
+        texts = [answer_text(tokenizer, answer) for answer in answers]
+        records = [
+            {"prompt_id": prompt.id, "texts": texts[i * many : (i + 1) * many]}
+            for i, prompt in enumerate(prompts)
+        ]
+        write_records(file, records)
+    return [record["texts"] for record in whole_records(file)]
+
+
+def evenly(prompts: Sequence[Prompt], most: int) -> list[Prompt]:
+    """At most so many of the prompts, from all parts of their order."""
+    wanted = min(most, len(prompts))
+    return [prompts[number * len(prompts) // wanted] for number in range(wanted)]
+
+
+def _judged(
+    config: EvaluateConfig,
+    run: RunFolder,
+    prompts: Sequence[Prompt],
+    old: Sequence[Record],
+    new: Sequence[Record],
+) -> Record:
+    """What the judge says of some of the prompts; nothing without one."""
+    judge = _judge(config)
+    if judge is None:
+        return {}
+    asked = {prompt.id for prompt in evenly(prompts, config.judge_prompts)}
+    rows = [i for i, prompt in enumerate(prompts) if prompt.id in asked]
+    found = judge_answers(
+        judge,
+        [prompts[i] for i in rows],
+        [old[i]["text"] for i in rows],
+        [new[i]["text"] for i in rows],
+        run.path / "judge",
+        Draws(config.resamples, config.seed),
+    )
+    return {"judge": found}
+
+
+def _tasks(config: EvaluateConfig, run: RunFolder) -> Record:
+    """Accuracy on the task files before and after; nothing without one."""
+    tasks = read_tasks(config.tasks)
+    if not tasks:
+        return {}
+    picked = {
+        side: picked_options(run, side, _folder(config, side), tasks, config, config.task_chat)
+        for side in SIDES
+    }
+    draws = Draws(config.resamples, config.seed)
+    return {"tasks": task_figures(picked["after"], picked["before"], draws)}
+
+
+def _responses(
+    prompts: Sequence[Prompt], old: Sequence[Record], new: Sequence[Record]
+) -> list[Record]:
+    return [
+        {
+            "prompt_id": prompt.id,
+            "is_safety": prompt.is_safety,
+            "kind": prompt.kind,
+            "request": prompt.messages[-1].content,
+            "before": {name: value for name, value in before.items() if name != "tokens"},
+            "after": {name: value for name, value in after.items() if name != "tokens"},
+        }
+        for prompt, before, after in zip(prompts, old, new, strict=True)
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -190,12 +318,15 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(EvaluateConfig, "rlhf_loop.evaluate", argv)
     try:
         result = evaluate(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
+    except (ValueError, OSError, RunFolderBusy, JudgeRefused) as error:
         sys.exit(str(error))
     for score in ("helpfulness", "safety", "combined"):
         found = result["all"][score]
         print(f"{score}: {found['before']:.3f} → {found['after']:.3f}, "
               f"win rate {found['win_rate']:.2f}")  # fmt: skip
+    gate = result["gate"]
+    print("the gate passes" if gate["passes"] else "the gate does not pass:")
+    print("\n".join(gate["reasons"]), end="\n" if gate["reasons"] else "")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,14 @@ class PromptSplit(StrEnum):
     TEST = "test"
 
 
+class PromptKind(StrEnum):
+    """What a prompt shows of a model: how it helps, resists, or refuses without need."""
+
+    HELPFULNESS = "helpfulness"
+    ADVERSARIAL = "adversarial"  # tagged ``is_safety``: it might elicit unsafe answers
+    BORDERLINE = "borderline"  # it looks adversarial and deserves an answer (section 4.2.3)
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One line of a prompts file: the messages that a response answers."""
@@ -30,6 +38,17 @@ class Prompt:
     is_safety: bool
     risk_category: RiskCategory | None = None
     split: PromptSplit = PromptSplit.TRAIN
+    is_borderline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_safety and self.is_borderline:
+            raise ValueError(f"prompt {self.id!r} is a safety prompt, so it cannot be borderline")
+
+    @property
+    def kind(self) -> PromptKind:
+        if self.is_safety:
+            return PromptKind.ADVERSARIAL
+        return PromptKind.BORDERLINE if self.is_borderline else PromptKind.HELPFULNESS
 
     def record(self) -> dict[str, Any]:
         return {
@@ -39,6 +58,7 @@ class Prompt:
             "is_safety": self.is_safety,
             "risk_category": self.risk_category,
             "split": self.split,
+            "kind": self.kind,
         }
 
 
@@ -59,13 +79,24 @@ def read_prompts(path: Path, split: PromptSplit | None = None) -> Iterator[Promp
         messages = tuple(reader.messages("messages"))
         if messages[-1].role != "user":
             raise reader.refuse("messages", record["messages"], "messages that end with a user")
+        is_safety = reader.flag("is_safety") is True
         prompt = Prompt(
             id=reader.text("id"),
             root=reader.text("root"),
             messages=messages,
-            is_safety=reader.flag("is_safety") is True,
+            is_safety=is_safety,
             risk_category=reader.optional("risk_category", RiskCategory),
             split=reader.one_of("split", PromptSplit),
+            is_borderline=_is_borderline(reader, is_safety),
         )
         if split is None or prompt.split is split:
             yield prompt
+
+
+def _is_borderline(reader: RecordReader, is_safety: bool) -> bool:
+    """Whether the line's kind says so; a file from before there were kinds has none."""
+    kind = reader.optional("kind", PromptKind)
+    if kind is not None and is_safety != (kind is PromptKind.ADVERSARIAL):
+        allowed = "adversarial for a safety prompt and for no other"
+        raise reader.refuse("kind", str(kind), allowed)
+    return kind is PromptKind.BORDERLINE

@@ -111,7 +111,7 @@ def json_array(path: Path) -> Iterator[tuple[int, RecordReader]]:
     The text is held whole, the objects are decoded one by one, so that a refusal can name both
     the record and the line on which it starts. Raises MalformedLine.
     """
-    text = _text(path)
+    text = whole_text(path)
     at = _after(text, 0)
     if text[at : at + 1] != "[":
         raise MalformedLine(path, 1, "the file", text[:60], "a JSON array of objects")
@@ -188,7 +188,8 @@ def _lines(path: Path) -> Iterator[bytes]:
             raise _broken(path, read + 1, error) from None
 
 
-def _text(path: Path) -> str:
+def whole_text(path: Path) -> str:
+    """A file's text, plain or gzip. Raises MalformedLine."""
     with _opened(path) as file:
         try:
             return file.read().decode("utf-8-sig")

@@ -20,6 +20,7 @@ SCORES = ("helpfulness", "safety", "combined")
 GROUPS = (
     ("all", "all prompts"),
     ("helpfulness_prompts", "helpfulness prompts"),
+    ("borderline_prompts", "borderline prompts"),
     ("safety_prompts", "safety prompts"),
 )
 
@@ -49,6 +50,7 @@ def round_(request: HttpRequest, pk: int) -> HttpResponse:
         return live
     scores = score_rows(found.evaluation)
     context |= {"scores": scores, "samples": found.evaluation.get("samples", [])}
+    context["gate"] = found.evaluation.get("gate")
     if scores:
         context["figure"] = figures.before_and_after(scores)
         context["difference"] = figures.differences(scores)

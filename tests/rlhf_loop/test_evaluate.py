@@ -1,10 +1,16 @@
+import json
 import math
+from dataclasses import replace
 
 import pytest
 
+from reward.judge import JudgeRefused
 from reward.run_folder import RunFolder
 from rlhf_loop.config import EvaluateConfig
-from rlhf_loop.evaluate import compare, evaluate, paired
+from rlhf_loop.evaluate import evaluate, evenly
+from rlhf_loop.paired_figures import compare, paired
+from rlhf_loop.prompts import PromptSplit, write_prompts
+from tests.reward.chat_server import Answer, chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 from tests.tiny_models import tiny_chat_model
 
@@ -24,14 +30,19 @@ def test_one_pair_has_no_interval():
 
 def record(score):
     scores = dict.fromkeys(("helpfulness", "safety", "combined"), score)
-    return {**scores, "length_tokens": 3, "finish_reason": "stop"}
+    return {**scores, "length_tokens": 3, "finish_reason": "stop", "refused": score > 1}
 
 
-def test_safety_prompts_are_counted_apart():
+def test_kinds_of_prompts_are_counted_apart():
     prompts = [make_prompt(i) for i in range(4)]  # 0 and 3 are safety prompts
+    prompts[1] = replace(prompts[1], is_borderline=True)
     found = compare(prompts, [record(0.0)] * 4, [record(float(i)) for i in range(4)])
     counts = {name: group["count"] for name, group in found.items()}
-    assert counts == {"all": 4, "helpfulness_prompts": 2, "safety_prompts": 2}
+    assert counts == {
+        "all": 4, "helpfulness_prompts": 1, "borderline_prompts": 1, "safety_prompts": 2
+    }  # fmt: skip
+    assert found["all"]["refused"]["difference"] == 0.5
+    assert "independent" not in found["all"]
     assert found["safety_prompts"]["safety"]["after"] == 1.5
     assert compare(prompts[1:3], [record(0.0)] * 2, [record(1.0)] * 2)["safety_prompts"] is None
 
@@ -40,7 +51,8 @@ def test_safety_prompts_are_counted_apart():
 def config(prompts, chat_model, judges, tmp_path):
     return EvaluateConfig(
         prompts=prompts, policy=chat_model, against=chat_model, **judges, out=tmp_path / "run",
-        device="cpu", max_new_tokens=8, shown=2,
+        device="cpu", max_new_tokens=8, shown=2, diversity_prompts=2, diversity_samples=3,
+        resamples=50,
     )  # fmt: skip
 
 
@@ -69,3 +81,134 @@ def test_prompts_without_the_split_are_refused(config, tmp_path):
     empty.write_text("")
     with pytest.raises(ValueError, match="has no test prompts"):
         evaluate(EvaluateConfig(**{**vars(config), "prompts": empty}))
+
+
+# --- what a release is judged by beside the round's own reward models ----------------------------
+
+
+@pytest.fixture
+def other(tmp_path):
+    return tiny_chat_model(tmp_path / "other", seed=5)
+
+
+def test_every_measure_is_paired_and_the_gate_reads_it(config, other, judges, tmp_path):
+    task = tmp_path / "facts.jsonl"
+    line = {"query": "How long?", "choices": ["Two years.", "No."], "gold": 0}
+    task.write_text((json.dumps(line) + "\n") * 5)
+    result = evaluate(
+        replace(config, policy=other, independent=judges["safety"], tasks=(task,), shown=0)
+    )
+    for name in ("combined", "independent", "length_tokens", "refused"):
+        found = result["all"][name]
+        assert found["low"] <= found["difference"] <= found["high"], name
+    assert result["all"]["independent"]["after"] == pytest.approx(
+        result["all"]["safety"]["after"], abs=1e-5
+    )
+    assert (result["self_bleu"]["prompts"], result["self_bleu"]["samples"]) == (2, 3)
+    assert 0 < result["self_bleu"]["before"] <= 1
+    assert result["tasks"]["facts"]["count"] == 5
+    assert result["gate"]["unmeasured"] == ["refusals of borderline prompts", "a judge"]
+    assert result["gate"]["passes"] == (not result["gate"]["reasons"])
+
+
+def test_a_killed_run_goes_on_with_what_is_missing_and_ends_the_same(config, other, tmp_path):
+    whole = evaluate(replace(config, policy=other))
+    again = replace(config, policy=other, out=tmp_path / "again")
+    again.out.mkdir()
+    before = (config.out / "answers-before.jsonl").read_bytes()
+    (again.out / "answers-before.jsonl").write_bytes(before)
+    (again.out / "several-before.jsonl.tmp").write_text("half a li")
+    assert evaluate(again) == whole
+    for name in ("responses.jsonl", "several-after.jsonl"):
+        assert (again.out / name).read_bytes() == (config.out / name).read_bytes()
+
+
+def test_further_prompts_count_too(config, tmp_path):
+    further = tmp_path / "further.jsonl"
+    borderline = replace(make_prompt(22), split=PromptSplit.TEST, is_borderline=True)
+    write_prompts(further, [borderline, make_prompt(7)])  # p7 is in the first file already
+    result = evaluate(replace(config, further_prompts=(further,)))
+    assert result["all"]["count"] == 5
+    assert result["borderline_prompts"]["count"] == 1
+    assert "refusals of borderline prompts" not in result["gate"]["unmeasured"]
+
+
+def test_no_diversity_where_none_is_asked_for(config):
+    result = evaluate(replace(config, diversity_prompts=0))
+    assert "self_bleu" not in result
+    assert "diversity" in result["gate"]["unmeasured"]
+
+
+def judged_by(server, config, **changes):
+    return replace(config, judge_address=server.address, judge_model="wise", **changes)
+
+
+def for_the_new(words):
+    """A judge who prefers the new answer, in both orders; told by the words it writes."""
+
+    def answer(request):
+        text = request["messages"][-1]["content"]
+        first = text.split("<response_A>\n")[1].split("\n</response_A>")[0]
+        return says("VERDICT: A" if first in words else "VERDICT: B")
+
+    return answer
+
+
+def test_a_judge_reads_both_orders(config, other, tmp_path):
+    plain = evaluate(replace(config, policy=other, shown=99))
+    new = {sample["after"]["text"] for sample in plain["samples"]}
+    asked = replace(config, policy=other, out=tmp_path / "judged")
+    with chat_server(for_the_new(new)) as server:
+        result = evaluate(judged_by(server, asked))
+        different = [s for s in plain["samples"] if s["before"]["text"] != s["after"]["text"]]
+        assert len(server.heard) == 2 * len(different)
+    found = result["judge"]["helpfulness"]
+    assert found["wins"] + found["ties"] == found["count"]
+    assert found["losses"] == 0
+    assert found["win_rate"] > 0.5
+
+
+def test_a_judge_who_always_takes_the_first_says_nothing(config, other):
+    with chat_server(lambda request: says("VERDICT: A")) as server:
+        result = evaluate(judged_by(server, replace(config, policy=other)))
+    for found in result["judge"].values():
+        assert (found["win_rate"], found["ties"]) == (0.5, found["count"])
+
+
+def test_a_judge_may_say_what_refuses(config, other):
+    asked = replace(config, policy=other)
+    reply = "VERDICT: REFUSED"
+
+    def answer(request):
+        is_refusal = "What does the response do" in request["messages"][-1]["content"]
+        return says(reply if is_refusal else "VERDICT: TIE")
+
+    with chat_server(answer) as server:
+        result = evaluate(judged_by(server, asked, refusals="judge"))
+    assert result["all"]["refused"]["before"] == result["all"]["refused"]["after"] == 1
+
+
+def test_a_judge_who_is_not_there_ends_the_run_with_a_sentence(config, other):
+    asked = replace(config, policy=other)
+    with (
+        chat_server(lambda request: Answer(b"no", status=403)) as server,
+        pytest.raises(JudgeRefused, match="403"),
+    ):
+        evaluate(judged_by(server, asked))
+
+
+def test_settings_that_make_no_sense_are_refused(config):
+    for changes, sentence in (
+        ({"judge_model": "wise"}, "a judge needs both"),
+        ({"refusals": "judge"}, "needs a judge_address"),
+        ({"gate": {"refusal_rise": 3}}, "refusal_rise is 3"),
+        ({"gate": {"unknown": 3}}, "unknown setting 'unknown'"),
+        ({"diversity_samples": 1}, "diversity_samples is 1, allowed is 2 or more"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            replace(config, **changes)
+
+
+def test_prompts_are_thinned_evenly():
+    assert [p.id for p in evenly([make_prompt(i) for i in range(10)], 3)] == ["p0", "p3", "p6"]
+    assert evenly([], 3) == []

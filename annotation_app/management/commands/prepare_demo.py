@@ -85,4 +85,5 @@ def _prompt(prompt: world.DemoPrompt, split: PromptSplit) -> Prompt:
         is_safety=prompt.is_safety,
         risk_category=RiskCategory(prompt.risk_category) if prompt.risk_category else None,
         split=split,
+        is_borderline=prompt.kind == "borderline",
     )

@@ -1,0 +1,77 @@
+"""Import prompts that models are to answer: borderline and adversarial ones, say."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+
+from annotation_app import snapshots
+from annotation_app.imports.prompt_sets import PROMPT_READERS
+from annotation_app.models import PromptSet
+from annotation_app.models.refusals import WrongState
+from reward.preferences import MalformedLine
+from rlhf_loop.prompts import Prompt, PromptSplit
+
+LONGEST_NAME = 120
+
+
+class Command(BaseCommand):
+    help = (
+        "Import prompts into a prompt set of a new name. A file is taken whole or not at all. With "
+        "--join NAME the new set holds that set's prompts too and is the one that the next round "
+        "uses; without it the prompts are stored and no round uses them."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", type=Path)
+        parser.add_argument("--format", required=True, choices=PROMPT_READERS)
+        parser.add_argument("--name", required=True, help="of the new prompt set")
+        parser.add_argument(
+            "--split", default=PromptSplit.TEST, choices=list(PromptSplit), type=PromptSplit,
+            help="of prompts whose file names none; test prompts are what versions are compared on",
+        )  # fmt: skip
+        parser.add_argument("--join", metavar="NAME", help="a prompt set that is taken in too")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            with transaction.atomic():
+                found = self._store(options)
+        except (MalformedLine, WrongState) as error:
+            raise CommandError(str(error)) from error
+        except OSError as error:
+            raise CommandError(f"{options['file']} cannot be read: {error.strerror}.") from error
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(found.counts.items()))
+        self.stdout.write(f"{found.name}: {counts}")
+
+    def _store(self, options: dict[str, Any]) -> PromptSet:
+        name, joined = options["name"], options["join"]
+        if not name.strip() or len(name) > LONGEST_NAME:
+            raise WrongState(f"A prompt set's name has 1 to {LONGEST_NAME} characters.")
+        if PromptSet.objects.filter(name=name).exists():
+            raise WrongState(f"There is a prompt set {name!r} already; choose another name.")
+        prompts = [] if joined is None else _prompts_of(joined)
+        prompts += PROMPT_READERS[options["format"]](options["file"], options["split"])
+        _refuse_repeated(prompts)
+        return snapshots.write_prompt_set(name, prompts, is_for_rounds=joined is not None)
+
+
+def _prompts_of(name: str) -> list[Prompt]:
+    prompt_set = PromptSet.objects.filter(name=name).first()
+    if prompt_set is None:
+        names = ", ".join(PromptSet.objects.order_by("pk").values_list("name", flat=True)[:20])
+        raise WrongState(f"There is no prompt set {name!r}; there are: {names or 'none'}.")
+    return snapshots.prompts_of(prompt_set)
+
+
+def _refuse_repeated(prompts: list[Prompt]) -> None:
+    if not prompts:
+        raise WrongState("The file holds no prompt.")
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise WrongState(f"Two prompts have the id {prompt.id!r}; each may stand there once.")
+        seen.add(prompt.id)

@@ -1,0 +1,266 @@
+"""Ghost Attention: ``python -m rlhf_loop.ghost_attention`` (Llama 2, section 3.3).
+
+Dialogues that teach a model to keep an instruction of the first turn. The instruction is put before
+**every** user message while the latest chat model answers turn by turn; in what is trained on it
+stands **in the first turn only**, and the loss is on the last answer only, so that the earlier
+answers, drawn under a repeated instruction, are context and nothing that is learnt.
+
+``dialogues.jsonl`` holds one line ``{messages: […]}`` for each dialogue, as ``rlhf_loop.sft`` reads
+it (its loss is on the last answer). How many dialogues and which hyper-parameters the paper used is
+not said.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from reward.lines import append_records, whole_records, write_records
+from reward.preferences import Message, dialogue_root
+from reward.run_folder import RunFolder, RunFolderBusy
+from reward.settings import parse, to_mapping
+from rlhf_loop.config import GhostAttentionConfig
+from rlhf_loop.constraints import (
+    Constraint,
+    ConstraintKind,
+    draw_constraints,
+    instruction,
+    obeys,
+    read_constraints,
+    values_of_list,
+)
+from rlhf_loop.drawing import generate_answers
+from rlhf_loop.policy import (
+    Drawing,
+    answer_text,
+    chunks,
+    load_chat_model,
+    prompt_tokens,
+    row_seed,
+)
+from rlhf_loop.prompts import Prompt, read_prompts
+
+Record = dict[str, Any]
+CHUNK_DIALOGUES = 64  # answered and stored together; the unit of resuming
+
+
+class Script(NamedTuple):
+    """A dialogue before anybody has answered."""
+
+    number: int
+    requests: tuple[str, ...]  # user messages, without the instruction
+    instruction: str
+    constraints: tuple[Constraint, ...]
+
+
+def build(config: GhostAttentionConfig) -> Record:
+    """Write the dialogues that ``dialogues.jsonl`` does not hold yet; returns the run's result.
+
+    Raises ValueError where the prompts file has no prompt to ask or no dialogue is left to train
+    on, RunFolderBusy.
+    """
+    run = RunFolder(config.out)
+    with run.locked():
+        run.write_config(to_mapping(config))
+        finished = run.result()
+        if finished is not None:
+            return finished
+        run.write_provenance({"prompts": config.prompts, "constraints": config.constraints})
+        model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
+        kinds = _with_drawn_values(config, model, tokenizer, read_constraints(config.constraints))
+        scripts = _scripts(config, kinds)
+        file = run.path / "drawn.jsonl"
+        done = _whole_chunks(file, len(scripts))
+        run.rewind_metrics(done)
+        parts = list(chunks(len(scripts), CHUNK_DIALOGUES))
+        for number, part in enumerate(parts, start=1):
+            if number > done:
+                append_records(file, _answered(config, model, tokenizer, scripts[part]))
+                run.log_metrics(number, len(parts))
+        drawn = whole_records(file)
+        kept = [line for line in drawn if line["left_out"] is None]
+        if not kept:
+            raise ValueError(f"no dialogue of {file} can be trained on: {_left_out(drawn)}")
+        write_records(run.path / "dialogues.jsonl", [_training_line(line) for line in kept])
+        run.write_result(_summary(drawn, kept, kinds))
+        return run.result() or {}
+
+
+def _whole_chunks(file: Any, total: int) -> int:
+    """How many chunks are stored whole; a part of the next one is dropped and drawn again."""
+    records = whole_records(file)
+    if len(records) == total:
+        return -(-total // CHUNK_DIALOGUES)
+    whole = len(records) // CHUNK_DIALOGUES
+    if len(records) > whole * CHUNK_DIALOGUES:
+        write_records(file, records[: whole * CHUNK_DIALOGUES])
+    return whole
+
+
+def _with_drawn_values(
+    config: GhostAttentionConfig, model: Any, tokenizer: Any, kinds: Sequence[ConstraintKind]
+) -> list[ConstraintKind]:
+    """The kinds with what the chat model itself names when it is asked for a list of values."""
+    drawing = Drawing(config.max_new_tokens, config.temperature or 1.0, config.top_p)
+    found = []
+    for kind in kinds:
+        values = list(kind.values)
+        if kind.ask is not None and config.lists_drawn:
+            query = prompt_tokens(tokenizer, [Message("user", kind.ask)])
+            seeds = [
+                row_seed(config.seed, "values", kind.kind, i) for i in range(config.lists_drawn)
+            ]
+            answers = generate_answers(
+                model, tokenizer, [query] * len(seeds), seeds, drawing, config.generation_rows
+            )
+            texts = [answer_text(tokenizer, answer) for answer in answers]
+            values += [value for text in texts for value in values_of_list(text)]
+        found.append(kind._replace(values=tuple(dict.fromkeys(values))))
+    return found
+
+
+def _scripts(config: GhostAttentionConfig, kinds: Sequence[ConstraintKind]) -> list[Script]:
+    prompts = [p for p in read_prompts(config.prompts, config.split) if not p.is_safety]
+    if not prompts:
+        raise ValueError(f"{config.prompts} has no {config.split} prompts without a safety tag")
+    draw = random.Random(f"{config.seed} ghost attention")
+    lengths = [
+        draw.randint(config.shortest_turns, config.longest_turns) for _ in range(config.dialogues)
+    ]
+    dialogues = strung_requests(prompts, lengths, draw)
+    scripts = []
+    for number, requests in enumerate(dialogues):
+        constraints = tuple(draw_constraints(kinds, config.most_constraints, draw))
+        is_terse = draw.random() < config.terse_share
+        words = instruction(constraints, is_terse)
+        scripts.append(Script(number, requests, words, constraints))
+    return scripts
+
+
+def strung_requests(
+    prompts: Sequence[Prompt], lengths: Sequence[int], draw: random.Random
+) -> Iterator[tuple[str, ...]]:
+    """The user messages of dialogues of those lengths.
+
+    A prompt of several turns brings its own user messages one after the other; those of other
+    prompts follow where a dialogue is longer. System messages and answers are left out.
+    """
+    order: list[Prompt] = []
+    for length in lengths:
+        requests: list[str] = []
+        while len(requests) < length:
+            if not order:
+                order = draw.sample(list(prompts), len(prompts))
+            requests += [m.content for m in order.pop().messages if m.role == "user"]
+        yield tuple(requests[:length])
+
+
+def with_instruction(words: str, request: str) -> str:
+    """A user message that carries the instruction."""
+    return f"{words}\n\n{request}"
+
+
+def _answered(
+    config: GhostAttentionConfig, model: Any, tokenizer: Any, scripts: Sequence[Script]
+) -> list[Record]:
+    """Each script with the answers that the model gives under the repeated instruction.
+
+    A dialogue ends where an answer is cut or empty; with fewer than two turns it is left out.
+    """
+    drawing = Drawing(config.max_new_tokens, config.temperature, config.top_p)
+    answers: list[list[str]] = [[] for _ in scripts]
+    going = list(range(len(scripts)))
+    for turn in range(max(len(script.requests) for script in scripts)):
+        going = [i for i in going if turn < len(scripts[i].requests)]
+        queries = [
+            prompt_tokens(tokenizer, sampling_messages(scripts[i], answers[i])) for i in going
+        ]
+        seeds = [row_seed(config.seed, "ghost", scripts[i].number, turn) for i in going]
+        drawn = generate_answers(model, tokenizer, queries, seeds, drawing, config.generation_rows)
+        still = []
+        for i, answer in zip(going, drawn, strict=True):
+            text = answer_text(tokenizer, answer)
+            if answer.finished and text:
+                answers[i].append(text)
+                still.append(i)
+        going = still
+    return [_drawn_line(config, *item) for item in zip(scripts, answers, strict=True)]
+
+
+def sampling_messages(script: Script, answers: Sequence[str]) -> list[Message]:
+    """What the next answer is drawn from: the instruction stands in every user message."""
+    return _dialogue(
+        [with_instruction(script.instruction, request) for request in script.requests], answers
+    )
+
+
+def training_messages(script: Script, answers: Sequence[str]) -> list[Message]:
+    """What is trained on: the instruction stands in the first user message only."""
+    first = with_instruction(script.instruction, script.requests[0])
+    return _dialogue([first, *script.requests[1:]], answers)
+
+
+def _dialogue(requests: Sequence[str], answers: Sequence[str]) -> list[Message]:
+    """Requests with their answers; one request more than answers where there is one."""
+    messages: list[Message] = []
+    for turn, request in enumerate(requests[: len(answers) + 1]):
+        messages.append(Message("user", request))
+        if turn < len(answers):
+            messages.append(Message("assistant", answers[turn]))
+    return messages
+
+
+def _drawn_line(config: GhostAttentionConfig, script: Script, answers: Sequence[str]) -> Record:
+    left_out = None
+    if len(answers) < 2:
+        left_out = "an answer was cut or empty"
+    elif config.only_obeying and False in [obeys(c, answers[-1]) for c in script.constraints]:
+        left_out = "the last answer does not obey"
+    shortened = script._replace(requests=script.requests[: len(answers)])
+    return {
+        "messages": [m._asdict() for m in training_messages(shortened, answers)] if answers else [],
+        "instruction": script.instruction,
+        "constraints": [constraint.record() for constraint in script.constraints],
+        "left_out": left_out,
+    }
+
+
+def _training_line(line: Record) -> Record:
+    messages = [Message(**message) for message in line["messages"]]
+    kept = {name: value for name, value in line.items() if name != "left_out"}
+    return {**kept, "root": dialogue_root(messages), "source": "ghost attention"}
+
+
+def _left_out(drawn: Sequence[Record]) -> str:
+    counts = Counter(line["left_out"] for line in drawn if line["left_out"] is not None)
+    return ", ".join(f"{reason}: {count}" for reason, count in counts.items())
+
+
+def _summary(
+    drawn: Sequence[Record], kept: Sequence[Record], kinds: Sequence[ConstraintKind]
+) -> Record:
+    turns = Counter(len(line["messages"]) // 2 for line in kept)
+    return {
+        "dialogues": len(kept),
+        "begun": len(drawn),
+        "left_out": dict(Counter(line["left_out"] for line in drawn if line["left_out"])),
+        "turns": {str(n): turns[n] for n in sorted(turns)},
+        "values": {kind.kind: list(kind.values) for kind in kinds},
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    config = parse(GhostAttentionConfig, "rlhf_loop.ghost_attention", argv)
+    try:
+        result = build(config)
+    except (ValueError, OSError, RunFolderBusy) as error:
+        sys.exit(str(error))
+    print(f"{result['dialogues']} of {result['begun']} dialogues can be trained on")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""What tuning may cost: accuracy on local task files, ``python -m rlhf_loop.task_accuracy``.
+
+Every option is scored by its log-probability as the continuation of the query; ``acc`` picks the
+most likely option, ``acc_norm`` the most likely one for each character of it. Both, and how text
+becomes tokens, are those of lm-evaluation-harness 0.4.13, against which the figures were held
+(EXPERIMENTS.md). With ``--against`` both models are measured and compared document by document.
+B rows, T tokens, V vocabulary.
+
+Left out: few-shot prompting (a samples file of the harness brings its own), tasks that generate
+text, and sharing the query between its options.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from reward.lines import whole_records, write_records
+from reward.measures.resampling import Draws, bootstrap, share_interval, sign_flip_p
+from reward.run_folder import RunFolder, RunFolderBusy
+from reward.settings import parse, to_mapping
+from rlhf_loop.config import Compute, TaskAccuracyConfig
+from rlhf_loop.policy import (
+    accepted,
+    chunks,
+    left_pad,
+    load_chat_model,
+    pad_token,
+    position_ids,
+)
+from rlhf_loop.task_files import Document, read_task
+
+FIGURES = ("acc", "acc_norm")
+
+
+class Picked(NamedTuple):
+    """One document as a model answered it."""
+
+    logprobs: list[float]  # of each option, nats
+    acc: bool  # the most likely option is the right one
+    acc_norm: bool  # so is the most likely one by character
+
+
+class TokenPair(NamedTuple):
+    """A query and an option as tokens."""
+
+    query: list[int]
+    option: list[int]
+
+
+Figures = dict[str, Any]
+
+
+def task_accuracy(config: TaskAccuracyConfig) -> Figures:
+    """Measure what is not measured yet; returns the run's result.
+
+    Raises ValueError for task files of the same name, RunFolderBusy.
+    """
+    run = RunFolder(config.out)
+    with run.locked():
+        run.write_config(to_mapping(config))
+        finished = run.result()
+        if finished is not None:
+            return finished
+        run.write_provenance({f"task {n}": path for n, path in enumerate(config.tasks, start=1)})
+        tasks = read_tasks(config.tasks, config.most)
+        run.rewind_metrics(-1)
+        draws = Draws(config.resamples, config.seed)
+        after = picked_options(run, "after", config.model, tasks, config, config.task_chat)
+        run.log_metrics(1, 2)
+        before = None
+        if config.against is not None:
+            before = picked_options(run, "before", config.against, tasks, config, config.task_chat)
+        run.log_metrics(2, 2)
+        run.write_result({"tasks": task_figures(after, before, draws)})
+        return run.result() or {}
+
+
+def read_tasks(paths: Sequence[Path], most: int | None = None) -> dict[str, list[Document]]:
+    """The documents of task files by the files' names. Raises ValueError for a name used twice."""
+    tasks: dict[str, list[Document]] = {}
+    for path in paths:
+        if path.stem in tasks:
+            raise ValueError(f"two task files have the name {path.stem!r}, allowed is one")
+        tasks[path.stem] = read_task(path, most)
+    return tasks
+
+
+def picked_options(
+    run: RunFolder,
+    side: str,
+    folder: Path,
+    tasks: dict[str, list[Document]],
+    compute: Compute,
+    chat: bool,
+) -> dict[str, list[Picked]]:
+    """What a chat model picks in every task; a task that ``run`` holds is not measured again."""
+    model, tokenizer, picked = None, None, {}
+    for name, documents in tasks.items():
+        file = run.path / f"task-{side}-{name}.jsonl"
+        if not file.exists():
+            if model is None:
+                model, tokenizer = load_chat_model(folder, compute.device, compute.dtype)
+            found = pick_options(model, tokenizer, documents, compute, chat)
+            write_records(file, [item._asdict() for item in found])
+        picked[name] = [Picked(**record) for record in whole_records(file)]
+    return picked
+
+
+def pick_options(
+    model: Any, tokenizer: Any, documents: Sequence[Document], compute: Compute, chat: bool
+) -> list[Picked]:
+    """Score every option of every document. Equal calls give equal bits on the CPU."""
+    pairs = [
+        option_tokens(tokenizer, *texts)
+        for document in documents
+        for texts in _rendered(tokenizer, document, chat)
+    ]
+    logprobs = option_logprobs(model, tokenizer, pairs, compute.forward_rows)
+    picked, start = [], 0
+    for document in documents:
+        own = logprobs[start : start + len(document.choices)]
+        start += len(document.choices)
+        picked.append(_pick(own, document))
+    return picked
+
+
+def _pick(logprobs: list[float], document: Document) -> Picked:
+    """The first of equally likely options, as numpy's argmax."""
+    by_character = [p / n for p, n in zip(logprobs, document.lengths, strict=True)]
+    return Picked(
+        logprobs,
+        int(np.argmax(logprobs)) == document.gold,
+        int(np.argmax(by_character)) == document.gold,
+    )
+
+
+def _rendered(tokenizer: Any, document: Document, chat: bool) -> list[tuple[str, str]]:
+    """Query and option of each option, as they go into the model: parted by a space, or by the
+    chat template."""
+    if document.is_final:
+        return list(zip(document.queries, document.choices, strict=True))
+    if not chat:
+        options = [f" {choice}" for choice in document.choices]
+        return list(zip(document.queries, options, strict=True))
+    queries = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": query}], tokenize=False, add_generation_prompt=True
+        )
+        for query in document.queries
+    ]
+    return list(zip(queries, document.choices, strict=True))
+
+
+def option_tokens(tokenizer: Any, query: str, option: str) -> TokenPair:
+    """Tokens of a query and its option, encoded together and parted where the query ends.
+
+    White space at the query's end goes to the option; an empty query is the token that begins a
+    text. So the harness does it.
+    """
+    first = tokenizer.bos_token_id
+    first = tokenizer.eos_token_id if first is None else first
+    if not query:
+        tokens = tokenizer.encode(option, add_special_tokens=False)
+        return TokenPair([first], tokens) if tokens[0] != first else TokenPair([first], tokens[1:])
+    bare = query.rstrip()
+    option, query = query[len(bare) :] + option, bare
+    special = not query.startswith(tokenizer.decode([first]))
+    whole = tokenizer.encode(query + option, add_special_tokens=special)
+    start = len(tokenizer.encode(query, add_special_tokens=special))
+    return TokenPair(whole[:start], whole[start:])
+
+
+@torch.inference_mode()
+def option_logprobs(
+    model: Any, tokenizer: Any, pairs: Sequence[TokenPair], rows: int
+) -> list[float]:
+    """The natural log-probability of each option after its query, summed over its tokens.
+
+    What exceeds the model's context is cut off at the query's beginning.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i].query) - len(pairs[i].option))
+    found = [0.0] * len(pairs)
+    for part in chunks(len(order), rows):
+        chosen = order[part]
+        inputs = [_cut([*pairs[i].query, *pairs[i].option], context)[:-1] for i in chosen]
+        tokens, mask = left_pad(inputs, pad_token(tokenizer), model.device)  # (B, T) both
+        longest = max(len(pairs[i].option) for i in chosen)
+        logits = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            use_cache=False,
+            **accepted(model, position_ids=position_ids(mask), logits_to_keep=longest),
+        ).logits[:, -longest:]
+        logprobs = torch.log_softmax(logits.float(), dim=-1)  # (B, longest, V)
+        for row, i in enumerate(chosen):
+            option = torch.tensor(pairs[i].option, device=model.device)
+            own = logprobs[row, -len(option) :].gather(-1, option[:, None])
+            found[i] = own.sum().item()
+    return found
+
+
+def _cut(tokens: list[int], context: int | None) -> list[int]:
+    """The last tokens of which all but the last one fit into the context."""
+    return tokens if context is None else tokens[-(context + 1) :]
+
+
+def task_figures(
+    after: dict[str, list[Picked]], before: dict[str, list[Picked]] | None, draws: Draws
+) -> Figures:
+    """Each task's count, and ``acc`` and ``acc_norm``: a share with its interval, or with
+    ``before`` what ``paired_shares`` says."""
+    return {
+        task: {"count": len(found), **{
+            figure: _figure(found, None if before is None else before[task], figure, draws)
+            for figure in FIGURES
+        }}
+        for task, found in after.items()
+    }  # fmt: skip
+
+
+def _figure(
+    after: Sequence[Picked], before: Sequence[Picked] | None, figure: str, draws: Draws
+) -> Figures:
+    hits = [getattr(item, figure) for item in after]
+    if before is not None:
+        return paired_shares([getattr(item, figure) for item in before], hits, draws)
+    low, high = share_interval([str(i) for i in range(len(hits))], hits, draws)
+    return {"share": _share(after, figure), "low": low, "high": high}
+
+
+def _share(picked: Sequence[Picked], figure: str) -> float:
+    hits = [bool(getattr(item, figure)) for item in picked]
+    return sum(hits) / len(hits)
+
+
+def paired_shares(before: Sequence[bool], after: Sequence[bool], draws: Draws) -> Figures:
+    """A share before and after on the same documents: difference, bootstrap interval by document,
+    and the two-sided p of flipping the sign of each document's difference."""
+    difference = np.array(after, dtype=float) - np.array(before, dtype=float)
+    values = np.column_stack([difference, np.ones(len(difference))])
+    documents = [str(i) for i in range(len(difference))]
+    low, high = bootstrap(documents, values, lambda sums: sums[:, :1] / sums[:, 1:], draws)
+    return {
+        "before": sum(before) / len(before),
+        "after": sum(after) / len(after),
+        "difference": float(difference.mean()),
+        "low": float(low[0]),
+        "high": float(high[0]),
+        "p_value": sign_flip_p(difference, draws),
+        "lost": int((difference < 0).sum()),
+        "won": int((difference > 0).sum()),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    config = parse(TaskAccuracyConfig, "rlhf_loop.task_accuracy", argv)
+    try:
+        result = task_accuracy(config)
+    except (ValueError, OSError, RunFolderBusy) as error:
+        sys.exit(str(error))
+    for task, found in result["tasks"].items():
+        for figure in FIGURES:
+            print(f"{task} {figure}: {_words(found[figure])} on {found['count']} documents")
+
+
+def _words(found: Figures) -> str:
+    if "share" in found:
+        return f"{found['share']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    return (f"{found['before']:.3f} → {found['after']:.3f} "
+            f"({found['low']:+.3f} to {found['high']:+.3f})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

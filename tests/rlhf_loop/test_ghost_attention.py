@@ -1,0 +1,225 @@
+"""Ghost Attention: where the instruction stands, and which tokens are learnt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reward.measures.resampling import Draws
+from reward.preferences import Message
+from rlhf_loop.config import GhostAttentionConfig, InstructionKeepingConfig
+from rlhf_loop.constraints import Constraint
+from rlhf_loop.ghost_attention import (
+    Script,
+    build,
+    sampling_messages,
+    training_messages,
+    with_instruction,
+)
+from rlhf_loop.instruction_keeping import figures, keep
+from rlhf_loop.policy import load_chat_model, stop_tokens
+from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
+from rlhf_loop.sft import IGNORED, answer_loss, answer_row, padded_batch
+from tests.reward.chat_server import chat_server, says
+from tests.rlhf_loop.conftest import make_prompt, read_lines
+
+SCRIPT = Script(0, ("How long?", "Why so?", "Is it safe?"), "Say please.", ())
+ANSWERS = ["Two years.", "By law.", "Yes, please."]
+ANYTHING = {"kind": "any", "instruction": "Say {value}.", "terse": "Say: {value}",
+            "values": ["something"], "check": {"pattern": ""}}  # fmt: skip
+
+
+def test_it_works():
+    """The golden case: a dialogue of three turns, word for word and token for token."""
+    assert [m.content for m in sampling_messages(SCRIPT, ANSWERS[:2])] == [
+        "Say please.\n\nHow long?", "Two years.", "Say please.\n\nWhy so?", "By law.",
+        "Say please.\n\nIs it safe?",
+    ]  # fmt: skip
+    messages = training_messages(SCRIPT, ANSWERS)
+    assert [m.content for m in messages] == [
+        "Say please.\n\nHow long?", "Two years.", "Why so?", "By law.", "Is it safe?",
+        "Yes, please.",
+    ]  # fmt: skip
+
+
+def test_tokens_and_mask_of_a_dialogue(chat_model):
+    """C13: ``inst`` exactly once, in u_1; a loss on the last answer only."""
+    model, tokenizer = load_chat_model(chat_model, "cpu")
+    row = answer_row(tokenizer, training_messages(SCRIPT, ANSWERS), stop_tokens(model, tokenizer))
+    text = tokenizer.decode(row.tokens)
+    assert text == (
+        "<|user|>Say please.\n\nHow long?<|end|><|assistant|>Two years.<|end|>"
+        "<|user|>Why so?<|end|><|assistant|>By law.<|end|>"
+        "<|user|>Is it safe?<|end|><|assistant|>Yes, please.<|end|>"
+    )
+    assert text.count("Say please.") == 1
+    assert text.index("Say please.") < text.index("<|assistant|>")
+    labels = padded_batch([row], 0).labels[0]
+    last = tokenizer.encode("Yes, please.<|end|>")
+    assert labels.tolist() == [IGNORED] * (len(row.tokens) - len(last)) + last
+    for earlier in ("Two years.", "By law."):  # they are there, and nothing is learnt from them
+        assert earlier in text
+    assert (labels != IGNORED).sum() == len(last)
+
+
+def test_what_is_learnt_does_not_reach_earlier_answers(chat_model):
+    """The loss's gradient with respect to the logits is 0 wherever an earlier answer is written."""
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    row = answer_row(tokenizer, training_messages(SCRIPT, ANSWERS))
+    batch = padded_batch([row], 0)
+    logits = torch.zeros(1, len(row.tokens), 320, requires_grad=True)
+    answer_loss(logits, batch.labels, 1).backward()
+    moved = logits.grad.abs().sum(dim=-1)[0] > 0
+    assert moved.nonzero()[0, 0] == row.answer_start - 1
+    assert not moved[: row.answer_start - 1].any()
+
+
+@pytest.fixture
+def anything(tmp_path):
+    path = tmp_path / "constraints.json"
+    path.write_text(json.dumps({"constraints": [ANYTHING]}))
+    return path
+
+
+@pytest.fixture
+def config(prompts, brief_model, anything, tmp_path):
+    return GhostAttentionConfig(
+        prompts=prompts, policy=brief_model, out=tmp_path / "run", constraints=anything,
+        device="cpu", dialogues=24, shortest_turns=2, longest_turns=3, max_new_tokens=12,
+    )  # fmt: skip
+
+
+def test_dialogues_are_drawn_turn_by_turn(config, chat_model):
+    result = build(config)
+    lines = read_lines(config.out / "dialogues.jsonl")
+    assert 0 < len(lines) == result["dialogues"] <= result["begun"] == 24
+    assert sum(result["left_out"].values()) == 24 - len(lines)
+    instructions = {line["instruction"] for line in lines}
+    assert instructions <= {"Say something.", "Say: something"}
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    for line in lines:
+        messages = [Message(**message) for message in line["messages"]]
+        assert [m.role for m in messages] == ["user", "assistant"] * (len(messages) // 2)
+        assert messages[0].content.startswith(with_instruction(line["instruction"], ""))
+        assert sum(line["instruction"] in m.content for m in messages) == 1
+        assert answer_row(tokenizer, messages).answer_start > 0
+    assert build(config) == result  # a finished run does nothing
+
+
+def test_a_killed_run_ends_the_same(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf_loop.ghost_attention.CHUNK_DIALOGUES", 10)
+    whole = replace(config, out=tmp_path / "whole")
+    build(whole)
+    drawn = (whole.out / "drawn.jsonl").read_text()
+    config.out.mkdir()
+    (config.out / "drawn.jsonl").write_text(drawn[: 2 * len(drawn) // 3])
+    build(config)
+    for name in ("drawn.jsonl", "dialogues.jsonl"):
+        assert (config.out / name).read_bytes() == (whole.out / name).read_bytes()
+
+
+def test_dialogues_that_do_not_obey_are_left_out(config, tmp_path):
+    path = tmp_path / "strict.json"
+    never = {**ANYTHING, "check": {"pattern": "^never said$"}}
+    path.write_text(json.dumps({"constraints": [never]}))
+    with pytest.raises(ValueError, match="the last answer does not obey"):
+        build(replace(config, constraints=path))
+    assert build(replace(config, constraints=path, only_obeying=False, out=tmp_path / "all"))
+
+
+def test_lists_of_values_come_from_the_model_where_it_is_asked(config, tmp_path):
+    path = tmp_path / "asking.json"
+    path.write_text(json.dumps({"constraints": [{**ANYTHING, "ask": "List some words."}]}))
+    values = build(replace(config, constraints=path, lists_drawn=4))["values"]["any"]
+    assert values[0] == "something"
+
+
+def test_safety_prompts_are_not_asked(config, tmp_path):
+    unsafe = tmp_path / "unsafe.jsonl"
+    write_prompts(unsafe, [make_prompt(0)])
+    with pytest.raises(ValueError, match="has no train prompts without a safety tag"):
+        build(replace(config, prompts=unsafe))
+
+
+def test_a_dialogue_may_not_be_shorter_than_its_shortest(config):
+    with pytest.raises(ValueError, match="shortest_turns is 5, allowed are up to longest_turns 3"):
+        replace(config, shortest_turns=5)
+
+
+# --- the multi-turn evaluation -------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeping(prompts, chat_model, anything, tmp_path):
+    return InstructionKeepingConfig(
+        prompts=prompts, policy=chat_model, out=tmp_path / "kept", constraints=anything,
+        device="cpu", turns=(2, 4), dialogues=6, max_new_tokens=6, resamples=50,
+    )  # fmt: skip
+
+
+def test_every_turn_is_answered_and_some_are_judged(keeping):
+    result = keep(keeping)
+    assert result["dialogues"] == 6
+    assert list(result["turns"]) == ["2", "4"]
+    assert result["turns"]["4"]["share"] == 1  # an empty pattern is found everywhere
+    assert [len(line["answers"]) for line in read_lines(keeping.out / "after.jsonl")] == [4] * 6
+    assert keep(keeping) == result
+
+
+def test_two_models_are_compared_on_the_same_dialogues(keeping, chat_model, tmp_path):
+    result = keep(replace(keeping, against=chat_model, out=tmp_path / "two"))
+    change = result["turns"]["2"]["change"]
+    assert (change["before"], change["after"], change["difference"]) == (1, 1, 0)
+
+
+def test_shares_by_hand():
+    after = {2: [True] * 4, 4: [True, False, False, False]}
+    found = figures(after, {2: [True] * 4, 4: [False] * 4}, Draws(200))
+    assert (found["2"]["share"], found["4"]["share"]) == (1, 0.25)
+    assert found["2"]["low"] < 1  # four of four is no certainty
+    assert (found["4"]["change"]["before"], found["4"]["change"]["difference"]) == (0, 0.25)
+
+
+def test_a_judge_decides_where_there_is_no_rule(keeping, tmp_path):
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps({"constraints": [{**ANYTHING, "check": {"judge": True}}]}))
+    asked = replace(keeping, constraints=path)
+    with pytest.raises(ValueError, match="no constraint has a rule: give a judge_address"):
+        keep(replace(asked, out=tmp_path / "unasked"))
+    with chat_server(lambda request: says("Hm.\nVERDICT: YES")) as server:
+        found = replace(asked, judge_address=server.address, judge_model="wise")
+        result = keep(found)
+        assert result["turns"]["2"]["share"] == 1
+        assert len(server.heard) == 12  # six dialogues at two turns
+        assert "<instruction>\nSay" in server.heard[0].request["messages"][-1]["content"]
+
+
+def test_what_the_judge_does_not_say_is_a_no(keeping, tmp_path):
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps({"constraints": [{**ANYTHING, "check": {"judge": True}}]}))
+    with chat_server(lambda request: says("I like it.")) as server:
+        found = replace(keeping, constraints=path, judge_address=server.address, judge_model="w")
+        assert keep(found)["turns"]["2"]["share"] == 0
+
+
+def test_half_a_judge_is_refused(keeping):
+    with pytest.raises(ValueError, match="a judge needs both"):
+        replace(keeping, judge_address="http://127.0.0.1:9")
+
+
+def test_turns_of_several_requests_come_one_after_the_other(keeping, tmp_path):
+    messages = tuple(
+        Message(role, text) for role, text in
+        (("system", "Be kind."), ("user", "One?"), ("assistant", "Yes."), ("user", "Two?"))
+    )  # fmt: skip
+    path = tmp_path / "long.jsonl"
+    write_prompts(path, [Prompt("long", "root", messages, False, None, PromptSplit.TEST)])
+    keep(replace(keeping, prompts=path, dialogues=1))
+
+
+def test_a_constraint_is_a_record():
+    constraint = Constraint("a", "b", "c", "marker", "d")
+    assert Constraint(**constraint.record()) == constraint
