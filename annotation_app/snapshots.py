@@ -270,6 +270,11 @@ def write_prompt_set(
     )
 
 
+def prompts_of(prompt_set: PromptSet) -> list[LoopPrompt]:
+    """Every prompt of a stored set."""
+    return list(read_prompts(storage.path(prompt_set.storage_key)))
+
+
 def split_of(split: PromptSplit) -> str:
     """Validation and test prompts are held out: no model ever trains on them."""
     return Split.TRAIN if split is PromptSplit.TRAIN else Split.HOLDOUT
