@@ -8,6 +8,7 @@ read at each row's true last token, and head and score are float32 whatever the 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
 
 from reward.data import last_token, row_tokens
 from reward.preferences import Message
@@ -139,12 +139,13 @@ def _load(folder: Path, fresh: Set[str] = frozenset()) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' report of a head that is new and one that is left: both are meant."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    reporter = logging.getLogger("transformers.modeling_utils")
+    before = reporter.level
+    reporter.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        reporter.setLevel(before)
 
 
 def _refuse_unknown_tokens(model: Any, tokenizer: Any, folder: Path) -> None:
