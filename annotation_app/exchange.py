@@ -106,10 +106,7 @@ def _reward_training_command(run: Run) -> list[str]:
 def _reward_evaluation_command(run: Run) -> list[str]:
     models, judgings = evaluated_models(run), measuring.judgings(run)
     snapshot = storage.path(_snapshot(run).storage_key)
-    names = [
-        *(model.name for model in models),
-        *(f"{it.config['model']} (judge)" for it in judgings),
-    ]
+    names = [*(model.name for model in models), *map(measuring.judge_name, judgings)]
     flags = {
         "models": [storage.path(model.storage_key) for model in models],
         "judged": [storage.path(judging.storage_key) for judging in judgings],

@@ -67,6 +67,11 @@ def judgings(run: Run) -> list[Run]:
     return [row.judging for row in rows if row.judging is not None]
 
 
+def judge_name(judging: Run) -> str:
+    """What figures call a judge: the last part of a path or of a hub's name."""
+    return f"{str(judging.config['model']).rpartition('/')[2]} (judge)"
+
+
 def told_apart(items: Sequence[Checkpoint | Run], names: Sequence[str]) -> list[str]:
     """Names of models as they are, each with its number where two are the same."""
     if len(set(names)) == len(names):

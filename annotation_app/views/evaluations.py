@@ -71,7 +71,7 @@ def _tables(found: Run, result: dict[str, Any] | None) -> list[Table]:
     """Where chat models have judged too, their order bias comes last but is never left out."""
     if not result or not result["count"]:
         return []
-    judged = [(it.config["model"], exchange.run_folder(it).result())
+    judged = [(measuring.judge_name(it), exchange.run_folder(it).result())
               for it in measuring.judgings(found)]  # fmt: skip
     known = [(name, it) for name, it in judged if it is not None]
     return [*reward_figures.evaluation_tables(result), *([order_table(known)] if known else [])]

@@ -64,7 +64,8 @@ def _settings(found: Run) -> dict[str, Any]:
     """What the run was told, beside what the recipe says where it says anything."""
     if found.kind == Run.Kind.REWARD_TRAINING:
         return {"settings": differences(found.config), "has_recipe": True}
-    return {"settings": [(name, value, "") for name, value in found.config.items()]}
+    config = {**found.config, **found.config.get("training", {})}
+    return {"settings": [(name, value, "") for name, value in config.items() if name != "training"]}
 
 
 @require_GET

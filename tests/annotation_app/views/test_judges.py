@@ -231,6 +231,16 @@ def test_it_stands_beside_the_reward_model_in_force(settings):
     assert words[start : start + 2] == [first.name, "wise (judge)"]
 
 
+def test_figures_call_it_by_the_end_of_its_name(settings):
+    settings.JUDGE_MODEL = "/srv/models/wise-70b"
+    trained()
+    run = lifecycle.queue_judging("helpfulness")
+    asked = lifecycle.queue_reward_evaluation("helpfulness", [], [run])
+    words = exchange.command(asked)
+    assert words[words.index("--names") + 1] == "wise-70b (judge)"
+    assert "--models" not in words
+
+
 def test_beside_the_newest_where_none_is_in_force(settings):
     _, second = trained(), trained()
     run = lifecycle.queue_judging("helpfulness")
@@ -296,7 +306,7 @@ def test_the_order_bias_stands_in_the_comparison(as_alice):
     run = evaluated([model])
     run.inputs.create(role="judge_1", judging=judging)
     page = text(as_alice.get(reverse("reward_evaluation", args=[run.pk])))
-    assert "wise (judge)</a>" in page
+    assert "wise as judge</a>" in page
     assert "Order bias of judges" in page
     orders = rows(as_alice.get(reverse("evaluation_table", args=[run.pk, "orders"])))
     assert orders[0]["What it did"] == "picked the response that stood first"
