@@ -12,10 +12,13 @@ import torch
 
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import to_flags, to_mapping
+from rlhf_loop.advantages import combine_scores
 from rlhf_loop.config import Inputs, PPOConfig
+from rlhf_loop.figures import rollout_figures
 from rlhf_loop.ppo import Learner, batch_prompts, train
 from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
 from rlhf_loop.rollout import learning_targets
+from tests.tiny_models import tiny_chat_model
 
 CPU = torch.device("cpu")
 
@@ -156,6 +159,84 @@ def test_it_stops_early_without_a_better_validation(config):
     result = train(replace(config, learning_rate=0.0, iterations=50, validate_every=1, patience=3))
     assert (result["iterations"], result["best_iteration"]) == (3, 0)
     assert result["stopped_early"] is True
+
+
+def test_a_policy_beyond_the_budget_of_divergence_is_not_kept(config):
+    """Whatever its scores: the one from before is, and the run ends."""
+    far = replace(
+        config, kl_budget=0.5, learning_rate=2e-2, iterations=20, validate_every=1, patience=50
+    )
+    result = train(far)
+    judged = [line for line in RunFolder(config.out).metrics() if "eval/kl" in line]
+    assert judged[-1]["eval/kl"] > 0.5
+    assert all(line["eval/kl"] <= 0.5 for line in judged[:-1])
+    assert result["stopped_by"] == "kl_budget"
+    assert result["best_iteration"] < result["iterations"] == judged[-1]["step"] < 20
+
+
+def test_a_budget_that_is_spent_from_the_start_is_refused(config, tmp_path):
+    other = tiny_chat_model(tmp_path / "other", seed=9)
+    with pytest.raises(ValueError, match="before any step the policy is further from"):
+        train(replace(config, reference=other, kl_budget=1e-6, seed=3))
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_answers_to_a_prompt_are_compared_with_each_other(config, advantage):
+    chosen = replace(config, advantage=advantage, answers_per_prompt=3, iterations=2)
+    result = train(chosen)
+    assert result["stopped_by"] == "iterations"
+    line = RunFolder(config.out).metrics()[1]
+    assert line["ppo/ratio/first_error"] < 1e-5
+    assert not [name for name in line if name.startswith("ppo/val/") or name == "ppo/loss/value"]
+    learner = Learner(chosen, CPU)
+    assert learner.critic is learner.actor.value_head is None
+    prompts = list(read_prompts(config.prompts, PromptSplit.TRAIN))[:4]
+    rollout = learner.collect([p for p in prompts for _ in range(3)], 1)
+    targets = learning_targets(rollout, chosen)
+    assert all(rollout.queries[3 * i] == rollout.queries[3 * i + 2] for i in range(4))
+    for row, mask in zip(targets.advantages, rollout.mask, strict=True):
+        assert row[mask].std(correction=0) < 1e-6  # one advantage for the whole answer
+    answers = (targets.advantages.sum(dim=1) / rollout.mask.sum(dim=1)).view(4, 3)
+    torch.testing.assert_close(answers.sum(dim=1), torch.zeros(4), atol=1e-4, rtol=0)
+    assert answers.abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        ({"minibatch": 5}, "minibatch is 5, allowed are divisors of batch 12"),
+        ({"answers_per_prompt": 5}, "answers_per_prompt is 5, allowed are divisors of batch 12"),
+        ({"advantage": "rloo"}, "answers_per_prompt is 1, allowed are 2 or more"),
+        ({"advantage": "grpo", "answers_per_prompt": 2, "value": "safety"},
+         "value is 'safety': leave it at 'trunk'"),
+        ({"advantage": "rloo", "answers_per_prompt": 2, "gamma": 0.9},
+         "gamma is 0.9: leave it at 1.0"),
+        ({"advantage": "rloo", "answers_per_prompt": 2, "whiten_rewards": True},
+         "whiten_rewards is True: leave it at False"),
+        ({"kl_budget": 0.0}, "kl_budget is 0.0, allowed is above 0"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_go_together_are_refused(config, chosen, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(config, **chosen)
+
+
+def test_the_figures_say_which_model_decided(config, learner):
+    rollout = collected(learner)._replace(
+        helpfulness=torch.ones(12), safety=torch.linspace(-5, 5, 12),
+        is_safety=torch.arange(12) % 4 == 0,
+    )  # fmt: skip
+    scores = combine_scores(rollout.helpfulness, rollout.safety, rollout.is_safety)
+    rollout = rollout._replace(scores=scores)
+    targets = learning_targets(rollout, replace(config, truncated="keep"))
+    figures = rollout_figures(rollout, targets, config)
+    assert figures["objective/by_tag"] == pytest.approx(3 / 12)
+    assert figures["objective/by_gate"] == pytest.approx(3 / 12)  # of -5 … -1.8 all but the tagged
+    assert figures["objective/by_helpfulness"] == pytest.approx(6 / 12)
+    assert figures["whiten/mean"] == pytest.approx(scores.mean().item())
+    assert figures["whiten/deviation"] == pytest.approx(scores.std(correction=0).item())
+    missed = (targets.returns - rollout.values)[rollout.mask]
+    assert figures["ppo/val/error"] == pytest.approx((missed**2).mean().item())
 
 
 class LetterCounter:

@@ -66,6 +66,7 @@ def test_it_works(config, architecture, tmp_path):
     """Log-probabilities and values of every family are those of plain rows."""
     folder = tiny_chat_model(tmp_path / "chat", architecture, seed=3)
     learner = Learner(replace(config, policy=folder, temperature=0.8), CPU)
+    assert learning.shares_prefixes(learner.actor.model)  # or plain rows would be held to plain
     torch.nn.init.normal_(learner.actor.value_head.weight)
     rollout = collected(learner)
     with torch.no_grad():
