@@ -47,7 +47,7 @@ def brief_model(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     ]  # fmt: skip
     (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = SFTConfig(
-        data=folder / "data.jsonl", model=chat_model, out=folder / "run", device="cpu",
+        data=(folder / "data.jsonl",), model=chat_model, out=folder / "run", device="cpu",
         epochs=20, batch=6, learning_rate=1e-2,
     )  # fmt: skip
     train(config)

@@ -20,9 +20,10 @@ from rlhf_loop.ghost_attention import (
     with_instruction,
 )
 from rlhf_loop.instruction_keeping import figures, keep
+from rlhf_loop.likelihood import reading, token_logprobs
 from rlhf_loop.policy import load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
-from rlhf_loop.sft import IGNORED, answer_loss, answer_row, padded_batch
+from rlhf_loop.sft import answer_row, joined
 from tests.reward.chat_server import chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 
@@ -57,24 +58,22 @@ def test_tokens_and_mask_of_a_dialogue(chat_model):
     )
     assert text.count("Say please.") == 1
     assert text.index("Say please.") < text.index("<|assistant|>")
-    labels = padded_batch([row], 0).labels[0]
     last = tokenizer.encode("Yes, please.<|end|>")
-    assert labels.tolist() == [IGNORED] * (len(row.tokens) - len(last)) + last
-    for earlier in ("Two years.", "By law."):  # they are there, and nothing is learnt from them
-        assert earlier in text
-    assert (labels != IGNORED).sum() == len(last)
+    learnt = joined([row]).wanted
+    assert learnt == list(range(len(row.tokens) - len(last), len(row.tokens)))
+    assert [row.tokens[place] for place in learnt] == last
 
 
 def test_what_is_learnt_does_not_reach_earlier_answers(chat_model):
-    """The loss's gradient with respect to the logits is 0 wherever an earlier answer is written."""
-    _, tokenizer = load_chat_model(chat_model, "cpu")
-    row = answer_row(tokenizer, training_messages(SCRIPT, ANSWERS))
-    batch = padded_batch([row], 0)
-    logits = torch.zeros(1, len(row.tokens), 320, requires_grad=True)
-    answer_loss(logits, batch.labels, 1).backward()
-    moved = logits.grad.abs().sum(dim=-1)[0] > 0
-    assert moved.nonzero()[0, 0] == row.answer_start - 1
-    assert not moved[: row.answer_start - 1].any()
+    """The loss is that of the last answer's tokens by the model's own forward, and of no others."""
+    model, tokenizer = load_chat_model(chat_model, "cpu")
+    row = answer_row(tokenizer, training_messages(SCRIPT, ANSWERS), stop_tokens(model, tokenizer))
+    ids = torch.tensor([row.tokens])
+    with torch.no_grad():
+        own = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        with reading(model) as read:
+            found = token_logprobs(read, [joined([row])])
+    torch.testing.assert_close(found, own[row.answer_start - 1 :], atol=1e-5, rtol=0)
 
 
 @pytest.fixture
