@@ -78,8 +78,8 @@ def demonstrations(path: Path, count: int) -> Path:
 
 def fine_tuned(out: Path, data: Path, model: Path, rate: float, epochs: int) -> Path:
     train(SFTConfig(
-        data=(data,), model=model, out=out, device="cpu", learning_rate=rate, epochs=epochs, batch=16,
-        warmup_steps=5, checkpoint_every=1000,
+        data=(data,), model=model, out=out, device="cpu", learning_rate=rate, epochs=epochs,
+        batch=16, warmup_steps=5, checkpoint_every=1000,
     ))  # fmt: skip
     return out / "model"
 
