@@ -414,6 +414,8 @@ def test_in_a_browser(page, live_server, client, alice, scheme):
     judging = finished()
     run = evaluated([model])
     run.inputs.create(role="judge_1", judging=judging)
+    long = {"address": "http://127.0.0.1:8001", "model": f"/srv/checkpoints/{'0123456789' * 6}"}
+    Run.objects.filter(pk=judging.pk).update(config=long)
     client.force_login(alice)
     cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value}
     page.context.add_cookies([{**cookie, "url": live_server.url}])
