@@ -21,7 +21,7 @@ from rlhf_loop.ghost_attention import (
 )
 from rlhf_loop.instruction_keeping import figures, keep
 from rlhf_loop.likelihood import reading, token_logprobs
-from rlhf_loop.policy import load_chat_model, stop_tokens
+from rlhf_loop.policy import load_chat_model, prompt_tokens, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 from rlhf_loop.sft import answer_row, joined
 from tests.reward.chat_server import chat_server, says
@@ -166,6 +166,21 @@ def test_every_turn_is_answered_and_some_are_judged(keeping):
     assert result["turns"]["4"]["share"] == 1  # an empty pattern is found everywhere
     assert [len(line["answers"]) for line in read_lines(keeping.out / "after.jsonl")] == [4] * 6
     assert keep(keeping) == result
+
+
+def test_the_instruction_is_given_once_however_long_the_dialogue(keeping, monkeypatch):
+    asked = []
+
+    def noted(tokenizer, messages):
+        asked.append([message.content for message in messages])
+        return prompt_tokens(tokenizer, messages)
+
+    monkeypatch.setattr("rlhf_loop.instruction_keeping.prompt_tokens", noted)
+    keep(keeping)
+    assert {len(contents) for contents in asked} == {1, 3, 5, 7}
+    for contents in asked:
+        assert contents[0].startswith("Say")
+        assert not any(content.startswith("Say") for content in contents[1:])
 
 
 def test_two_models_are_compared_on_the_same_dialogues(keeping, chat_model, tmp_path):

@@ -51,9 +51,13 @@ def collected(learner):
     return learner.collect(batch_prompts(prompts, learner.config.batch, 1, 0), 1)
 
 
-def test_the_first_ratio_is_one_and_the_first_divergence_zero(learner):
+@pytest.mark.parametrize("reuse", [True, False])
+def test_the_first_ratio_is_one_and_the_first_divergence_zero(config, reuse):
+    learner = Learner(replace(config, reuse_logprobs=reuse), CPU)
     rollout = collected(learner)
-    assert torch.equal(rollout.logprobs, rollout.ref_logprobs)
+    # Drawing's own differ from a later pass by rounding; two passes of the trainer by nothing.
+    apart = (rollout.logprobs - rollout.ref_logprobs).abs().max().item()
+    assert apart < 1e-5 if reuse else apart == 0.0
     assert bool((rollout.logprobs[rollout.mask] < 0).all())
     targets = learning_targets(rollout, learner.config)
     figures = learner.update(rollout, targets, 1)
@@ -128,7 +132,8 @@ def test_a_penalised_truncated_answer_scores_less(config, learner):
     )
     plain = replace(config, whiten_scores=False, truncated_penalty=2.5)
     rewards = learning_targets(rollout, plain).rewards.sum(dim=1)
-    assert rewards.tolist() == [-2.5 if i == 3 else 0.0 for i in range(12)]
+    expected = [-2.5 if i == 3 else 0.0 for i in range(12)]
+    assert rewards.tolist() == pytest.approx(expected, abs=1e-6)  # the divergence is rounding
 
 
 def test_every_prompt_is_used_before_one_comes_again(prompts):

@@ -97,7 +97,7 @@ def test_a_stage_that_is_none_is_refused():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"ppo": {"kl": 1}}, "unknown setting 'kl'"),
+        ({"ppo": {"beta": 1}}, "unknown setting 'beta'"),
         ({"ppo": {"batch": 10, "minibatch": 4}}, "allowed are divisors of batch 10"),
         ({"rejection": {"samples": 0}}, "samples is 0, allowed is 1 or more"),
         ({"evaluate": {"top_p": 0}}, "top_p is 0"),
