@@ -11,9 +11,8 @@ while it draws, which keeps a prompt's keys once, whatever the number of answers
 can do that is found out by comparing its logits with its own plain ones; one that cannot draws row
 by row with transformers' cache (``_draw_apart``).
 
-Left out: transformers' continuous batching and expanding one prefill's cache, both slower here
-(EXPERIMENTS.md); keys shared by prompts that only begin alike, since sixteen answers to a prompt
-have saved nearly all there is to save.
+Left out: transformers' continuous batching, far slower on a CPU (EXPERIMENTS.md); keys shared by
+prompts that only begin alike, since sixteen answers to a prompt have saved nearly all there is.
 
 G prompts of a block, n rows of a prompt, R rows, Q prompt tokens, T answer tokens, H heads, K heads
 of keys, D channels of a head, V vocabulary.
