@@ -68,7 +68,7 @@ def config(brief_model, judges, tmp_path):
     write_prompts(file, [*unsafe, make_prompt(1)])
     return ContextDistillationConfig(
         prompts=file, policy=brief_model, safety=judges["safety"], out=tmp_path / "run",
-        device="cpu", max_new_tokens=24, chunk_prompts=3,
+        device="cpu", max_new_tokens=24, chunk_prompts=3, seed=1,
     )  # fmt: skip
 
 
