@@ -16,16 +16,16 @@ import json
 import math
 import random
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reward.command import command
 from reward.lines import append_records, whole_records, write_records
 from reward.preferences import Message
-from reward.run_folder import RunFolder, RunFolderBusy
+from reward.run_folder import RunFolder
 from reward.score import Scorer
-from reward.settings import parse, to_mapping
+from reward.settings import to_mapping
 from rlhf_loop.config import ContextDistillationConfig
 from rlhf_loop.drawing import generate_answers
 from rlhf_loop.policy import (
@@ -292,16 +292,20 @@ def _sigmoid(score: float) -> float:
     return 1.0 / (1.0 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(ContextDistillationConfig, "rlhf_loop.context_distillation", argv)
-    try:
-        result = distil(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        sys.exit(str(error))
+def summary(result: dict[str, Any]) -> str:
+    """A result for reading."""
     median = result["median"]
-    print(f"{result['kept']} of {result['prompts']} answers kept; median safety "
-          f"{median['before']:.3f} → {median['gated']:.3f}")  # fmt: skip
+    return (
+        f"{result['kept']} of {result['prompts']} answers kept; median safety "
+        f"{median['before']:.3f} → {median['gated']:.3f}"
+    )
+
+
+main = command(
+    ContextDistillationConfig,
+    "rlhf_loop.context_distillation",
+    lambda config: summary(distil(config)),
+)
 
 
 if __name__ == "__main__":

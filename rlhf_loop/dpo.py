@@ -8,7 +8,6 @@ answers is computed once, into ``reference.jsonl``. B pairs.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from reward.command import command
 from reward.data import epoch_order, load_pairs
 from reward.lines import whole_records, write_records
 from reward.minibatches import minibatches
 from reward.preferences import Message, PreferencePair
-from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
-from reward.settings import parse, to_mapping
+from reward.run_folder import RunFolder, replace_folder
+from reward.settings import to_mapping
 from rlhf_loop.config import DPOConfig
 from rlhf_loop.likelihood import Reading, TokenRow, reading, row_logprobs
 from rlhf_loop.policy import chunks, load_chat_model, save_chat_model, stop_tokens
@@ -213,14 +213,12 @@ def _gradients(read: Reading, step: Sequence[AnswerPair], config: DPOConfig) -> 
     return {**means, "dpo/pairs": len(step), "dpo/computed_tokens": computed}
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(DPOConfig, "rlhf_loop.dpo", argv)
-    try:
-        result = train(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        sys.exit(str(error))
-    print(f"trained on {result['pairs']} pairs, {result['too_long']} were too long")
+def summary(result: dict[str, Any]) -> str:
+    """A result for reading."""
+    return f"trained on {result['pairs']} pairs, {result['too_long']} were too long"
+
+
+main = command(DPOConfig, "rlhf_loop.dpo", lambda config: summary(train(config)))
 
 
 if __name__ == "__main__":

@@ -18,20 +18,19 @@ that was killed goes on with the next model or measure. People decide in the nex
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reward.judge import JudgeRefused
+from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws
 from reward.preferences import Message
-from reward.run_folder import RunFolder, RunFolderBusy
+from reward.run_folder import RunFolder
 from reward.score import Scorer
-from reward.settings import from_mapping, parse, to_mapping
+from reward.settings import from_mapping, to_mapping
 from rlhf_loop.asking import ChatJudge, ask_all, refusing_question
 from rlhf_loop.config import EvaluateConfig, GateConfig
 from rlhf_loop.diversity import self_bleu
@@ -313,20 +312,19 @@ def _responses(
     ]
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(EvaluateConfig, "rlhf_loop.evaluate", argv)
-    try:
-        result = evaluate(config)
-    except (ValueError, OSError, RunFolderBusy, JudgeRefused) as error:
-        sys.exit(str(error))
-    for score in ("helpfulness", "safety", "combined"):
-        found = result["all"][score]
-        print(f"{score}: {found['before']:.3f} → {found['after']:.3f}, "
-              f"win rate {found['win_rate']:.2f}")  # fmt: skip
+def summary(result: dict[str, Any]) -> str:
+    """A result for reading."""
+    lines = [
+        f"{score}: {found['before']:.3f} → {found['after']:.3f}, win rate {found['win_rate']:.2f}"
+        for score in ("helpfulness", "safety", "combined")
+        if (found := result["all"][score])
+    ]
     gate = result["gate"]
-    print("the gate passes" if gate["passes"] else "the gate does not pass:")
-    print("\n".join(gate["reasons"]), end="\n" if gate["reasons"] else "")
+    lines.append("the gate passes" if gate["passes"] else "the gate does not pass:")
+    return "\n".join([*lines, *gate["reasons"]])
+
+
+main = command(EvaluateConfig, "rlhf_loop.evaluate", lambda config: summary(evaluate(config)))
 
 
 if __name__ == "__main__":

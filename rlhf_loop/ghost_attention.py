@@ -13,15 +13,15 @@ not said.
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from reward.command import command
 from reward.lines import append_records, whole_records, write_records
 from reward.preferences import Message, dialogue_root
-from reward.run_folder import RunFolder, RunFolderBusy
-from reward.settings import parse, to_mapping
+from reward.run_folder import RunFolder
+from reward.settings import to_mapping
 from rlhf_loop.config import GhostAttentionConfig
 from rlhf_loop.constraints import (
     Constraint,
@@ -252,14 +252,14 @@ def _summary(
     }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(GhostAttentionConfig, "rlhf_loop.ghost_attention", argv)
-    try:
-        result = build(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        sys.exit(str(error))
-    print(f"{result['dialogues']} of {result['begun']} dialogues can be trained on")
+def summary(result: dict[str, Any]) -> str:
+    """A result for reading."""
+    return f"{result['dialogues']} of {result['begun']} dialogues can be trained on"
+
+
+main = command(
+    GhostAttentionConfig, "rlhf_loop.ghost_attention", lambda config: summary(build(config))
+)
 
 
 if __name__ == "__main__":

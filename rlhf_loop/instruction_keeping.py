@@ -12,16 +12,15 @@ where none is given.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reward.judge import JudgeRefused
+from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws, share_interval
-from reward.run_folder import RunFolder, RunFolderBusy
-from reward.settings import parse, to_mapping
+from reward.run_folder import RunFolder
+from reward.settings import to_mapping
 from rlhf_loop.asking import ChatJudge, ask_all, keeping_question
 from rlhf_loop.config import InstructionKeepingConfig
 from rlhf_loop.constraints import draw_constraints, instruction, obeys, read_constraints
@@ -164,17 +163,19 @@ def figures(
     return found
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(InstructionKeepingConfig, "rlhf_loop.instruction_keeping", argv)
-    try:
-        result = keep(config)
-    except (ValueError, OSError, RunFolderBusy, JudgeRefused) as error:
-        sys.exit(str(error))
+def summary(result: dict[str, Any]) -> str:
+    """A result for reading, a line for each turn."""
+    lines = []
     for turn, found in result["turns"].items():
         before = f"{found['change']['before']:.1%} → " if "change" in found else ""
-        print(f"turn {turn}: {before}{found['share']:.1%} still obey "
-              f"({found['low']:.1%} to {found['high']:.1%})")  # fmt: skip
+        interval = f"{found['low']:.1%} to {found['high']:.1%}"
+        lines.append(f"turn {turn}: {before}{found['share']:.1%} still obey ({interval})")
+    return "\n".join(lines)
+
+
+main = command(
+    InstructionKeepingConfig, "rlhf_loop.instruction_keeping", lambda config: summary(keep(config))
+)
 
 
 if __name__ == "__main__":

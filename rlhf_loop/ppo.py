@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,8 +25,9 @@ from typing import Any
 import torch
 
 from reward import ranks
-from reward.run_folder import RunFolder, RunFolderBusy, replace_folder, whole_folder
-from reward.settings import parse, to_mapping
+from reward.command import Refused, command
+from reward.run_folder import RunFolder, replace_folder, whole_folder
+from reward.settings import to_mapping
 from reward.training_state import load_state, save_state
 from rlhf_loop.config import PPOConfig
 from rlhf_loop.figures import rollout_figures
@@ -222,21 +222,22 @@ def _finish(run: RunFolder, learner: Learner, standing: Standing) -> dict[str, A
     return run.result() or {}
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(PPOConfig, "rlhf_loop.ppo", argv)
+def _run(config: PPOConfig) -> str:
     try:
         result = train(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
+    except (ValueError, OSError, Refused) as error:
         ranks.explain(error, config.out)
-        sys.exit(str(error))
+        raise
     except torch.OutOfMemoryError as error:
         ranks.explain(error, config.out)
         less = "a smaller --tokens-per-minibatch or --generation-rows needs less"
-        sys.exit(f"{str(error).partition('. ')[0]}; {less}")
+        raise Refused(f"{str(error).partition('. ')[0]}; {less}") from None
     if not result:
-        return  # another rank's to tell
-    print(f"best after iteration {result['best_iteration']}, score {result['eval/scores']:.3f}")
+        return ""  # another rank's to tell
+    return f"best after iteration {result['best_iteration']}, score {result['eval/scores']:.3f}"
+
+
+main = command(PPOConfig, "rlhf_loop.ppo", _run)
 
 
 if __name__ == "__main__":

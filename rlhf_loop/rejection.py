@@ -13,13 +13,13 @@ there is none. Which score chooses is not in the paper; here it is the one that 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 
+from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.preferences import Message, RecordReader, read_json_lines
-from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
-from reward.settings import parse, to_mapping
+from reward.run_folder import RunFolder, replace_folder
+from reward.settings import to_mapping
 from rlhf_loop.candidates import (
     Record,
     draw_candidates,
@@ -239,14 +239,14 @@ def _summary(
     }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(RejectionConfig, "rlhf_loop.rejection", argv)
-    try:
-        result = run_rejection(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        sys.exit(str(error))
-    print(f"{result['selected']} of {result['prompts']} prompts answered and fine-tuned on")
+def summary(result: Record) -> str:
+    """A result for reading."""
+    return f"{result['selected']} of {result['prompts']} prompts answered and fine-tuned on"
+
+
+main = command(
+    RejectionConfig, "rlhf_loop.rejection", lambda config: summary(run_rejection(config))
+)
 
 
 if __name__ == "__main__":

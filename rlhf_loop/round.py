@@ -19,14 +19,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from reward.run_folder import PARENT_VARIABLE, RunFolder, RunFolderBusy
-from reward.settings import parse, to_flags, to_mapping
+from reward.command import Refused, command
+from reward.run_folder import PARENT_VARIABLE, RunFolder
+from reward.settings import to_flags, to_mapping
 from rlhf_loop.config import STAGE_CONFIGS, TRAINING_STAGES, RoundConfig
 
 STAGES = tuple(STAGE_CONFIGS)
 
 
-class StageFailed(RuntimeError):
+class StageFailed(Refused):
     """A stage's process ended without leaving a result."""
 
 
@@ -112,14 +113,11 @@ def _figures(result: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in result.items() if isinstance(value, float)}
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(RoundConfig, "rlhf_loop.round", argv)
-    try:
-        result = run_round(config)
-    except (ValueError, OSError, RunFolderBusy, StageFailed) as error:
-        sys.exit(str(error))
-    print(f"new chat model: {result['model']}")
+main = command(
+    RoundConfig,
+    "rlhf_loop.round",
+    lambda config: f"new chat model: {run_round(config)['model']}",
+)
 
 
 if __name__ == "__main__":

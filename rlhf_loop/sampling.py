@@ -7,17 +7,17 @@ appended chunk by chunk: a run that was killed continues where it stopped.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reward.command import command
 from reward.lines import append_records, whole_records
-from reward.run_folder import RunFolder, RunFolderBusy
-from reward.settings import parse, to_mapping
+from reward.run_folder import RunFolder
+from reward.settings import to_mapping
 from rlhf_loop.config import SamplingConfig
-from rlhf_loop.engines import Address, Here, SamplerRefused, address_of, answer_prompts
+from rlhf_loop.engines import Address, Here, address_of, answer_prompts
 from rlhf_loop.policy import (
     Drawing,
     answer_text,
@@ -122,14 +122,12 @@ def _line(
     }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(SamplingConfig, "rlhf_loop.sampling", argv)
-    try:
-        result = sample(config)
-    except (ValueError, OSError, RunFolderBusy, SamplerRefused) as error:
-        sys.exit(str(error))
-    print(f"{result['responses']} responses, {result['truncated']} cut at the limit")
+def summary(result: dict[str, Any]) -> str:
+    """A result for reading."""
+    return f"{result['responses']} responses, {result['truncated']} cut at the limit"
+
+
+main = command(SamplingConfig, "rlhf_loop.sampling", lambda config: summary(sample(config)))
 
 
 if __name__ == "__main__":

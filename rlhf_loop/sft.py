@@ -10,7 +10,6 @@ The selected answers of rejection sampling have the shape that is read here, so 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -20,11 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from reward.command import command
 from reward.data import epoch_order
 from reward.minibatches import minibatches
 from reward.preferences import Message, RecordReader, read_json_lines
-from reward.run_folder import RunFolder, RunFolderBusy, replace_folder
-from reward.settings import parse, to_mapping
+from reward.run_folder import RunFolder, replace_folder
+from reward.settings import to_mapping
 from rlhf_loop.config import SFTConfig
 from rlhf_loop.likelihood import Reading, TokenRow, reading, token_logprobs
 from rlhf_loop.policy import (
@@ -238,14 +238,12 @@ def train(config: SFTConfig) -> dict[str, Any]:
         return run.result() or {}
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(SFTConfig, "rlhf_loop.sft", argv)
-    try:
-        result = train(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        sys.exit(str(error))
-    print(f"fine-tuned on {result['rows']} answers, {result['too_long']} were too long")
+def summary(result: dict[str, Any]) -> str:
+    """A result for reading."""
+    return f"fine-tuned on {result['rows']} answers, {result['too_long']} were too long"
+
+
+main = command(SFTConfig, "rlhf_loop.sft", lambda config: summary(train(config)))
 
 
 if __name__ == "__main__":

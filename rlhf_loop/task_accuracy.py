@@ -12,7 +12,6 @@ text, and sharing the query between its options.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws, bootstrap, share_interval, sign_flip_p
-from reward.run_folder import RunFolder, RunFolderBusy
-from reward.settings import parse, to_mapping
+from reward.run_folder import RunFolder
+from reward.settings import to_mapping
 from rlhf_loop.config import Compute, TaskAccuracyConfig
 from rlhf_loop.policy import (
     accepted,
@@ -259,16 +259,13 @@ def paired_shares(before: Sequence[bool], after: Sequence[bool], draws: Draws) -
     }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(TaskAccuracyConfig, "rlhf_loop.task_accuracy", argv)
-    try:
-        result = task_accuracy(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        sys.exit(str(error))
-    for task, found in result["tasks"].items():
-        for figure in FIGURES:
-            print(f"{task} {figure}: {_words(found[figure])} on {found['count']} documents")
+def summary(result: dict[str, Any]) -> str:
+    """A result for reading, a line for each task and figure."""
+    return "\n".join(
+        f"{task} {figure}: {_words(found[figure])} on {found['count']} documents"
+        for task, found in result["tasks"].items()
+        for figure in FIGURES
+    )
 
 
 def _words(found: Figures) -> str:
@@ -276,6 +273,11 @@ def _words(found: Figures) -> str:
         return f"{found['share']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
     return (f"{found['before']:.3f} → {found['after']:.3f} "
             f"({found['low']:+.3f} to {found['high']:+.3f})")  # fmt: skip
+
+
+main = command(
+    TaskAccuracyConfig, "rlhf_loop.task_accuracy", lambda config: summary(task_accuracy(config))
+)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 from scipy import stats
 
+from reward.command import command
 from reward.lines import whole_records
-from reward.run_folder import RunFolder, RunFolderBusy
-from reward.settings import parse, to_mapping
+from reward.run_folder import RunFolder
+from reward.settings import to_mapping
 from rlhf_loop.candidates import Record, draw_candidates, draw_parts, is_usable
 from rlhf_loop.config import TemperatureConfig
 from rlhf_loop.policy import Drawing, chunks, load_chat_model
@@ -187,19 +187,18 @@ def interval(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    config = parse(TemperatureConfig, "rlhf_loop.temperature", argv)
-    try:
-        result = sweep(config)
-    except (ValueError, OSError, RunFolderBusy) as error:
-        sys.exit(str(error))
+def summary(result: Record) -> str:
+    """A result for reading, a line for each temperature."""
     wanted = str(result["pick_at"])
-    for row in result["curve"]:
-        found = row["max"][wanted]
-        print(f"temperature {row['temperature']:g}: max@{wanted} {found['mean']:.3f}, "
-              f"median@{wanted} {row['median'][wanted]['mean']:.3f}")  # fmt: skip
-    print(f"picked {result['temperature']:g}, on {result['prompts']} prompts")
+    lines = [
+        f"temperature {row['temperature']:g}: max@{wanted} {row['max'][wanted]['mean']:.3f}, "
+        f"median@{wanted} {row['median'][wanted]['mean']:.3f}"
+        for row in result["curve"]
+    ]
+    return "\n".join([*lines, f"picked {result['temperature']:g}, on {result['prompts']} prompts"])
+
+
+main = command(TemperatureConfig, "rlhf_loop.temperature", lambda config: summary(sweep(config)))
 
 
 if __name__ == "__main__":
