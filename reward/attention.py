@@ -43,18 +43,17 @@ class Gathered(NamedTuple):
 class Layout:
     """A prefix tree on a device, as the attention and the last layer need it.
 
-    ``tails``: how many of each row's last tokens are read, the very last one when not given.
+    ``places``: which tokens of each row are read, the last one when not given.
     """
 
     def __init__(
-        self, tree: PrefixTree, device: torch.device, tails: Sequence[int] | None = None
+        self, tree: PrefixTree, device: torch.device, places: Sequence[Sequence[int]] | None = None
     ) -> None:
         self.tokens = torch.tensor([tree.tokens], device=device)  # (1, N)
         self.positions = torch.tensor([tree.positions], device=device)  # (1, N)
-        counts = [1] * len(tree.paths) if tails is None else tails
-        places = [i for path, n in zip(tree.paths, counts, strict=True) for i in _tail(path, n)]
-        self.places = torch.tensor(places, device=device)  # what is read, row by row
-        self.read = torch.tensor(sorted(set(places)), device=device)
+        read = tree.ends if places is None else _packed(tree, places)
+        self.places = torch.tensor(read, dtype=torch.long, device=device)  # row by row
+        self.read = torch.tensor(sorted(set(read)), dtype=torch.long, device=device)
         self.sizes = [chain.end - chain.start for chain in tree.chains]
         self.windows: set[int | None] = set()  # what the model's layers asked for
         starts = [chain.start for chain in tree.chains]
@@ -93,11 +92,12 @@ class Layout:
         return self._masks[wanted]
 
 
-def _tail(path: tuple[tuple[int, int], ...], count: int) -> list[int]:
-    """The last ``count`` packed indices of a row."""
-    found: list[int] = []
-    for start, end in reversed(path):
-        found = [*range(max(start, end - count + len(found)), end), *found]
+def _packed(tree: PrefixTree, places: Sequence[Sequence[int]]) -> list[int]:
+    """The packed indices of those places of the rows, row by row."""
+    found = []
+    for path, wanted in zip(tree.paths, places, strict=True):
+        row = [i for run in path for i in range(*run)]
+        found += [row[place] for place in wanted]
     return found
 
 

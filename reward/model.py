@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reward.data import last_token, row_tokens
 from reward.preferences import Message
-from reward.trunk import Tails, share_prefixes, tail_states, take_trees
+from reward.trunk import Tails, share_prefixes, states_at, take_trees
 
 PAD_TOKEN = "<|pad|>"
 
@@ -210,7 +210,7 @@ def score_rows(model: Any, rows: Sequence[Sequence[int]], dtype: str = "float32"
     does.
     """
     ends = Tails(rows, [1] * len(rows), model.score.weight.device)
-    return score_states(model, tail_states(model, ends, dtype))
+    return score_states(model, states_at(model, ends, dtype))
 
 
 def score_states(model: Any, last: Tensor) -> Tensor:

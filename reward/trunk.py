@@ -1,8 +1,8 @@
 """Rows of tokens through a language model's trunk, for whatever head stands on it.
 
 B rows, H hidden. Where the model can, a minibatch goes through as a prefix tree: every distinct
-token once, nothing padded. The reward model reads each row's last token, the policy and a value
-model read the state before each token of an answer; so what is read is always a row's tail.
+token once, nothing padded. The reward model reads each row's last token; the policy, fine-tuning
+and a value model read the state before each token of an answer.
 """
 
 from __future__ import annotations
@@ -24,11 +24,28 @@ STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, As
 ALIKE = 1e-3  # of the hidden states' norm; a wrong mask is far beyond, rounding far below
 
 
-class Tails:
-    """B rows of tokens, and how many of each row's last tokens are read.
+class Reads:
+    """B rows of tokens, and the places of each row that are read.
 
     Its prefix tree is built when it is asked for, and serves any number of models.
     """
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[int]],
+        places: Sequence[Sequence[int]],
+        device: torch.device,
+        shortest: int = SHORTEST,
+    ) -> None:
+        self.rows, self.places, self.device, self.shortest = rows, places, device, shortest
+
+    @cached_property
+    def layout(self) -> attention.Layout:
+        return attention.Layout(prefix_tree(self.rows, self.shortest), self.device, self.places)
+
+
+class Tails(Reads):
+    """The last ``counts`` tokens of each row are read."""
 
     def __init__(
         self,
@@ -37,21 +54,18 @@ class Tails:
         device: torch.device,
         shortest: int = SHORTEST,
     ) -> None:
-        self.rows, self.counts, self.device, self.shortest = rows, counts, device, shortest
-
-    @cached_property
-    def layout(self) -> attention.Layout:
-        return attention.Layout(prefix_tree(self.rows, self.shortest), self.device, self.counts)
+        ends = [range(len(row) - n, len(row)) for row, n in zip(rows, counts, strict=True)]
+        super().__init__(rows, ends, device, shortest)
 
 
-def tail_states(model: Any, tails: Tails, dtype: str = "float32") -> Tensor:
-    """The trunk's hidden states at the tails of the rows, row by row, (sum of counts, H).
+def states_at(model: Any, reads: Reads, dtype: str = "float32") -> Tensor:
+    """The trunk's hidden states at the places that are read, row by row, (their number, H).
 
     Equal to putting each row through alone. ``dtype`` "bfloat16" lets the trunk compute in it.
     """
     if shares_prefixes(model):
-        return _packed_states(model, tails.layout, dtype)
-    return _plain_states(model, tails, dtype)
+        return _packed_states(model, reads.layout, dtype)
+    return _plain_states(model, reads, dtype)
 
 
 def share_prefixes(model: Any) -> str:
@@ -81,7 +95,9 @@ def take_trees(model: Any) -> None:
     """From now on minibatches go through the model as prefix trees: it is known that it can."""
     model.plain_attention = model.config._attn_implementation
     model.set_attn_implementation(attention.NAME)
-    attention.read_only_at_ends(model.base_model)
+    if not getattr(model, "reads_at_ends", False):
+        attention.read_only_at_ends(model.base_model)
+        model.reads_at_ends = True
 
 
 def _try_tree(model: Any, layout: attention.Layout, expected: Tensor) -> str:
@@ -134,7 +150,7 @@ def own_attention(model: Any) -> Iterator[None]:
 
 
 def _packed_states(model: Any, layout: attention.Layout, dtype: str) -> Tensor:
-    """The hidden states at the tails, each distinct token computed once."""
+    """The hidden states that are read, each distinct token computed once."""
     with _computing_in(dtype, layout.tokens.device):
         trunk = model.base_model(
             input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout
@@ -143,18 +159,17 @@ def _packed_states(model: Any, layout: attention.Layout, dtype: str) -> Tensor:
     return states
 
 
-def _plain_states(model: Any, tails: Tails, dtype: str) -> Tensor:
+def _plain_states(model: Any, reads: Reads, dtype: str) -> Tensor:
     """The same from a row each, padded on the right and masked."""
-    lengths = [len(row) for row in tails.rows]
-    ids = pad_sequence([torch.tensor(row) for row in tails.rows], batch_first=True)
-    ids = ids.to(tails.device)  # (B, T)
-    after = torch.tensor(lengths, device=tails.device)[:, None]  # (B, 1)
-    positions = torch.arange(ids.shape[1], device=tails.device)  # (T,)
-    mask = positions < after  # (B, T)
-    with _computing_in(dtype, tails.device):
+    lengths = torch.tensor([len(row) for row in reads.rows], device=reads.device)
+    ids = pad_sequence([torch.tensor(row) for row in reads.rows], batch_first=True)
+    ids = ids.to(reads.device)  # (B, T)
+    mask = torch.arange(ids.shape[1], device=reads.device) < lengths[:, None]  # (B, T)
+    with _computing_in(dtype, reads.device):
         trunk = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-    read = mask & (positions >= after - torch.tensor(tails.counts, device=tails.device)[:, None])
-    states: Tensor = trunk.last_hidden_state[read]
+    rows = [number for number, places in enumerate(reads.places) for _ in places]
+    places = [place for of_row in reads.places for place in of_row]
+    states: Tensor = trunk.last_hidden_state[rows, places]
     return states
 
 

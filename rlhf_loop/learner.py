@@ -19,10 +19,10 @@ from torch import Tensor
 from reward import ranks
 from reward.minibatches import minibatches
 from reward.model import load_reward_model, score_states
-from reward.trunk import Tails, own_attention, share_prefixes, shares_prefixes, tail_states
+from reward.trunk import Tails, own_attention, share_prefixes, shares_prefixes, states_at
 from rlhf_loop.config import PPOConfig
 from rlhf_loop.figures import MEANS, VALUE_MEANS, StepFigures, policy_figures, value_figures
-from rlhf_loop.logprobs import (
+from rlhf_loop.likelihood import (
     answer_logprobs,
     entropies,
     next_token_logits,
@@ -65,7 +65,7 @@ class Actor(torch.nn.Module):
 
     def forward(self, tails: Tails) -> Tensor:
         """The trunk's states before each token of the answers, (N, H)."""
-        return tail_states(self.model, tails)
+        return states_at(self.model, tails)
 
 
 class Part(NamedTuple):
@@ -192,14 +192,14 @@ class Learner:
         """Fill in the reference's log-probabilities."""
         with ranks.gathered(self.reference, self._reference_rows):
             for part in self._parts(range(len(rollout.responses)), rollout):
-                states = tail_states(self.reference, part.tails)
+                states = states_at(self.reference, part.tails)
                 self._fill_logprobs(rollout.ref_logprobs, rollout, part, self.reference, states)
 
     @torch.no_grad()
     def _estimate(self, rollout: Rollout) -> None:
         """Fill in the values of a model of their own."""
         for part in self._parts(range(len(rollout.responses)), rollout):
-            values = score_states(self.valuer, tail_states(self.valuer, part.tails))
+            values = score_states(self.valuer, states_at(self.valuer, part.tails))
             rollout.fill(rollout.values, part.rows, values)
 
     def _fill_logprobs(
@@ -336,7 +336,7 @@ class Learner:
         self, part: Part, rollout: Rollout, targets: Targets, tokens: int, figures: StepFigures
     ) -> None:
         """Add a part's gradient of the values of a model of their own."""
-        values = score_states(self.critic, tail_states(self.critic, part.tails))  # (N,)
+        values = score_states(self.critic, states_at(self.critic, part.tails))  # (N,)
         old = rollout.flat(rollout.values, part.rows)
         returns = rollout.flat(targets.returns, part.rows)
         share = len(values) / tokens
@@ -360,7 +360,7 @@ class Learner:
         (0 * loss).backward()  # type: ignore[no-untyped-call]
 
     def _idle_critic(self) -> None:
-        states = tail_states(self.critic, Tails([[0]], [1], self.device))
+        states = states_at(self.critic, Tails([[0]], [1], self.device))
         (0 * score_states(self.critic, states).sum()).backward()  # type: ignore[no-untyped-call]
 
     # --- held-out prompts --------------------------------------------------------------------

@@ -1,17 +1,15 @@
-"""How likely a model finds chosen tokens of rows: what fine-tuning on answers and DPO learn from.
+"""How likely a model finds tokens: what fine-tuning, DPO and PPO learn from.
 
-Where the model can, rows go through it as a tree of their prefixes, each distinct token once and
-none of them padding (``reward.prefix_tree``); and the head is put on the wanted places alone, a
-chunk of them at a time, so that logits of the whole vocabulary are never kept. What a model can is
-tried out, not read off its name. B rows, N distinct tokens, K wanted ones, H hidden, V vocabulary.
+Where the model can, rows go through its trunk as a tree of their prefixes, each distinct token once
+and none of them padding (``reward.trunk``); and the head is put on the wanted places alone, a chunk
+of them at a time, so that logits of the whole vocabulary are never kept. What a model can is tried
+out, not read off its name. B rows, N or K tokens that are wanted, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,12 +17,84 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from reward import attention
-from reward.prefix_tree import SHORTEST, PrefixTree, prefix_tree
-from reward.trunk import ALIKE, STUMBLES, shares_prefixes, sliding_window
-from rlhf_loop.policy import accepted, chunks, position_ids, right_pad
+from reward.trunk import (
+    ALIKE,
+    STUMBLES,
+    Reads,
+    Tails,
+    own_attention,
+    share_prefixes,
+    states_at,
+)
+from rlhf_loop.policy import accepted, position_ids, right_pad
 
-CHUNK_LOGITS = 2**24  # logits that exist at once: 64 MiB of float32
+LOGITS_AT_ONCE = 2**21  # eight megabytes of them
+LIKE_ITS_OWN = 1e-4  # largest difference of a log-probability from the one by the model's own head
+
+
+# --- the head on hidden states --------------------------------------------------------------------
+
+
+def next_token_logits(model: Any, states: Tensor, temperature: float = 1.0) -> Tensor:
+    """Logits (N, V), float32 or better, of the head on hidden states (N, H), by ``temperature``."""
+    logits: Tensor = _exact(model.get_output_embeddings()(states))
+    config = model.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    if cap:
+        logits = torch.tanh(logits / cap) * cap
+    factor = getattr(config, "logit_scale", 1.0) or 1.0  # Cohere
+    factor /= getattr(config, "logits_scaling", 1.0) or 1.0  # Granite
+    return logits if factor == temperature else logits * (factor / temperature)
+
+
+def refuse_other_heads(model: Any, device: torch.device) -> None:
+    """Raises ValueError for a model whose own log-probabilities come out otherwise than ours."""
+    highest = model.config.get_text_config().vocab_size
+    row = torch.randint(0, highest, (1, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        with own_attention(model):
+            output = model(row.to(device)[:, :-1], use_cache=False)
+        own = output.logits[0].float().log_softmax(-1)
+        states = states_at(model, Tails([row[0, :-1].tolist()], [11], device))
+        apart = (next_token_logits(model, states).log_softmax(-1) - own).abs().max().item()
+    if not apart < LIKE_ITS_OWN:
+        raise ValueError(
+            f"{type(model).__name__} makes its logits from hidden states in a way that is not "
+            f"known here: log-probabilities come out {apart:.1g} apart, allowed is {LIKE_ITS_OWN}"
+        )
+
+
+def vocabulary_chunks(model: Any, tokens: int) -> Iterator[slice]:
+    """Slices that cover so many ``tokens``, as many at a time as LOGITS_AT_ONCE allows."""
+    vocabulary = model.config.get_text_config().vocab_size
+    size = max(LOGITS_AT_ONCE // vocabulary, 16)
+    return (slice(start, start + size) for start in range(0, tokens, size))
+
+
+def spread_out(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Under ``logits`` (N, V) the log-probability of each token (N,), and of every word, (N, V)."""
+    spread = torch.log_softmax(logits, dim=-1)  # (N, V)
+    return spread.gather(-1, tokens[:, None])[:, 0], spread
+
+
+def entropies(spread: Tensor) -> Tensor:
+    """(N,) entropies, nats, of distributions with these log-probabilities (N, V)."""
+    finite = spread.clamp(min=torch.finfo(spread.dtype).min)
+    found: Tensor = -torch.linalg.vecdot(spread.exp(), finite)
+    return found
+
+
+@torch.no_grad()
+def answer_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    """(N,) log-probability of each token, from the state (N, H) before it, without gradient."""
+    parts = [
+        spread_out(next_token_logits(model, states[part], temperature), tokens[part])[0]
+        for part in vocabulary_chunks(model, len(tokens))
+    ]
+    return torch.cat(parts)
+
+
+# --- rows -----------------------------------------------------------------------------------------
 
 
 class TokenRow(NamedTuple):
@@ -56,7 +126,7 @@ def reading(model: Any) -> Iterator[Reading]:
     model's own again afterwards."""
     plain = model.config._attn_implementation
     try:
-        yield Reading(model, _best_way(model, plain))
+        yield Reading(model, _best_way(model))
     finally:
         model.set_attn_implementation(plain)
 
@@ -71,7 +141,8 @@ def token_logprobs(read: Reading, rows: Sequence[TokenRow]) -> Tensor:
     wanted = torch.tensor(targets, device=model.device)  # (K,)
     if read.way == "whole":
         return _logprobs(_whole_logits(model, rows), wanted)
-    states = _tree_states(model, rows) if read.shares else _row_states(model, rows)  # (K, H)
+    before = [[place - 1 for place in row.wanted] for row in rows]
+    states = states_at(model, Reads([row.tokens for row in rows], before, model.device))  # (K, H)
     return _by_head(model, states, wanted)
 
 
@@ -83,54 +154,15 @@ def row_logprobs(read: Reading, rows: Sequence[TokenRow]) -> Tensor:
     return sums.index_add(0, torch.tensor(owner, device=found.device), found)
 
 
-def packed_places(tree: PrefixTree, row: int) -> list[int]:
-    """Where the tokens of one row stand among the N packed ones, the first token first."""
-    end = tree.ends[row]
-    last = tree.chains[bisect_right([chain.start for chain in tree.chains], end) - 1]
-    return [*chain.from_iterable(range(*run) for run in (*last.before, (last.start, end + 1)))]
-
-
-def _tree_states(model: Any, rows: Sequence[TokenRow], shortest: int = SHORTEST) -> Tensor:
-    """(K, H) the hidden states that the wanted tokens are predicted from."""
-    tree = prefix_tree([row.tokens for row in rows], shortest)
-    return _layout_states(model, attention.Layout(tree, model.device), _predicting(tree, rows))
-
-
-def _predicting(tree: PrefixTree, rows: Sequence[TokenRow]) -> list[int]:
-    places = (packed_places(tree, number) for number in range(len(rows)))
-    return [at[w - 1] for at, row in zip(places, rows, strict=True) for w in row.wanted]
-
-
-def _layout_states(model: Any, layout: attention.Layout, places: list[int]) -> Tensor:
-    trunk = model.base_model(
-        input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout
-    )
-    states: Tensor = trunk.last_hidden_state[0, places]
-    return states
-
-
-def _row_states(model: Any, rows: Sequence[TokenRow]) -> Tensor:
-    """The same from rows padded on the right."""
-    states: Tensor = _padded(model.base_model, rows, model.device).last_hidden_state
-    return states[_before(rows)]
-
-
 def _whole_logits(model: Any, rows: Sequence[TokenRow]) -> Tensor:
-    """(K, V) the logits that the wanted tokens are predicted by."""
-    logits: Tensor = _padded(model, rows, model.device).logits
-    return logits[_before(rows)]
-
-
-def _padded(module: Any, rows: Sequence[TokenRow], device: torch.device) -> Any:
-    tokens, mask = right_pad([row.tokens for row in rows], 0, device)  # (B, T) both; pads masked
-    positions = accepted(module, position_ids=position_ids(mask))
-    return module(input_ids=tokens, attention_mask=mask, use_cache=False, **positions)
-
-
-def _before(rows: Sequence[TokenRow]) -> tuple[list[int], list[int]]:
-    """Row and place of the token before each wanted one."""
-    places = [(number, w - 1) for number, row in enumerate(rows) for w in row.wanted]
-    return [row for row, _ in places], [place for _, place in places]
+    """(K, V) the logits that the wanted tokens are predicted by, of the model's own forward."""
+    tokens, mask = right_pad([row.tokens for row in rows], 0, model.device)  # (B, T); pads masked
+    positions = accepted(model, position_ids=position_ids(mask))
+    output = model(input_ids=tokens, attention_mask=mask, use_cache=False, **positions)
+    owner = [number for number, row in enumerate(rows) for _ in row.wanted]
+    before = [place - 1 for row in rows for place in row.wanted]
+    logits: Tensor = output.logits[owner, before]
+    return logits
 
 
 def _by_head(model: Any, states: Tensor, wanted: Tensor) -> Tensor:
@@ -138,75 +170,57 @@ def _by_head(model: Any, states: Tensor, wanted: Tensor) -> Tensor:
 
     Of each chunk only its states are kept; its logits are computed again on the way back.
     """
-    head = model.get_output_embeddings()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    size = max(CHUNK_LOGITS // head.weight.shape[0], 1)
 
     def read(part: Tensor, targets: Tensor) -> Tensor:
-        logits = head(part)
-        return _logprobs(torch.tanh(logits / cap) * cap if cap else logits, targets)
+        return _logprobs(next_token_logits(model, part), targets)
 
     found = [
         checkpoint(read, states[part], wanted[part], use_reentrant=False, preserve_rng_state=False)
-        for part in chunks(len(wanted), size)
+        for part in vocabulary_chunks(model, len(wanted))
     ]
     return torch.cat(found) if found else states.new_zeros(0)
 
 
 def _logprobs(logits: Tensor, wanted: Tensor) -> Tensor:
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    return -F.cross_entropy(logits.to(exact), wanted, reduction="none")
+    return -F.cross_entropy(_exact(logits), wanted, reduction="none")
 
 
-# --- what a model can -----------------------------------------------------------------------------
+def _exact(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @torch.no_grad()
-def _best_way(model: Any, plain: str) -> Literal["tree", "rows", "whole"]:
+def _best_way(model: Any) -> Literal["tree", "rows", "whole"]:
     numbers = torch.Generator().manual_seed(0)
     highest = model.config.get_text_config().vocab_size
     stem, left, right = torch.randint(0, highest, (3, 12), generator=numbers).tolist()
     tried = [stem + left, stem + right, stem + left + stem, right]
     rows = [TokenRow(row, list(range(1, len(row)))) for row in tried]
     expected = token_logprobs(Reading(model, "whole"), rows)
-    why = _why_no_tree(model, rows, expected)
+    plain = model.config._attn_implementation
+    why = share_prefixes(model)
+    if not why and (apart := _apart(model, "tree", rows, expected)) >= ALIKE:
+        why = f"its log-probabilities come out {apart:.1g} of their spread apart"
     if not why:
         return "tree"
     model.set_attn_implementation(plain)
     print(f"Rows do not share their prefixes, {why}.", flush=True)
-    try:
-        apart = _apart(token_logprobs(Reading(model, "rows"), rows), expected)
-    except STUMBLES:
-        apart = float("inf")
-    if apart < ALIKE:
+    if _apart(model, "rows", rows, expected) < ALIKE:
         return "rows"
     print("The head cannot be read alone: logits of the whole vocabulary are kept.", flush=True)
     return "whole"
 
 
-def _why_no_tree(model: Any, rows: Sequence[TokenRow], expected: Tensor) -> str:
+def _apart(
+    model: Any, way: Literal["tree", "rows"], rows: Sequence[TokenRow], expected: Tensor
+) -> float:
+    """How far log-probabilities are apart, as a share of their own spread; for ever where the
+    model cannot be read so."""
     try:
-        model.set_attn_implementation(attention.NAME)
-        tree = prefix_tree([row.tokens for row in rows], shortest=1)
-        layout = attention.Layout(tree, model.device)
-        states = _layout_states(model, layout, _predicting(tree, rows))
-        targets = torch.tensor([row.tokens[w] for row in rows for w in row.wanted])
-        found = _by_head(model, states, targets.to(model.device))
+        found = token_logprobs(Reading(model, way), rows)
     except (torch.OutOfMemoryError, MemoryError):
         raise  # says nothing of what the model can do
-    except STUMBLES as error:
-        return f"{type(error).__name__}: {error}"
-    if not shares_prefixes(model):
-        return "its attention cannot be exchanged"
-    if not (apart := _apart(found, expected)) < ALIKE:
-        return f"its log-probabilities come out {apart:.1g} of their spread apart"
-    window = sliding_window(model)
-    if window not in (None, *layout.windows):
-        return f"its sliding window of {window} tokens does not reach the attention"
-    return ""
-
-
-def _apart(found: Tensor, expected: Tensor) -> float:
-    """How far log-probabilities are apart, as a share of their own spread."""
-    share = (found - expected).norm() / (expected - expected.mean()).norm()
-    return float(share)
+    except STUMBLES:
+        return float("inf")
+    share = float((found - expected).norm() / (expected - expected.mean()).norm())
+    return share if share == share else float("inf")

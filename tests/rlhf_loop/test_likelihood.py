@@ -1,5 +1,7 @@
 """Log-probabilities of chosen tokens are the model's own, however they are read."""
 
+from itertools import islice
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,13 +10,15 @@ from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
+    LlamaForCausalLM,
     MambaConfig,
     MistralConfig,
 )
 
+from reward.attention import Layout
 from reward.prefix_tree import prefix_tree
 from rlhf_loop import likelihood
-from rlhf_loop.likelihood import TokenRow, packed_places, reading, row_logprobs, token_logprobs
+from rlhf_loop.likelihood import TokenRow, reading, row_logprobs, token_logprobs
 from rlhf_loop.policy import load_chat_model
 from tests.tiny_models import CONFIGS, SHAPE, tiny_chat_model
 
@@ -90,9 +94,23 @@ def test_a_recurrent_model_is_read_row_by_row(capsys):
     assert "Rows do not share their prefixes" in capsys.readouterr().out
 
 
-def test_a_model_that_changes_its_head_s_logits_is_read_whole(capsys):
+def test_scaled_logits():
     config = CohereConfig(**SHAPE, num_key_value_heads=2, logit_scale=0.5, pad_token_id=0)
-    assert_read_right(built(config), "whole")
+    assert_read_right(built(config), "tree")
+
+
+class Louder(LlamaForCausalLM):
+    """A model that does to its logits what nobody has heard of."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * 1.5
+        return output
+
+
+def test_a_model_that_changes_its_head_s_logits_is_read_whole(capsys):
+    torch.manual_seed(0)
+    assert_read_right(Louder(CONFIGS["llama"]()).eval(), "whole")
     assert "The head cannot be read alone" in capsys.readouterr().out
 
 
@@ -107,7 +125,7 @@ def test_sums_of_rows(chat_model):
 
 def test_logits_of_the_whole_vocabulary_are_never_kept(chat_model, monkeypatch):
     model, _ = load_chat_model(chat_model, "cpu")
-    monkeypatch.setattr(likelihood, "CHUNK_LOGITS", 4 * SHAPE["vocab_size"])
+    monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 20 * SHAPE["vocab_size"])
     kept, heights = [], []
     head = model.get_output_embeddings()
     head.register_forward_hook(lambda _, args, output: heights.append(output.shape[0]))
@@ -123,7 +141,7 @@ def test_logits_of_the_whole_vocabulary_are_never_kept(chat_model, monkeypatch):
         logits = [shape for shape in kept if shape[-1:] == (SHAPE["vocab_size"],)]
         assert logits == []
         loss.backward()
-    assert max(heights) == 4
+    assert max(heights) == 20
     assert sum(heights) == 2 * 39  # once on the way there, once on the way back
 
 
@@ -143,7 +161,9 @@ def test_a_shared_prefix_is_computed_once(chat_model):
 def test_the_places_of_a_row_spell_it(rows):
     for shortest in (1, 3):
         tree = prefix_tree(rows, shortest)
-        for number, row in enumerate(rows):
-            places = packed_places(tree, number)
-            assert [tree.tokens[place] for place in places] == row
-            assert [tree.positions[place] for place in places] == list(range(len(row)))
+        layout = Layout(tree, torch.device("cpu"), [range(len(row)) for row in rows])
+        places = iter(layout.places.tolist())
+        for row in rows:
+            mine = list(islice(places, len(row)))
+            assert [tree.tokens[place] for place in mine] == row
+            assert [tree.positions[place] for place in mine] == list(range(len(row)))

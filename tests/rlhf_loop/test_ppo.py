@@ -88,7 +88,7 @@ def test_the_step_does_not_depend_on_how_a_minibatch_is_cut(config, learner, mon
     for tokens in (1, 100):
         some = gradient_step(replace(sgd_like, tokens_per_minibatch=tokens), rollout, targets)
         torch.testing.assert_close(some, whole, rtol=0, atol=1e-7)
-    monkeypatch.setattr("rlhf_loop.logprobs.LOGITS_AT_ONCE", 16 * 320)  # 16 tokens' at a time
+    monkeypatch.setattr("rlhf_loop.likelihood.LOGITS_AT_ONCE", 16 * 320)  # 16 tokens' at a time
     chunked = gradient_step(replace(sgd_like, tokens_per_minibatch=10**6), rollout, targets)
     torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-7)
 

@@ -239,7 +239,7 @@ def test_masked_answers_do_not_go_through_the_model(config):
 
 def test_no_logits_of_the_whole_batch_are_held(config, monkeypatch):
     """The largest piece of logits is what LOGITS_AT_ONCE allows."""
-    monkeypatch.setattr("rlhf_loop.logprobs.LOGITS_AT_ONCE", 20 * 320)
+    monkeypatch.setattr("rlhf_loop.likelihood.LOGITS_AT_ONCE", 20 * 320)
     sizes = []
     logits_of = learning.next_token_logits
 
