@@ -59,26 +59,24 @@ def distil(config: ContextDistillationConfig) -> Record:
     Raises ValueError where the prompts file has no safety prompts of the split, RunFolderBusy.
     """
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        run.write_provenance({"prompts": config.prompts, "templates": config.templates})
-        prompts = [p for p in read_prompts(config.prompts, config.split) if p.is_safety]
-        if not prompts:
-            raise ValueError(f"{config.prompts} has no {config.split} prompts tagged is_safety")
-        candidates = _candidates(config, run, prompts, read_preprompts(config.templates))
-        write_records(
-            run.path / "distilled.jsonl",
-            [
-                _training_line(prompt, line)
-                for prompt, line in zip(prompts, candidates, strict=True)
-                if line["kept"]
-            ],
-        )
-        run.write_result(figures(candidates))
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _distil(config, run))
+
+
+def _distil(config: ContextDistillationConfig, run: RunFolder) -> Record:
+    run.write_provenance({"prompts": config.prompts, "templates": config.templates})
+    prompts = [p for p in read_prompts(config.prompts, config.split) if p.is_safety]
+    if not prompts:
+        raise ValueError(f"{config.prompts} has no {config.split} prompts tagged is_safety")
+    candidates = _candidates(config, run, prompts, read_preprompts(config.templates))
+    write_records(
+        run.path / "distilled.jsonl",
+        [
+            _training_line(prompt, line)
+            for prompt, line in zip(prompts, candidates, strict=True)
+            if line["kept"]
+        ],
+    )
+    return figures(candidates)
 
 
 def read_preprompts(path: Path | None = None) -> Preprompts:

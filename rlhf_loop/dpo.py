@@ -129,39 +129,33 @@ def train(config: DPOConfig) -> dict[str, Any]:
     in the same folder.
     """
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        files = {f"pairs {number}": path for number, path in enumerate(config.pairs, start=1)}
-        run.write_provenance({"policy": config.policy, "reference": config.reference, **files})
-        model, tokenizer = load_chat_model(config.policy, config.device)
-        wanted = _wanted(config)
-        every = answer_pairs(tokenizer, wanted, stop_tokens(model, tokenizer))
-        fitting = [
-            pair
-            for pair in every
-            if max(len(row.tokens) for row in _both([pair])) <= config.max_length
-        ]
-        if not fitting:
-            raise ValueError(f"all {len(every)} pairs are longer than max_length: none is left")
-        pairs = with_reference(config, run, fitting, model)
-        steps = list(step_pairs(pairs, config))
-        with reading(model) as read:
-            gradients = partial(_gradients, read, config=config)
-            figures = optimise(model, config, steps, gradients, run)
-        replace_folder(run.model, lambda folder: save_chat_model(model, tokenizer, folder))
-        run.write_result(
-            {
-                "model": "model",
-                "pairs": len(pairs),
-                "too_long": len(every) - len(pairs),
-                "steps": len(steps),
-                **figures,
-            }
-        )
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _train(config, run))
+
+
+def _train(config: DPOConfig, run: RunFolder) -> dict[str, Any]:
+    files = {f"pairs {number}": path for number, path in enumerate(config.pairs, start=1)}
+    run.write_provenance({"policy": config.policy, "reference": config.reference, **files})
+    model, tokenizer = load_chat_model(config.policy, config.device)
+    wanted = _wanted(config)
+    every = answer_pairs(tokenizer, wanted, stop_tokens(model, tokenizer))
+    fitting = [
+        pair for pair in every if max(len(row.tokens) for row in _both([pair])) <= config.max_length
+    ]
+    if not fitting:
+        raise ValueError(f"all {len(every)} pairs are longer than max_length: none is left")
+    pairs = with_reference(config, run, fitting, model)
+    steps = list(step_pairs(pairs, config))
+    with reading(model) as read:
+        gradients = partial(_gradients, read, config=config)
+        figures = optimise(model, config, steps, gradients, run)
+    replace_folder(run.model, lambda folder: save_chat_model(model, tokenizer, folder))
+    return {
+        "model": "model",
+        "pairs": len(pairs),
+        "too_long": len(every) - len(pairs),
+        "steps": len(steps),
+        **figures,
+    }
 
 
 def _wanted(config: DPOConfig) -> list[PreferencePair]:

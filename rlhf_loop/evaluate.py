@@ -68,32 +68,30 @@ def evaluate(config: EvaluateConfig) -> Record:
     judge does not answer, RunFolderBusy when another process runs in the same folder.
     """
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        prompts = _prompts(config)
-        run.rewind_metrics(-1)
-        old, new = (_answered(config, run, side, prompts) for side in SIDES)
-        _mark_refusals(config, run, prompts, old, new)
-        if config.independent is not None:
-            _score_independently(config, config.independent, prompts, old, new)
-        result = {**compare(prompts, old, new), "kl": _mean_kl(config, prompts, new)}
-        run.log_metrics(3, STEPS)
-        result |= _diversity(config, run, prompts)
-        run.log_metrics(4, STEPS)
-        result |= _judged(config, run, prompts, old, new)
-        run.log_metrics(5, STEPS)
-        result |= _tasks(config, run)
-        run.log_metrics(6, STEPS)
-        thresholds = from_mapping(GateConfig, config.gate)
-        result["gate"] = release_gate(result, thresholds)._asdict()
-        records = _responses(prompts, old, new)
-        write_records(run.path / "responses.jsonl", records)
-        run.log_metrics(STEPS, STEPS, **flat(result, "eval"))
-        run.write_result({**result, "samples": records[: config.shown]})
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _evaluate(config, run))
+
+
+def _evaluate(config: EvaluateConfig, run: RunFolder) -> Record:
+    prompts = _prompts(config)
+    run.rewind_metrics(-1)
+    old, new = (_answered(config, run, side, prompts) for side in SIDES)
+    _mark_refusals(config, run, prompts, old, new)
+    if config.independent is not None:
+        _score_independently(config, config.independent, prompts, old, new)
+    result = {**compare(prompts, old, new), "kl": _mean_kl(config, prompts, new)}
+    run.log_metrics(3, STEPS)
+    result |= _diversity(config, run, prompts)
+    run.log_metrics(4, STEPS)
+    result |= _judged(config, run, prompts, old, new)
+    run.log_metrics(5, STEPS)
+    result |= _tasks(config, run)
+    run.log_metrics(6, STEPS)
+    thresholds = from_mapping(GateConfig, config.gate)
+    result["gate"] = release_gate(result, thresholds)._asdict()
+    records = _responses(prompts, old, new)
+    write_records(run.path / "responses.jsonl", records)
+    run.log_metrics(STEPS, STEPS, **flat(result, "eval"))
+    return {**result, "samples": records[: config.shown]}
 
 
 def _prompts(config: EvaluateConfig) -> list[Prompt]:

@@ -63,30 +63,28 @@ def build(config: GhostAttentionConfig) -> Record:
     on, RunFolderBusy.
     """
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        run.write_provenance({"prompts": config.prompts, "constraints": config.constraints})
-        model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
-        kinds = _with_drawn_values(config, model, tokenizer, read_constraints(config.constraints))
-        scripts = _scripts(config, kinds)
-        file = run.path / "drawn.jsonl"
-        done = _whole_chunks(file, len(scripts))
-        run.rewind_metrics(done)
-        parts = list(chunks(len(scripts), CHUNK_DIALOGUES))
-        for number, part in enumerate(parts, start=1):
-            if number > done:
-                append_records(file, _answered(config, model, tokenizer, scripts[part]))
-                run.log_metrics(number, len(parts))
-        drawn = whole_records(file)
-        kept = [line for line in drawn if line["left_out"] is None]
-        if not kept:
-            raise ValueError(f"no dialogue of {file} can be trained on: {_left_out(drawn)}")
-        write_records(run.path / "dialogues.jsonl", [_training_line(line) for line in kept])
-        run.write_result(_summary(drawn, kept, kinds))
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _build(config, run))
+
+
+def _build(config: GhostAttentionConfig, run: RunFolder) -> Record:
+    run.write_provenance({"prompts": config.prompts, "constraints": config.constraints})
+    model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
+    kinds = _with_drawn_values(config, model, tokenizer, read_constraints(config.constraints))
+    scripts = _scripts(config, kinds)
+    file = run.path / "drawn.jsonl"
+    done = _whole_chunks(file, len(scripts))
+    run.rewind_metrics(done)
+    parts = list(chunks(len(scripts), CHUNK_DIALOGUES))
+    for number, part in enumerate(parts, start=1):
+        if number > done:
+            append_records(file, _answered(config, model, tokenizer, scripts[part]))
+            run.log_metrics(number, len(parts))
+    drawn = whole_records(file)
+    kept = [line for line in drawn if line["left_out"] is None]
+    if not kept:
+        raise ValueError(f"no dialogue of {file} can be trained on: {_left_out(drawn)}")
+    write_records(run.path / "dialogues.jsonl", [_training_line(line) for line in kept])
+    return _summary(drawn, kept, kinds)
 
 
 def _whole_chunks(file: Any, total: int) -> int:

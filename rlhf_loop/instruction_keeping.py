@@ -46,27 +46,23 @@ def keep(config: InstructionKeepingConfig) -> Record:
     RunFolderBusy.
     """
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        run.write_provenance({"prompts": config.prompts, "constraints": config.constraints})
-        run.rewind_metrics(-1)
-        scripts = _scripts(config)
-        folders = {"after": config.policy}
-        if config.against is not None:
-            folders["before"] = config.against
-        held = {}
-        for number, (name, folder) in enumerate(folders.items(), start=1):
-            answers = _answers(config, run.path / f"{name}.jsonl", folder, scripts)
-            held[name] = _held(config, run.path / f"verdicts-{name}.jsonl", scripts, answers)
-            run.log_metrics(number, len(folders))
-        draws = Draws(config.resamples, config.seed)
-        run.write_result(
-            {"dialogues": len(scripts), "turns": figures(held["after"], held.get("before"), draws)}
-        )
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _keep(config, run))
+
+
+def _keep(config: InstructionKeepingConfig, run: RunFolder) -> Record:
+    run.write_provenance({"prompts": config.prompts, "constraints": config.constraints})
+    run.rewind_metrics(-1)
+    scripts = _scripts(config)
+    folders = {"after": config.policy}
+    if config.against is not None:
+        folders["before"] = config.against
+    held = {}
+    for number, (name, folder) in enumerate(folders.items(), start=1):
+        answers = _answers(config, run.path / f"{name}.jsonl", folder, scripts)
+        held[name] = _held(config, run.path / f"verdicts-{name}.jsonl", scripts, answers)
+        run.log_metrics(number, len(folders))
+    draws = Draws(config.resamples, config.seed)
+    return {"dialogues": len(scripts), "turns": figures(held["after"], held.get("before"), draws)}
 
 
 def _scripts(config: InstructionKeepingConfig) -> list[Script]:

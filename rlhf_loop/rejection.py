@@ -42,22 +42,20 @@ def run_rejection(config: RejectionConfig) -> Record:
     RunFolderBusy when another process runs in the same folder.
     """
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        _write_provenance(config, run)
-        prompts = list(read_prompts(config.prompts, PromptSplit.TRAIN))
-        if not prompts:
-            raise ValueError(f"{config.prompts} has no train prompts, and sampling needs some")
-        selected_file = run.path / "selected.jsonl"
-        if not selected_file.exists():
-            write_records(selected_file, _select(config, run, prompts))
-        selected = whole_records(selected_file)
-        figures = _fine_tune(config, run, selected, len(_part_sizes(config, prompts)))
-        run.write_result({"model": "model", **_summary(config, run, prompts, selected), **figures})
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _run_rejection(config, run))
+
+
+def _run_rejection(config: RejectionConfig, run: RunFolder) -> Record:
+    _write_provenance(config, run)
+    prompts = list(read_prompts(config.prompts, PromptSplit.TRAIN))
+    if not prompts:
+        raise ValueError(f"{config.prompts} has no train prompts, and sampling needs some")
+    selected_file = run.path / "selected.jsonl"
+    if not selected_file.exists():
+        write_records(selected_file, _select(config, run, prompts))
+    selected = whole_records(selected_file)
+    figures = _fine_tune(config, run, selected, len(_part_sizes(config, prompts)))
+    return {"model": "model", **_summary(config, run, prompts, selected), **figures}
 
 
 def _write_provenance(config: RejectionConfig, run: RunFolder) -> None:

@@ -73,21 +73,19 @@ def run_round(config: RoundConfig) -> dict[str, Any]:
     process runs the same round.
     """
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        run.rewind_metrics(0)
-        policy, results = config.policy, dict[str, dict[str, Any]]()
-        for number, stage in enumerate(config.stages, start=1):
-            results[stage] = _run_stage(stage, config, policy, results)
-            run.log_metrics(number, len(config.stages), stage=stage, **_figures(results[stage]))
-            if "model" in results[stage]:
-                policy = config.out / stage / str(results[stage]["model"])
-        model = str(policy.relative_to(config.out))
-        run.write_result({"model": model, "evaluation": results["evaluate"]})
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _run_round(config, run))
+
+
+def _run_round(config: RoundConfig, run: RunFolder) -> dict[str, Any]:
+    run.rewind_metrics(0)
+    policy, results = config.policy, dict[str, dict[str, Any]]()
+    for number, stage in enumerate(config.stages, start=1):
+        results[stage] = _run_stage(stage, config, policy, results)
+        run.log_metrics(number, len(config.stages), stage=stage, **_figures(results[stage]))
+        if "model" in results[stage]:
+            policy = config.out / stage / str(results[stage]["model"])
+    model = str(policy.relative_to(config.out))
+    return {"model": model, "evaluation": results["evaluate"]}
 
 
 def _run_stage(

@@ -40,26 +40,24 @@ class Source(NamedTuple):
 def sample(config: SamplingConfig) -> dict[str, Any]:
     """Write the answers that ``responses.jsonl`` does not hold yet, and the run's result."""
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        prompts = list(read_prompts(config.prompts, config.split))
-        responses = run.path / "responses.jsonl"
-        have = {(line["prompt_id"], line["model_index"]) for line in whole_records(responses)}
-        total, started = len(prompts) * len(_sources(config)), time.monotonic()
-        run.rewind_metrics(len(have))
-        for source in _sources(config):
-            missing = [p for p in prompts if (p.id, source.model_index) not in have]
-            for lines in _answers(config, source, missing):
-                append_records(responses, lines)
-                have |= {(line["prompt_id"], line["model_index"]) for line in lines}
-                _log(run, lines, len(have), total, time.monotonic() - started)
-        lines = whole_records(responses)
-        truncated = sum(line["finish_reason"] == "length" for line in lines)
-        run.write_result({"responses": len(lines), "truncated": truncated})
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _sample(config, run))
+
+
+def _sample(config: SamplingConfig, run: RunFolder) -> dict[str, Any]:
+    prompts = list(read_prompts(config.prompts, config.split))
+    responses = run.path / "responses.jsonl"
+    have = {(line["prompt_id"], line["model_index"]) for line in whole_records(responses)}
+    total, started = len(prompts) * len(_sources(config)), time.monotonic()
+    run.rewind_metrics(len(have))
+    for source in _sources(config):
+        missing = [p for p in prompts if (p.id, source.model_index) not in have]
+        for lines in _answers(config, source, missing):
+            append_records(responses, lines)
+            have |= {(line["prompt_id"], line["model_index"]) for line in lines}
+            _log(run, lines, len(have), total, time.monotonic() - started)
+    lines = whole_records(responses)
+    truncated = sum(line["finish_reason"] == "length" for line in lines)
+    return {"responses": len(lines), "truncated": truncated}
 
 
 def _sources(config: SamplingConfig) -> list[Source]:

@@ -220,22 +220,20 @@ def within_length(rows: Sequence[AnswerRow], max_length: int) -> list[AnswerRow]
 def train(config: SFTConfig) -> dict[str, Any]:
     """Fine-tune on data files; returns the run's result. Raises MalformedLine, RunFolderBusy."""
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        data = {f"data {number}": path for number, path in enumerate(config.data, start=1)}
-        run.write_provenance({"model": config.model, **data})
-        model, tokenizer = load_chat_model(config.model, config.device)
-        stops = stop_tokens(model, tokenizer)
-        rows = read_answers(config.data, tokenizer, stops, config.answers)
-        short = within_length(rows, config.max_length)
-        figures = fine_tune(model, tokenizer, short, config, run)
-        replace_folder(run.model, lambda folder: save_chat_model(model, tokenizer, folder))
-        too_long = len(rows) - len(short)
-        run.write_result({"model": "model", "rows": len(short), "too_long": too_long, **figures})
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _train(config, run))
+
+
+def _train(config: SFTConfig, run: RunFolder) -> dict[str, Any]:
+    data = {f"data {number}": path for number, path in enumerate(config.data, start=1)}
+    run.write_provenance({"model": config.model, **data})
+    model, tokenizer = load_chat_model(config.model, config.device)
+    stops = stop_tokens(model, tokenizer)
+    rows = read_answers(config.data, tokenizer, stops, config.answers)
+    short = within_length(rows, config.max_length)
+    figures = fine_tune(model, tokenizer, short, config, run)
+    replace_folder(run.model, lambda folder: save_chat_model(model, tokenizer, folder))
+    too_long = len(rows) - len(short)
+    return {"model": "model", "rows": len(short), "too_long": too_long, **figures}
 
 
 def summary(result: dict[str, Any]) -> str:

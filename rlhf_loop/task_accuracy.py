@@ -62,23 +62,21 @@ def task_accuracy(config: TaskAccuracyConfig) -> Figures:
     Raises ValueError for task files of the same name, RunFolderBusy.
     """
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        run.write_provenance({f"task {n}": path for n, path in enumerate(config.tasks, start=1)})
-        tasks = read_tasks(config.tasks, config.most)
-        run.rewind_metrics(-1)
-        draws = Draws(config.resamples, config.seed)
-        after = picked_options(run, "after", config.model, tasks, config, config.task_chat)
-        run.log_metrics(1, 2)
-        before = None
-        if config.against is not None:
-            before = picked_options(run, "before", config.against, tasks, config, config.task_chat)
-        run.log_metrics(2, 2)
-        run.write_result({"tasks": task_figures(after, before, draws)})
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _task_accuracy(config, run))
+
+
+def _task_accuracy(config: TaskAccuracyConfig, run: RunFolder) -> Figures:
+    run.write_provenance({f"task {n}": path for n, path in enumerate(config.tasks, start=1)})
+    tasks = read_tasks(config.tasks, config.most)
+    run.rewind_metrics(-1)
+    draws = Draws(config.resamples, config.seed)
+    after = picked_options(run, "after", config.model, tasks, config, config.task_chat)
+    run.log_metrics(1, 2)
+    before = None
+    if config.against is not None:
+        before = picked_options(run, "before", config.against, tasks, config, config.task_chat)
+    run.log_metrics(2, 2)
+    return {"tasks": task_figures(after, before, draws)}
 
 
 def read_tasks(paths: Sequence[Path], most: int | None = None) -> dict[str, list[Document]]:

@@ -39,18 +39,16 @@ def sweep(config: TemperatureConfig) -> Record:
     process runs in the same folder.
     """
     run = RunFolder(config.out)
-    with run.locked():
-        run.write_config(to_mapping(config))
-        finished = run.result()
-        if finished is not None:
-            return finished
-        names = ("prompts", "policy", "helpfulness", "safety")
-        run.write_provenance({name: getattr(config, name) for name in names})
-        prompts = fixed_prompts(list(read_prompts(config.prompts, config.split)), config)
-        _sample(config, run, prompts)
-        scores, unusable = scores_by_temperature(whole_records(_file(run)))
-        run.write_result(picked(scores, config) | {"unusable": unusable})
-        return run.result() or {}
+    return run.once(to_mapping(config), lambda: _sweep(config, run))
+
+
+def _sweep(config: TemperatureConfig, run: RunFolder) -> Record:
+    names = ("prompts", "policy", "helpfulness", "safety")
+    run.write_provenance({name: getattr(config, name) for name in names})
+    prompts = fixed_prompts(list(read_prompts(config.prompts, config.split)), config)
+    _sample(config, run, prompts)
+    scores, unusable = scores_by_temperature(whole_records(_file(run)))
+    return picked(scores, config) | {"unusable": unusable}
 
 
 def fixed_prompts(prompts: Sequence[Prompt], config: TemperatureConfig) -> list[Prompt]:
