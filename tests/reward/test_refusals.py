@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from reward import model as reward_model
 from reward import train as training
+from reward import trunk
 from reward.model import (
     load_reward_model,
     pick_device,
@@ -271,7 +271,7 @@ def test_memory_that_ran_out_is_not_taken_for_an_architecture(chat, monkeypatch)
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(reward_model, "_packed_states", full)
+    monkeypatch.setattr(trunk, "_packed_states", full)
     with pytest.raises(torch.OutOfMemoryError):
         start_from_chat_model(chat, 0)
 

@@ -62,7 +62,9 @@ def test_the_first_ratio_is_one_and_the_first_divergence_zero(config, reuse):
     targets = learning_targets(rollout, learner.config)
     figures = learner.update(rollout, targets, 1)
     assert figures["ppo/ratio/first_error"] < 1e-5
-    assert figures["ppo/ratio/error"] > 1e-4  # the later minibatches meet a changed policy
+    # The later minibatches meet a changed policy; ratios are told of recomputed answers only.
+    assert figures["ppo/policy/approxkl"] > 1e-8
+    assert reuse or figures["ppo/ratio/error"] > 1e-4
 
 
 def test_the_first_ratio_is_one_at_any_temperature(config):

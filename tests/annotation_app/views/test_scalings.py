@@ -12,7 +12,7 @@ import uuid
 import pytest
 from django.urls import reverse
 
-from annotation_app import exchange, lifecycle, storage
+from annotation_app import exchange, lifecycle, snapshots, storage
 from annotation_app.models import Annotation, Checkpoint, DialogueRoot, Person, Run, Snapshot
 from annotation_app.models.refusals import CannotStart
 from annotation_app.supervise import report_progress, supervise
@@ -227,7 +227,7 @@ def collected(settings) -> Snapshot:
         batch.close()
         lifecycle.finish_batch(batch)
     Run.objects.all().delete()
-    return exchange.write_snapshot("helpfulness")
+    return snapshots.write_snapshot("helpfulness")
 
 
 def judge_one(bob: Person, batch, question: str, is_held_out: bool) -> None:
@@ -308,7 +308,7 @@ def test_what_is_refused(as_alice, collected, changed, sentence):
 
 def test_one_batch_cannot_be_grown_by(as_alice, collected):
     Annotation.objects.filter(comparison__batch__week=2).update(state="excluded")
-    exchange.write_snapshot("helpfulness")
+    snapshots.write_snapshot("helpfulness")
     answer = send(as_alice)
     assert answer.status_code == 409
     assert "Fewer than two batches of helpfulness were collected" in text(answer)
