@@ -67,6 +67,7 @@ def joined(device: str) -> Iterator[torch.device]:
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     yield own
+    dist.barrier()  # nobody closes a connection that another one still uses
     dist.destroy_process_group()
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from reward.run_folder import RunFolder
 from rlhf_loop.config import SamplingConfig
+from rlhf_loop.engines import SamplerRefused
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.prompts import PromptSplit, read_prompts
-from rlhf_loop.sampling import SamplerRefused, sample
+from rlhf_loop.sampling import sample
 from tests.rlhf_loop.conftest import read_lines
 
 
