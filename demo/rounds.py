@@ -54,7 +54,7 @@ class Experiment:
     out: Path
     seed: int
     rounds: int = 8
-    helpfulness_comparisons: int = 1_200  # of a round: facts take many to tell right from wrong
+    helpfulness_comparisons: int = 2_400  # of a round: facts take many to tell right from wrong
     safety_comparisons: int = 400
     train_prompts: int = 768  # of a round's rejection sampling and PPO
     test_prompts: int = 4700  # that the gold scorer judges versions on

@@ -30,6 +30,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from reward.command import Refused
 from reward.data import PairRows
 from reward.model import pick_device
 from reward.prefix_tree import prefix_tree
@@ -157,9 +158,25 @@ def together(write: Callable[[Path], object]) -> Callable[[Path], None]:
     return all_write
 
 
-def explain(error: Exception, path: Path) -> None:
-    """Say why this rank ends, where the others' output would bury it: in the closing words of
-    torchrun, and in the run folder's log."""
+@contextmanager
+def explaining(path: Path, needs_less: str) -> Iterator[None]:
+    """Say why this rank ends also where the others' output does not bury it: in the closing words
+    of torchrun, and in the log of the run folder ``path``.
+
+    Where a device has no memory left it is Refused with what ``needs_less``.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        refused = Refused(f"{str(error).partition('. ')[0]}; {needs_less} needs less")
+        _explain(refused, path)
+        raise refused from None
+    except (ValueError, OSError, Refused) as error:
+        _explain(error, path)
+        raise
+
+
+def _explain(error: Exception, path: Path) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
@@ -459,11 +476,14 @@ def whole(tensor: Tensor) -> Tensor:
 def whole_state(model: Any) -> dict[str, Tensor]:
     """Weights and buffers by name, all ranks' shards put together on the first; the others, who
     must ask too, get nothing."""
+    if count() == 1:
+        return dict(model.state_dict())
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    tied = every - {name for name, _ in model.named_parameters()}  # to a name that stands here
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        put_together = whole(tensor)
-        if count() == 1:
-            state[name] = put_together
-        elif is_first():
-            state[name] = put_together.cpu()
+        if name not in tied:
+            put_together = whole(tensor)
+            if is_first():
+                state[name] = put_together.cpu()
     return state

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from reward import adapter, ranks
-from reward.command import Refused, command
+from reward.command import command
 from reward.config import TrainConfig
 from reward.data import (
     PairRows,
@@ -326,16 +326,9 @@ def _leave_model(model: Any, tokenizer: Any, folder: RunFolder, config: TrainCon
 
 def _run(config: TrainConfig) -> str:
     """Train; returns the closing words. Every rank that is refused says why."""
-    try:
+    less = "a smaller --tokens-per-minibatch or --recompute-activations true"
+    with ranks.explaining(config.out, less):
         return _closing_words(train(config))
-    except torch.OutOfMemoryError as error:
-        less = "a smaller --tokens-per-minibatch or --recompute-activations true needs less"
-        refused = Refused(f"{str(error).partition('. ')[0]}; {less}")
-        ranks.explain(refused, config.out)
-        raise refused from None
-    except (ValueError, OSError, Refused) as error:
-        ranks.explain(error, config.out)
-        raise
 
 
 def _closing_words(result: Mapping[str, Any]) -> str:

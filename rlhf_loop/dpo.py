@@ -16,18 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from reward import ranks
 from reward.command import command
 from reward.data import epoch_order, load_pairs
 from reward.lines import whole_records, write_records
 from reward.minibatches import minibatches
 from reward.preferences import Message, PreferencePair
-from reward.run_folder import RunFolder, replace_folder
+from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import DPOConfig
-from rlhf_loop.likelihood import Reading, TokenRow, reading, row_logprobs
-from rlhf_loop.policy import chunks, load_chat_model, save_chat_model, stop_tokens
+from rlhf_loop.likelihood import Reading, TokenRow, read_nothing, reading, row_logprobs
+from rlhf_loop.policy import chunks, load_chat_model, stop_tokens
 from rlhf_loop.sft import answer_row, joined
-from rlhf_loop.steps import optimise
+from rlhf_loop.steps import divided, leave_model, optimise, own_rows
 
 
 class AnswerPair(NamedTuple):
@@ -97,9 +98,13 @@ def with_reference(
     ``policy`` is the model before its first step, the reference where no other one is named.
     """
     file = run.path / "reference.jsonl"
-    if not file.exists():
-        model = load_chat_model(config.reference, config.device)[0] if config.reference else policy
-        write_records(file, _reference(config, model, pairs))
+    if not ranks.told(file.exists()):
+        named = config.reference
+        model = load_chat_model(named, str(policy.device))[0] if named else policy
+        records = _reference(config, model, pairs)
+        if ranks.is_first():
+            write_records(file, records)
+        ranks.wait()
     return [
         pair._replace(ref_chosen=record["chosen"], ref_rejected=record["rejected"])
         for pair, record in zip(pairs, whole_records(file), strict=True)
@@ -108,14 +113,18 @@ def with_reference(
 
 @torch.no_grad()
 def _reference(config: DPOConfig, model: Any, pairs: Sequence[AnswerPair]) -> list[dict[str, Any]]:
+    """A line for each pair; every rank, which has the whole model still, does its part of them."""
+    own = own_rows(len(pairs))
+    part = [pairs[i] for i in own]
     found: dict[int, tuple[float, float]] = {}
     with reading(model) as read:
-        for chosen, _ in _parts(pairs, config.tokens_per_minibatch, read.shares):
-            sums = row_logprobs(read, _both([pairs[i] for i in chosen])).view(2, -1)  # (2, B)
+        for chosen, _ in _parts(part, config.tokens_per_minibatch, read.shares):
+            sums = row_logprobs(read, _both([part[i] for i in chosen])).view(2, -1)  # (2, B)
             found |= dict(zip(chosen, zip(*sums.tolist(), strict=True), strict=True))
+    every = ranks.collected(own, [found[i] for i in range(len(part))], len(pairs))
     return [
-        {"id": pair.id, "chosen": found[i][0], "rejected": found[i][1]}
-        for i, pair in enumerate(pairs)
+        {"id": pair.id, "chosen": chosen, "rejected": rejected}
+        for pair, (chosen, rejected) in zip(pairs, every, strict=True)
     ]
 
 
@@ -128,14 +137,17 @@ def train(config: DPOConfig) -> dict[str, Any]:
     Raises ValueError for pairs that cannot be trained on, RunFolderBusy when another process runs
     in the same folder.
     """
-    run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _train(config, run))
+    with ranks.joined(config.device) as device:
+        run = ranks.run_folder(config.out)
+        run.once(to_mapping(config), lambda: _train(config, run, device))
+        ranks.wait()  # until the first has written it
+        return run.result() or {}
 
 
-def _train(config: DPOConfig, run: RunFolder) -> dict[str, Any]:
+def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:
     files = {f"pairs {number}": path for number, path in enumerate(config.pairs, start=1)}
     run.write_provenance({"policy": config.policy, "reference": config.reference, **files})
-    model, tokenizer = load_chat_model(config.policy, config.device)
+    model, tokenizer = load_chat_model(config.policy, str(device))
     wanted = _wanted(config)
     every = answer_pairs(tokenizer, wanted, stop_tokens(model, tokenizer))
     fitting = [
@@ -145,15 +157,16 @@ def _train(config: DPOConfig, run: RunFolder) -> dict[str, Any]:
         raise ValueError(f"all {len(every)} pairs are longer than max_length: none is left")
     pairs = with_reference(config, run, fitting, model)
     steps = list(step_pairs(pairs, config))
-    with reading(model) as read:
+    with divided(model, device) as read:
         gradients = partial(_gradients, read, config=config)
         figures = optimise(model, config, steps, gradients, run)
-    replace_folder(run.model, lambda folder: save_chat_model(model, tokenizer, folder))
+        leave_model(model, tokenizer, run)
     return {
         "model": "model",
         "pairs": len(pairs),
         "too_long": len(every) - len(pairs),
         "steps": len(steps),
+        "ranks": ranks.count(),
         **figures,
     }
 
@@ -181,10 +194,11 @@ def step_pairs(pairs: Sequence[AnswerPair], config: DPOConfig) -> list[list[Answ
 
 def _gradients(read: Reading, step: Sequence[AnswerPair], config: DPOConfig) -> dict[str, float]:
     """Add the gradients of one step's mean loss, a minibatch at a time."""
-    sums = dict.fromkeys(("loss", "accuracy", "margin", "chosen", "rejected"), 0.0)
-    computed = 0
-    for chosen, tokens in _parts(step, config.tokens_per_minibatch, read.shares):
-        pairs = [step[i] for i in chosen]
+    names = ("loss", "accuracy", "margin", "chosen", "rejected", "computed")
+    sums = dict.fromkeys(names, 0.0)
+    own = [step[i] for i in own_rows(len(step))]
+    for chosen, tokens in _parts(own, config.tokens_per_minibatch, read.shares):
+        pairs = [own[i] for i in chosen]
         found = row_logprobs(read, _both(pairs)).view(2, -1)  # (2, B)
         known = [[pair.ref_chosen for pair in pairs], [pair.ref_rejected for pair in pairs]]
         reference = torch.tensor(known, dtype=found.dtype, device=found.device)  # (2, B)
@@ -202,17 +216,27 @@ def _gradients(read: Reading, step: Sequence[AnswerPair], config: DPOConfig) -> 
             ("rejected", rewards[1]),
         ):
             sums[name] += values.sum().item()
-        computed += tokens
+        sums["computed"] += tokens
+    ranks.keep_step(read.policy, partial(read_nothing, read))
+    sums = dict(zip(names, ranks.summed(*sums.values()), strict=True))
+    computed = int(sums.pop("computed"))
     means = {f"dpo/{name}": total / len(step) for name, total in sums.items()}
     return {**means, "dpo/pairs": len(step), "dpo/computed_tokens": computed}
 
 
 def summary(result: dict[str, Any]) -> str:
-    """A result for reading."""
+    """A result for reading; of a rank that has none, another one tells."""
+    if not result:
+        return ""
     return f"trained on {result['pairs']} pairs, {result['too_long']} were too long"
 
 
-main = command(DPOConfig, "rlhf_loop.dpo", lambda config: summary(train(config)))
+def _run(config: DPOConfig) -> str:
+    with ranks.explaining(config.out, "a smaller --tokens-per-minibatch"):
+        return summary(train(config))
+
+
+main = command(DPOConfig, "rlhf_loop.dpo", _run)
 
 
 if __name__ == "__main__":

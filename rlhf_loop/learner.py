@@ -23,6 +23,7 @@ from reward.trunk import Tails, own_attention, share_prefixes, shares_prefixes, 
 from rlhf_loop.config import PPOConfig
 from rlhf_loop.figures import MEANS, VALUE_MEANS, StepFigures, policy_figures, value_figures
 from rlhf_loop.likelihood import (
+    Policy,
     answer_logprobs,
     entropies,
     next_token_logits,
@@ -54,18 +55,13 @@ REUSABLE = 1e-4  # largest error, nats, at which the log-probabilities of drawin
 CHECKED_SHARE, CHECKED_LEAST = 16, 4  # of the answers one in 16 is computed again, at least 4
 
 
-class Actor(torch.nn.Module):
+class Actor(Policy):
     """The policy with, where values are learnt on its trunk, a value head."""
 
     def __init__(self, model: Any, has_values: bool) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         hidden = model.config.get_text_config().hidden_size
         self.value_head = ValueHead(hidden).to(model.device) if has_values else None
-
-    def forward(self, tails: Tails) -> Tensor:
-        """The trunk's states before each token of the answers, (N, H)."""
-        return states_at(self.model, tails)
 
 
 class Part(NamedTuple):

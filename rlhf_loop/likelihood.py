@@ -104,6 +104,19 @@ class TokenRow(NamedTuple):
     wanted: list[int]
 
 
+class Policy(torch.nn.Module):
+    """A model as one module that gives hidden states: what several ranks divide among themselves,
+    since a pass begins with its call."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, reads: Reads) -> Tensor:
+        """The trunk's states at the places that are read, (K, H)."""
+        return states_at(self.model, reads)
+
+
 class Reading(NamedTuple):
     """A model, and how the likelihoods of tokens are read from it.
 
@@ -111,8 +124,12 @@ class Reading(NamedTuple):
     padded rows, and the model's own logits of all places.
     """
 
-    model: Any
+    policy: Policy
     way: Literal["tree", "rows", "whole"]
+
+    @property
+    def model(self) -> Any:
+        return self.policy.model
 
     @property
     def shares(self) -> bool:
@@ -126,7 +143,7 @@ def reading(model: Any) -> Iterator[Reading]:
     model's own again afterwards."""
     plain = model.config._attn_implementation
     try:
-        yield Reading(model, _best_way(model))
+        yield Reading(Policy(model), _best_way(model))
     finally:
         model.set_attn_implementation(plain)
 
@@ -142,8 +159,17 @@ def token_logprobs(read: Reading, rows: Sequence[TokenRow]) -> Tensor:
     if read.way == "whole":
         return _logprobs(_whole_logits(model, rows), wanted)
     before = [[place - 1 for place in row.wanted] for row in rows]
-    states = states_at(model, Reads([row.tokens for row in rows], before, model.device))  # (K, H)
+    states = read.policy(Reads([row.tokens for row in rows], before, model.device))  # (K, H)
     return _by_head(model, states, wanted)
+
+
+def read_nothing(read: Reading) -> None:
+    """A pass, forth and back where gradients are wanted, that changes nothing: the part in a step
+    of a rank that has no more rows."""
+    states = read.policy(Reads([[0]], [[0]], read.model.device))
+    nothing = 0 * next_token_logits(read.model, states).sum()
+    if nothing.requires_grad:
+        nothing.backward()  # type: ignore[no-untyped-call]
 
 
 def row_logprobs(read: Reading, rows: Sequence[TokenRow]) -> Tensor:
@@ -196,7 +222,7 @@ def _best_way(model: Any) -> Literal["tree", "rows", "whole"]:
     stem, left, right = torch.randint(0, highest, (3, 12), generator=numbers).tolist()
     tried = [stem + left, stem + right, stem + left + stem, right]
     rows = [TokenRow(row, list(range(1, len(row)))) for row in tried]
-    expected = token_logprobs(Reading(model, "whole"), rows)
+    expected = token_logprobs(Reading(Policy(model), "whole"), rows)
     plain = model.config._attn_implementation
     why = share_prefixes(model)
     if not why and (apart := _apart(model, "tree", rows, expected)) >= ALIKE:
@@ -217,7 +243,7 @@ def _apart(
     """How far log-probabilities are apart, as a share of their own spread; for ever where the
     model cannot be read so."""
     try:
-        found = token_logprobs(Reading(model, way), rows)
+        found = token_logprobs(Reading(Policy(model), way), rows)
     except (torch.OutOfMemoryError, MemoryError):
         raise  # says nothing of what the model can do
     except STUMBLES:

@@ -56,15 +56,18 @@ def load_chat_model(folder: Path, device: str = "auto", dtype: str = "float32") 
     return model.to(pick_device(device)).eval(), tokenizer
 
 
-def save_chat_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save in the Hugging Face layout, weights as safetensors, ready to be sampled from.
+def save_chat_model(
+    model: Any, tokenizer: Any, folder: Path, state: dict[str, Tensor] | None = None
+) -> None:
+    """Save in the Hugging Face layout, weights as safetensors, ready to be sampled from; ``state``
+    where the model's own weights are a part of them only.
 
     The generation config says ``do_sample``, without which a server decodes greedily whatever
     temperature it is asked for, and top-k 0, without which it leaves out all but 50 tokens.
     """
     model.generation_config.do_sample = True
     model.generation_config.top_k = 0
-    save_weights(model, folder)
+    save_weights(model, folder, state)
     save_tokenizer(tokenizer, folder)
 
 

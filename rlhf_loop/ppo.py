@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from reward import ranks
-from reward.command import Refused, command
+from reward.command import command
 from reward.run_folder import RunFolder, replace_folder, whole_folder
 from reward.settings import to_mapping
 from reward.training_state import load_state, save_state
@@ -223,15 +223,9 @@ def _finish(run: RunFolder, learner: Learner, standing: Standing) -> dict[str, A
 
 
 def _run(config: PPOConfig) -> str:
-    try:
+    less = "a smaller --tokens-per-minibatch or --generation-rows"
+    with ranks.explaining(config.out, less):
         result = train(config)
-    except (ValueError, OSError, Refused) as error:
-        ranks.explain(error, config.out)
-        raise
-    except torch.OutOfMemoryError as error:
-        ranks.explain(error, config.out)
-        less = "a smaller --tokens-per-minibatch or --generation-rows needs less"
-        raise Refused(f"{str(error).partition('. ')[0]}; {less}") from None
     if not result:
         return ""  # another rank's to tell
     return f"best after iteration {result['best_iteration']}, score {result['eval/scores']:.3f}"

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.preferences import Message, RecordReader, read_json_lines
-from reward.run_folder import RunFolder, replace_folder
+from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import (
     Record,
@@ -28,7 +28,7 @@ from rlhf_loop.candidates import (
     mean,
 )
 from rlhf_loop.config import RejectionConfig
-from rlhf_loop.policy import Drawing, chunks, load_chat_model, save_chat_model, stop_tokens
+from rlhf_loop.policy import Drawing, chunks, load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts
 from rlhf_loop.rollout import RewardModels
 from rlhf_loop.sft import answer_row, fine_tune, read_answers, within_length
@@ -205,8 +205,7 @@ def _fine_tune(
     written = read_answers(config.sft_data, tokenizer, stops)
     kept = [within_length(rows, config.max_length) for rows in (drawn, written)]
     rows = [row._replace(dialogue="") for part in kept for row in part]
-    figures = fine_tune(model, tokenizer, rows, config, run, first_step)
-    replace_folder(run.model, lambda folder: save_chat_model(model, tokenizer, folder))
+    figures = fine_tune(model, tokenizer, rows, config, run, model.device, first_step)
     return {
         **figures,
         "fine_tuned_on": len(rows),

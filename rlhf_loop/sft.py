@@ -19,22 +19,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from reward import ranks
 from reward.command import command
 from reward.data import epoch_order
 from reward.minibatches import minibatches
 from reward.preferences import Message, RecordReader, read_json_lines
-from reward.run_folder import RunFolder, replace_folder
+from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import SFTConfig
-from rlhf_loop.likelihood import Reading, TokenRow, reading, token_logprobs
+from rlhf_loop.likelihood import Reading, TokenRow, read_nothing, token_logprobs
 from rlhf_loop.policy import (
     chunks,
     load_chat_model,
     prompt_tokens,
-    save_chat_model,
     stop_tokens,
 )
-from rlhf_loop.steps import optimise
+from rlhf_loop.steps import divided, leave_model, optimise, own_rows
 
 
 class AnswerRow(NamedTuple):
@@ -164,9 +164,10 @@ def fine_tune(
     rows: Sequence[AnswerRow],
     config: Any,
     run: RunFolder,
+    device: torch.device,
     first_step: int = 0,
 ) -> dict[str, float]:
-    """Fine-tune ``model`` in place, from the run's last checkpoint if there is one.
+    """Fine-tune ``model``, from the run's last checkpoint if there is one, and leave it there.
 
     ``config`` holds the fields of FineTuning and a seed; ``first_step`` is added to the steps that
     are logged. Returns the last step's figures. Raises ValueError without rows.
@@ -174,9 +175,11 @@ def fine_tune(
     if not rows:
         raise ValueError("there is no answer to fine-tune on, allowed is one or more")
     steps = list(step_rows(rows, config))
-    with reading(model) as read:
+    with divided(model, device) as read:
         gradients = partial(_gradients, read, config=config)
-        return optimise(model, config, steps, gradients, run, first_step)
+        figures = optimise(model, config, steps, gradients, run, first_step)
+        leave_model(model, tokenizer, run)
+    return figures
 
 
 def _gradients(read: Reading, step: list[list[AnswerRow]], config: Any) -> dict[str, float]:
@@ -194,21 +197,25 @@ def _gradients(read: Reading, step: list[list[AnswerRow]], config: Any) -> dict[
     for row in rows:
         bounds.append(bounds[-1] + len(row.wanted))
     spans = [slice(*pair) for pair in pairwise(bounds)]
-    loss, computed = 0.0, 0
-    groups = [(row.tokens,) for row in rows]
-    for chosen, tokens in minibatches(groups, config.tokens_per_minibatch, read.shares):
+    loss = computed = 0.0
+    own = own_rows(len(rows))
+    groups = [(rows[i].tokens,) for i in own]
+    for places, tokens in minibatches(groups, config.tokens_per_minibatch, read.shares):
+        chosen = [own[place] for place in places]
         logprobs = token_logprobs(read, [rows[i] for i in chosen])  # (K,)
         parts = [weight for i in chosen for weight in weights[spans[i]]]
         part = answer_loss(logprobs, torch.tensor(parts, device=logprobs.device))
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.item()
         computed += tokens
+    ranks.keep_step(read.policy, partial(read_nothing, read))
+    loss, computed = ranks.summed(loss, computed)
     return {
         "sft/loss": loss,
         "sft/answers": len(lengths),
         "sft/answer_tokens": sum(lengths),
         "sft/row_tokens": sum(len(row.tokens) for row in rows),
-        "sft/computed_tokens": computed,
+        "sft/computed_tokens": int(computed),
     }
 
 
@@ -219,29 +226,39 @@ def within_length(rows: Sequence[AnswerRow], max_length: int) -> list[AnswerRow]
 
 def train(config: SFTConfig) -> dict[str, Any]:
     """Fine-tune on data files; returns the run's result. Raises MalformedLine, RunFolderBusy."""
-    run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _train(config, run))
+    with ranks.joined(config.device) as device:
+        run = ranks.run_folder(config.out)
+        run.once(to_mapping(config), lambda: _train(config, run, device))
+        ranks.wait()  # until the first has written it
+        return run.result() or {}
 
 
-def _train(config: SFTConfig, run: RunFolder) -> dict[str, Any]:
+def _train(config: SFTConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:
     data = {f"data {number}": path for number, path in enumerate(config.data, start=1)}
     run.write_provenance({"model": config.model, **data})
-    model, tokenizer = load_chat_model(config.model, config.device)
+    model, tokenizer = load_chat_model(config.model, str(device))
     stops = stop_tokens(model, tokenizer)
     rows = read_answers(config.data, tokenizer, stops, config.answers)
     short = within_length(rows, config.max_length)
-    figures = fine_tune(model, tokenizer, short, config, run)
-    replace_folder(run.model, lambda folder: save_chat_model(model, tokenizer, folder))
+    figures = fine_tune(model, tokenizer, short, config, run, device)
     too_long = len(rows) - len(short)
-    return {"model": "model", "rows": len(short), "too_long": too_long, **figures}
+    counted = {"rows": len(short), "too_long": too_long, "ranks": ranks.count()}
+    return {"model": "model", **counted, **figures}
 
 
 def summary(result: dict[str, Any]) -> str:
-    """A result for reading."""
+    """A result for reading; of a rank that has none, another one tells."""
+    if not result:
+        return ""
     return f"fine-tuned on {result['rows']} answers, {result['too_long']} were too long"
 
 
-main = command(SFTConfig, "rlhf_loop.sft", lambda config: summary(train(config)))
+def _run(config: SFTConfig) -> str:
+    with ranks.explaining(config.out, "a smaller --tokens-per-minibatch"):
+        return summary(train(config))
+
+
+main = command(SFTConfig, "rlhf_loop.sft", _run)
 
 
 if __name__ == "__main__":

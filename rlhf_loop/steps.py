@@ -1,23 +1,27 @@
 """Optimiser steps that resume: what fine-tuning on answers and DPO have in common.
 
-AdamW, warm-up, clipping, a line of figures for each step, and checkpoints from which the finished
-weights come out bit for bit as if nobody had stopped the run. Every step's data follows from the
-seed, and nothing else is random.
+Behind a launcher several ranks take the steps together (docs/launching.md), each with its own part
+of every batch. AdamW, warm-up, clipping, a line of figures for each step, and checkpoints from
+which the finished weights come out bit for bit as if nobody had stopped the run. Every step's data
+follows from the seed, and nothing else is random.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
-from reward.run_folder import RunFolder
+from reward import ranks
+from reward.run_folder import RunFolder, replace_folder
 from reward.training_state import load_state, save_state
 from rlhf_loop.config import Optimisation
-from rlhf_loop.policy import optimizer_groups
+from rlhf_loop.likelihood import Reading, reading
+from rlhf_loop.policy import optimizer_groups, save_chat_model
 
 Batch = TypeVar("Batch")
 
@@ -32,6 +36,37 @@ def learning_rate(step: int, steps: int, config: Optimisation) -> float:
     final = config.final_learning_rate_share
     share = final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
     return config.learning_rate * share
+
+
+@contextmanager
+def divided(model: Any, device: torch.device) -> Iterator[Reading]:
+    """The model read in the best way it can be, its weights divided among the ranks.
+
+    Raises ValueError for several ranks and a model whose head cannot be read alone.
+    """
+    with reading(model) as read:
+        if read.way == "whole" and ranks.count() > 1:
+            raise ValueError(
+                f"{type(model).__name__} makes its logits in a way that is not known here; "
+                "one process can train it, several cannot"
+            )
+        ranks.divide_weights(read.policy, [read.policy], device)
+        yield read
+
+
+def own_rows(count: int) -> range:
+    """Those of a step's rows that are this rank's, side by side as they share what they have in
+    common."""
+    first, last = (count * rank // ranks.count() for rank in (ranks.rank(), ranks.rank() + 1))
+    return range(first, last)
+
+
+def leave_model(model: Any, tokenizer: Any, run: RunFolder) -> None:
+    """Save what was learnt as the run's ``model/``, all ranks' parts put together."""
+    state = ranks.whole_state(model) if ranks.count() > 1 else None
+    if ranks.is_first():
+        save = partial(save_chat_model, model, tokenizer, state=state)
+        replace_folder(run.model, save)
 
 
 def optimise(
@@ -60,7 +95,8 @@ def optimise(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(number, len(batches), config)
         figures = gradients(batch)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+        clipped = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        norm = ranks.whole(clipped).item()
         if not math.isfinite(norm):
             raise ValueError(
                 f"the gradient's norm is {norm} at step {number + 1}, allowed are finite numbers; "
@@ -73,12 +109,12 @@ def optimise(
         # After the last step the model itself is saved; a checkpoint would only lose its figures.
         if (number + 1) % config.checkpoint_every == 0 and number + 1 < len(batches):
             state = partial(save_state, model=model, optimiser=optimizer)
-            run.save_checkpoint(partial(state, position={"step": number + 1}))
+            run.save_checkpoint(ranks.together(partial(state, position={"step": number + 1})))
     return figures
 
 
 def _resume(run: RunFolder, model: Any, optimizer: torch.optim.Optimizer) -> int:
-    checkpoint = run.resumable_checkpoint()
+    checkpoint = ranks.first_then_all(run.resumable_checkpoint)
     if checkpoint is None:
         return 0
     step = int(load_state(checkpoint, model, optimizer)["step"])

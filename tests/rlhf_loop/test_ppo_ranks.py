@@ -1,15 +1,7 @@
-"""Two processes, each drawing and learning from its part, end where one process ends.
-
-Real processes that talk by gloo on the CPU; starting them takes most of the time, so one start
-serves every case.
-"""
+"""Two processes, each drawing and learning from its part, end where one process ends."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,16 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from reward.run_folder import RunFolder
+from tests.rlhf_loop.steps_of_ranks import launch
 
-TORCHRUN = [
-    str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2",
-]  # fmt: skip
 CASES = {
     "value head": {},
     "value model": {"value": "safety", "truncated": "keep"},
     "rloo": {"advantage": "rloo", "answers_per_prompt": 3},
 }
-PATIENCE_SECONDS = 240
 
 
 def settings(out: Path, prompts: Path, chat_model: Path, judges: dict[str, Path], **chosen):
@@ -42,19 +31,12 @@ def settings(out: Path, prompts: Path, chat_model: Path, judges: dict[str, Path]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, prompts, chat_model, judges) -> Path:
     work = tmp_path_factory.mktemp("ranks")
-    for number, launcher in ((1, [sys.executable]), (2, TORCHRUN)):
+    for number in (1, 2):
         runs = [
-            settings(work / f"{case} {number}", prompts, chat_model, judges, **CASES[case])
+            ("ppo", settings(work / f"{case} {number}", prompts, chat_model, judges, **CASES[case]))
             for case in CASES
         ]
-        plan = work / f"{number}.json"
-        plan.write_text(json.dumps(runs))
-        words = [*launcher, "-m", "tests.rlhf_loop.steps_of_ranks", str(plan)]
-        done = subprocess.run(
-            words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-            timeout=PATIENCE_SECONDS, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        launch(number, runs, work / f"{number}.json")
     return work
 
 

@@ -324,7 +324,7 @@ def test_a_run_stopped_after_its_last_step_keeps_its_figures(config, monkeypatch
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlhf_loop.sft.replace_folder", stop)  # the model is about to be saved
+        patch.setattr("rlhf_loop.steps.replace_folder", stop)  # the model is about to be saved
         with pytest.raises(Stopped):
             train(config)
     assert train(config) == train(replace(config, out=tmp_path / "whole"))
