@@ -54,10 +54,10 @@ class Experiment:
     out: Path
     seed: int
     rounds: int = 8
-    helpfulness_comparisons: int = 2_400  # of a round: facts take many to tell right from wrong
+    helpfulness_comparisons: int = 4_800  # of a round: facts take many to tell right from wrong
     safety_comparisons: int = 400
-    train_prompts: int = 768  # of a round's rejection sampling and PPO
-    test_prompts: int = 4700  # that the gold scorer judges versions on
+    train_prompts: int = 1536  # of a round's rejection sampling and PPO
+    test_prompts: int = 2350  # that the gold scorer judges versions on
     samples: int = 8  # of a prompt in rejection sampling
     ppo_iterations: int = 16
     ppo_batch: int = 128
@@ -215,7 +215,7 @@ def train_rewards(experiment: Experiment, number: int, policy: Path) -> dict[str
 def reward_settings(experiment: Experiment) -> dict[str, Any]:
     """How both reward models learn."""
     settings: dict[str, Any] = {
-        "learning_rate": 5e-4, "pairs_per_step": 32, "epochs": 2, "checkpoint_every_steps": 50,
+        "learning_rate": 5e-4, "pairs_per_step": 32, "epochs": 1, "checkpoint_every_steps": 50,
     }  # fmt: skip
     if experiment.without == "margin":
         settings["margin"] = "none"
@@ -258,6 +258,7 @@ def round_settings(experiment: Experiment, number: int, base: Path) -> dict[str,
             "kl_coef": 0.0 if experiment.without == "kl" else 0.02,
             "whiten_scores": experiment.without != "whitening",
             "validate_every": 4, "validation_prompts": 128,
+            "kl_budget": 0.6,  # nats; beyond it the scores rise on and the gold ones fall
         },
     }  # fmt: skip
 
