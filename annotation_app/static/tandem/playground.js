@@ -207,7 +207,7 @@ function score({ shown }, scores) {
     const isKnown = typeof raw === "number";
     row.hidden = !isKnown;
     if (isKnown) row.querySelector(".share").textContent = (1 / (1 + Math.exp(-raw))).toFixed(3);
-    if (isKnown) row.querySelector(".raw").textContent = raw.toFixed(2);
+    if (isKnown) row.querySelector(".logit").textContent = raw.toFixed(2);
   }
   if (scores.by) table.querySelector(".by").textContent = `, ${scores.by} decides`;
   table.hidden = ![...table.querySelectorAll("[data-score]")].some((row) => !row.hidden);
@@ -243,7 +243,7 @@ function withdraw(turn, why) {
 function end(words) {
   running = null;
   say(words);
-  draw();
+  following(draw);
 }
 
 // --- the page ---------------------------------------------------------------------------------
@@ -332,5 +332,5 @@ addEventListener("keydown", (event) => {
 find("stop").addEventListener("click", stop);
 find("again").addEventListener("click", regenerate);
 find("anew").addEventListener("click", anew);
-draw();
+link();
 box.focus({ preventScroll: true });

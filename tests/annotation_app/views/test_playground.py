@@ -452,6 +452,7 @@ def test_the_address_follows_the_settings(play, models):
     assert (query["temperature"], query["right"], query["is_safety"]) == (["0.4"], [""], ["on"])
     assert query["system"] == ["Be kind & brief."]
     page.reload()
+    page.locator("#send:enabled").wait_for()
     assert page.locator("#id_system").input_value() == "Be kind & brief."
     assert page.locator("#id_right").input_value() == ""
     page.locator("#id_system").fill("x" * 5000)
