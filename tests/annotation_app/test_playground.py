@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Callable
@@ -315,13 +316,14 @@ def test_a_page_that_goes_away_ends_both_requests(alice, models, talker, rewards
         async for event in events:
             if event["event"] == "text":
                 break
-        await events.aclose()
+        async with asyncio.timeout(10):  # far below the sampler's own
+            await events.aclose()
 
     run(leave())
     for _ in range(200):
         if talker.left_alone == 2:
             break
-        run(live.asyncio.sleep(0.02))
+        run(asyncio.sleep(0.02))
     assert talker.left_alone == 2
     assert not RunningTurn.objects.exists()
     assert not rewards.heard

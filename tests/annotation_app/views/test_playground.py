@@ -492,6 +492,11 @@ def test_a_refused_message_changes_nothing(play, talker, settings, models):
     page.get_by_text("The first chat model is not there any more").wait_for()
     assert said(page) == before
     assert page.locator("#text").input_value() == "Edited?"
+    (storage.path(models[0].storage_key) / "config.json").write_text("{}")
+    page.keyboard.press("Escape")
+    send(page, "And then?")
+    done(page)
+    assert histories(talker, 2) == [[QUESTION, answer, "And then?"] for answer in before[0]]
 
 
 def test_a_live_process_that_is_gone(play, settings, live_server):
