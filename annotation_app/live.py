@@ -276,7 +276,7 @@ class Asking:
 
 async def events(turn: Turn) -> AsyncGenerator[Event, None]:
     """All that the page is told of a turn. Closing it ends the requests and stores nothing."""
-    stopped = asyncio.create_task(_until_stopped(turn.running))
+    stopped = asyncio.create_task(until_stopped(turn.running))
     try:
         yield {"event": "start", "turn": str(turn.running.pk)}
         async with sampler.connect() as client:
@@ -297,7 +297,7 @@ async def events(turn: Turn) -> AsyncGenerator[Event, None]:
         await in_thread(turn.running.end)
 
 
-async def _until_stopped(running: RunningTurn) -> None:
+async def until_stopped(running: RunningTurn) -> None:
     while not await in_thread(running.is_asked_to_stop):
         await asyncio.sleep(LOOK_SECONDS)
 

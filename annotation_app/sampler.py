@@ -29,6 +29,7 @@ class Question(NamedTuple):
     model: str
     temperature: float
     top_p: float
+    max_tokens: int | None = None  # None: SAMPLER_MAX_TOKENS
 
 
 def question(variant: Variant) -> Question:
@@ -49,10 +50,14 @@ def question(variant: Variant) -> Question:
 
 def connect() -> httpx.AsyncClient:
     """A client for the requests of one turn; closing it ends them."""
-    key = settings.SAMPLER_API_KEY
+    return client_of(settings.SAMPLER_API_KEY, settings.SAMPLER_TIMEOUT_SECONDS)
+
+
+def client_of(key: str, timeout_seconds: float) -> httpx.AsyncClient:
+    """A client of a configured server: its key, no proxy, no redirects."""
     return httpx.AsyncClient(
         headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=httpx.Timeout(settings.SAMPLER_TIMEOUT_SECONDS, connect=5.0),
+        timeout=httpx.Timeout(timeout_seconds, connect=5.0),
         verify=_certificates(),
         trust_env=False,
     )
@@ -81,7 +86,7 @@ async def answer(
         "temperature": asked.temperature,
         "top_p": asked.top_p,
         "seed": seed,
-        "max_tokens": settings.SAMPLER_MAX_TOKENS,
+        "max_tokens": asked.max_tokens or settings.SAMPLER_MAX_TOKENS,
         "stream": True,
     }
     try:
@@ -93,20 +98,21 @@ async def answer(
                 raise ValueError(f"status {response.status_code}")
             return await _read(response, hear)
     except (TimeoutError, httpx.TimeoutException):
-        raise SamplerUnavailable(
-            f"The models did not answer within {settings.SAMPLER_TIMEOUT_SECONDS} seconds. "
-            "Nothing was stored; your message is kept here: try again."
-        ) from None
+        why = f"The models did not answer within {settings.SAMPLER_TIMEOUT_SECONDS} seconds."
+        raise _unavailable(why, "try again.") from None
     except httpx.HTTPError:
-        raise SamplerUnavailable(
-            "The models cannot be reached right now. Nothing was stored; your message is kept "
-            "here: try again in a minute, or tell your researcher."
+        advice = "try again in a minute, or tell your researcher."
+        raise _unavailable("The models cannot be reached right now.", advice) from None
+    except (ValueError, KeyError, TypeError) as error:
+        why = "A model gave an answer that cannot be read"
+        raise _unavailable(
+            f"{why}.", "try again, or tell your researcher.", f"{why}: {error}."
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise SamplerUnavailable(
-            "A model gave an answer that cannot be read. Nothing was stored; your message is kept "
-            "here: try again, or tell your researcher."
-        ) from None
+
+
+def _unavailable(sentence: str, advice: str, why: str = "") -> SamplerUnavailable:
+    kept = "Nothing was stored; your message is kept here:"
+    return SamplerUnavailable(f"{sentence} {kept} {advice}", why or sentence)
 
 
 async def _read(response: httpx.Response, hear: Callable[[str], None]) -> str:

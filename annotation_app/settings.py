@@ -44,7 +44,7 @@ def env_list(name: str, default: str) -> list[str]:
 
 # --- where the running system writes ---------------------------------------------------------
 
-VAR_DIR = Path(os.environ.get("TANDEM_VAR", BASE_DIR / "var")).resolve()
+VAR_DIR = (BASE_DIR / os.environ.get("TANDEM_VAR", "var")).resolve()
 STORAGE_ROOT = VAR_DIR / "storage"
 
 
@@ -69,7 +69,7 @@ DEBUG = env_bool("DEBUG", False)
 SECRET_KEY = os.environ.get("SECRET_KEY") or generated_secret_key()
 ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS", "")
-BIND_ADDRESS = os.environ.get("BIND_ADDRESS", "127.0.0.1")  # of web, live and the local sampler
+BIND_ADDRESS = os.environ.get("BIND_ADDRESS", "127.0.0.1")  # of web, live and the local models
 PORT = env_int("PORT", 8000, 1, 65_535)
 SITE_URL = (os.environ.get("SITE_URL") or f"http://127.0.0.1:{PORT}").rstrip("/")
 BEHIND_TLS_PROXY = env_bool("BEHIND_TLS_PROXY", False)
@@ -216,6 +216,10 @@ SAMPLER_URL = (os.environ.get("SAMPLER_URL") or f"http://127.0.0.1:{SAMPLER_PORT
 SAMPLER_API_KEY = os.environ.get("SAMPLER_API_KEY", "")
 SAMPLER_TIMEOUT_SECONDS = env_int("SAMPLER_TIMEOUT_SECONDS", 60, 1, 3_600)
 SAMPLER_MAX_TOKENS = env_int("SAMPLER_MAX_TOKENS", 512, 1, 100_000)
+SCORER_PORT = env_int("SCORER_PORT", 8003, 1, 65_535)  # of the local reward server
+SCORER_URL = (os.environ.get("SCORER_URL") or f"http://127.0.0.1:{SCORER_PORT}").rstrip("/")
+SCORER_API_KEY = os.environ.get("SCORER_API_KEY", "")
+SCORER_TIMEOUT_SECONDS = env_int("SCORER_TIMEOUT_SECONDS", 120, 1, 3_600)
 JUDGE_URL = os.environ.get("JUDGE_URL", "").rstrip("/")  # none: no chat model judges
 JUDGE_MODEL = os.environ.get("JUDGE_MODEL", "")
 JUDGE_API_KEY = os.environ.get("JUDGE_API_KEY", "")

@@ -62,6 +62,7 @@ def child_environment(run: Run) -> dict[str, str]:
         "DATABASE_URL",
         "REDIS_URL",
         "SAMPLER_API_KEY",
+        "SCORER_API_KEY",
         "DJANGO_SETTINGS_MODULE",
         "JUDGE_API_KEY",
     }

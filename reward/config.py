@@ -15,6 +15,7 @@ from reward.settings import (
     BELOW_1,
     INSIDE_0_1,
     NOT_NEGATIVE,
+    PORT,
     POSITIVE,
     POSITIVE_SHARE,
     REQUIRED,
@@ -264,3 +265,22 @@ class ScalingConfig(Settings):
         0, "comparisons that the next batch would bring; 0: as many as the last step", NOT_NEGATIVE
     )
     resamples: int = setting(2000, "bootstrap draws of dialogue roots; our choice", AT_LEAST_1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(Settings):
+    """Score answers over HTTP with the reward models below a folder."""
+
+    root: Path = setting(REQUIRED, "folder below which a request may name a reward model")
+    host: str = setting(
+        "127.0.0.1",
+        "address to listen on; a key that requests must bring comes from the environment variable "
+        "SCORER_API_KEY",
+    )
+    port: int = setting(8003, "port to listen on, 0 for any free one", PORT)
+    models: int = setting(2, "so many stay loaded, those asked for last; our choice", AT_LEAST_1)
+    tokens_per_minibatch: int = setting(
+        16_384, "distinct tokens put through the model at once; our choice", AT_LEAST_1
+    )
+    device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
+    dtype: DType = setting("float32", "type the trunk computes in")

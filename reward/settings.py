@@ -36,6 +36,7 @@ SHARE = Allowed("between 0 and 1", lambda value: 0 <= value <= 1)
 POSITIVE_SHARE = Allowed("above 0 and up to 1", lambda value: 0 < value <= 1)
 BELOW_1 = Allowed("0 or more and below 1", lambda value: 0 <= value < 1)
 SMOOTHING = Allowed("0 or more and below 0.5", lambda value: 0 <= value < 0.5)
+PORT = Allowed("a number from 0 to 65535", lambda value: 0 <= value <= 65_535)
 INSIDE_0_1 = Allowed("above 0 and below 1", lambda value: 0 < value < 1)
 
 

@@ -20,7 +20,14 @@ import httpx
 from tests.postgresql import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-OF_THE_TESTS = ("DATABASE_URL", "REDIS_URL", "SAMPLER_URL", "TANDEM_TEST_VAR", "BEAT_SECONDS")
+OF_THE_TESTS = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "SAMPLER_URL",
+    "SCORER_URL",
+    "TANDEM_TEST_VAR",
+    "BEAT_SECONDS",
+)
 
 
 class Platform:
@@ -38,6 +45,7 @@ class Platform:
             "SITE_URL": self.url,
             "SAMPLER_PORT": str(free_port()),
             "LIVE_PORT": str(free_port()),
+            "SCORER_PORT": str(free_port()),
             "RUN_SETTINGS": str(settings),
             "BEAT_SECONDS": "1",
             "OMP_NUM_THREADS": "1",

@@ -15,8 +15,9 @@ from annotation_app.processes.start import PREPARATIONS, read_procfile
 
 ROOT = Path(__file__).resolve().parent.parent
 VAR = "/var/lib/tandem"
-OURS = ("prepare", "web", "live", "worker", "gpu", "beat", "sampler")
+OURS = ("prepare", "web", "live", "worker", "gpu", "beat", "sampler", "scorer")
 SAMPLER_PORT = 8001
+SCORER_PORT = 8003
 READERS = {"env_bool", "env_int", "env_float", "env_list"}
 VARIABLE = re.compile(r"\$\{([A-Z_]+)(:-|:\?)?([^}]*)\}")
 SECRET = re.compile("SECRET|PASSWORD")
@@ -169,6 +170,8 @@ def test_local_addresses_name_services_and_their_ports(compose):
     environment = compose["services"]["web"]["environment"]
     assert environment["SAMPLER_URL"] == f"${{SAMPLER_URL:-http://sampler:{SAMPLER_PORT}}}"
     assert environment["SAMPLER_PORT"] == SAMPLER_PORT
+    assert environment["SCORER_URL"] == f"${{SCORER_URL:-http://scorer:{SCORER_PORT}}}"
+    assert environment["SCORER_PORT"] == SCORER_PORT
     assert environment["DATABASE_URL"].endswith("@postgres:5432/tandem")
     assert environment["REDIS_URL"].endswith("@redis:6379/0")
     assert compose["services"]["vllm"]["command"][-1] == str(SAMPLER_PORT)

@@ -20,7 +20,7 @@ from annotation_app.processes import redis, start
 from tests.platform import Platform, running_platform
 
 WITHOUT_DEMO = {"TANDEM_DEMO": "false"}
-NAMES = {"redis", "web", "live", "worker", "gpu", "beat", "sampler"}
+NAMES = {"redis", "web", "live", "worker", "gpu", "beat", "sampler", "scorer"}
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -85,7 +85,8 @@ def test_every_line_of_the_procfile_runs(platform: Platform):
         "--queues default",
         "--queues gpu",
         " beat ",
-        "serve",
+        "transformers serve",
+        "reward.serve",
     ):
         assert word in running, word
     assert platform.redis().ping()
@@ -105,7 +106,7 @@ def test_redis_refuses_those_without_the_password(platform: Platform):
 
 
 def test_a_second_one_on_the_same_folder_is_refused(platform: Platform):
-    refused = launch(platform, PORT="1", SAMPLER_PORT="2", LIVE_PORT="3")
+    refused = launch(platform, PORT="1", SAMPLER_PORT="2", LIVE_PORT="3", SCORER_PORT="4")
     assert refused == (
         1,
         f"Tandem is already running on {platform.var} (process {platform.process.pid}).\n",
@@ -223,9 +224,10 @@ def test_no_redis_is_one_sentence(monkeypatch):
 
 
 def test_servers_elsewhere_are_not_started_here(monkeypatch):
-    lines = {"redis": "", "web": "", "sampler": ""}
+    lines = {"redis": "", "web": "", "sampler": "", "scorer": ""}
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere/0")
     monkeypatch.setenv("SAMPLER_URL", "http://elsewhere")
+    monkeypatch.setenv("SCORER_URL", "http://elsewhere")
     assert start.chosen_lines(lines) == {"web": ""}
 
 

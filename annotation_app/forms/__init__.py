@@ -37,6 +37,7 @@ from annotation_app.forms.people import (
     PreferencesForm,
     SkillForm,
 )
+from annotation_app.forms.playground import LONGEST_TALK, MOST_TOKENS, PlaygroundForm, TalkForm
 from annotation_app.forms.qualifications import (
     COMPARED,
     GRADES,
@@ -79,8 +80,10 @@ __all__ = [
     "LONGEST",
     "LONGEST_ANSWER",
     "LONGEST_PROMPT",
+    "LONGEST_TALK",
     "MOST_COMPARED",
     "MOST_FAULTS",
+    "MOST_TOKENS",
     "PREFERENCES",
     "SAFE",
     "SAFE_LABELS",
@@ -111,6 +114,7 @@ __all__ = [
     "OrganisationForm",
     "PauseForm",
     "PersonForm",
+    "PlaygroundForm",
     "Preference",
     "PreferencesForm",
     "PriorityForm",
@@ -125,6 +129,7 @@ __all__ = [
     "ScalingForm",
     "ScalingViewForm",
     "SkillForm",
+    "TalkForm",
     "WeightForm",
     "WrittenForm",
     "as_given",

@@ -36,7 +36,17 @@ class NothingToJudge(Refusal):
 
 
 class SamplerUnavailable(Refusal):
-    """The sampler did not give a usable answer."""
+    """The sampler did not give a usable answer; ``why`` is that alone, without advice."""
+
+    status = 503
+
+    def __init__(self, sentence: str, why: str = "") -> None:
+        super().__init__(sentence)
+        self.why = why or sentence
+
+
+class ScorerUnavailable(Refusal):
+    """The reward server gave no scores."""
 
     status = 503
 

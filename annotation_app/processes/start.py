@@ -76,11 +76,9 @@ def read_procfile(file: Path) -> dict[str, str]:
 
 
 def chosen_lines(lines: dict[str, str]) -> dict[str, str]:
-    """Those to start here: no Redis or sampler where an address names another one."""
+    """Those to start here: none of those that an address names elsewhere."""
     left_out = {
-        name
-        for name, variable in (("redis", "REDIS_URL"), ("sampler", "SAMPLER_URL"))
-        if os.environ.get(variable)
+        name for name in ("redis", "sampler", "scorer") if os.environ.get(f"{name.upper()}_URL")
     }
     return {name: command for name, command in lines.items() if name not in left_out}
 
@@ -121,6 +119,8 @@ def check(lines: dict[str, str]) -> None:
     check_port("live", "LIVE_PORT", settings.LIVE_PORT)
     if "sampler" in lines:
         check_port("sampler", "SAMPLER_PORT", settings.SAMPLER_PORT)
+    if "scorer" in lines:
+        check_port("scorer", "SCORER_PORT", settings.SCORER_PORT)
 
 
 def check_port(name: str, variable: str, port: int) -> None:
@@ -243,6 +243,8 @@ class Processes:
         ports = [settings.PORT, settings.LIVE_PORT]
         if "sampler" in self.lines:
             ports.append(settings.SAMPLER_PORT)
+        if "scorer" in self.lines:
+            ports.append(settings.SCORER_PORT)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and not all(map(_answers, ports)):
             if self._ended():

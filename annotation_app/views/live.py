@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, cast
@@ -12,6 +12,7 @@ from uuid import UUID
 
 from django.core.exceptions import BadRequest
 from django.db import connection
+from django.forms import Form
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
@@ -29,7 +30,7 @@ P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
 
 
-def _for_people(view: View[P]) -> View[P]:
+def for_people(view: View[P]) -> View[P]:
     """Only for those who are signed in; the thread's connection ends before the text streams."""
 
     @require_POST
@@ -37,7 +38,7 @@ def _for_people(view: View[P]) -> View[P]:
     def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         try:
             if not request.user.is_authenticated:
-                return _refused("You are signed out. Sign in again in another tab.", 403)
+                return refused("You are signed out. Sign in again in another tab.", 403)
             return view(request, *args, **kwargs)
         finally:
             connection.close()
@@ -45,20 +46,20 @@ def _for_people(view: View[P]) -> View[P]:
     return cast(View[P], guarded)
 
 
-@_for_people
+@for_people
 def begin(request: HttpRequest, criterion: str) -> HttpResponseBase:
     """The first message of a dialogue."""
     refuse_unreadable(request)
     return _ask(request, criterion, None, FirstMessageForm(request.POST))
 
 
-@_for_people
+@for_people
 def go_on(request: HttpRequest, pk: int) -> HttpResponseBase:
     """Another message, after the answer that was chosen last."""
     refuse_unreadable(request)
     standing = standing_or_404(own_dialogue(request, pk))
     if standing.judged is None and standing.waiting is None:
-        return _refused("No answer of this dialogue was chosen: begin a new one.", 409)
+        return refused("No answer of this dialogue was chosen: begin a new one.", 409)
     return _ask(request, standing.criterion, standing, MessageForm(request.POST))
 
 
@@ -79,21 +80,32 @@ def _ask(
     if batch is None:
         raise BatchClosed(f"No {criterion} batch is open now. Nothing was stored.")
     if not form.is_valid():
-        return _refused(" ".join(str(e) for errors in form.errors.values() for e in errors), 400)
+        return refused(in_sentences(form), 400)
     turn = live.begin_turn(person(request), batch, before, **form.cleaned_data)
-    response = StreamingHttpResponse(_lines(turn), content_type="application/x-ndjson")
+    return stream(live.events(turn))
+
+
+def in_sentences(form: Form) -> str:
+    """All that is wrong with a form, once each."""
+    found = (str(error) for errors in form.errors.values() for error in errors)
+    return " ".join(dict.fromkeys(found))
+
+
+def stream(events: AsyncGenerator[live.Event, None]) -> StreamingHttpResponse:
+    """Events as they come, a line each; a page that leaves closes them."""
+    response = StreamingHttpResponse(_lines(events), content_type="application/x-ndjson")
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"  # nginx would keep it until the end
     return response
 
 
-async def _lines(turn: live.Turn) -> AsyncIterator[str]:
-    async with aclosing(live.events(turn)) as events:
+async def _lines(events: AsyncGenerator[live.Event, None]) -> AsyncIterator[str]:
+    async with aclosing(events):
         async for event in events:
             yield json.dumps(event) + "\n"
 
 
-@_for_people
+@for_people
 def stop(request: HttpRequest, pk: UUID) -> HttpResponseBase:
     """End one's own turn where it is."""
     get_object_or_404(RunningTurn, pk=pk, annotator=person(request)).stop()
@@ -103,7 +115,7 @@ def stop(request: HttpRequest, pk: UUID) -> HttpResponseBase:
 # --- refusals, for a script ----------------------------------------------------------------------
 
 
-def _refused(sentence: str, status: int) -> JsonResponse:
+def refused(sentence: str, status: int) -> JsonResponse:
     return JsonResponse({"errors": [sentence]}, status=status)
 
 
@@ -112,16 +124,16 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         "The message cannot be read. Nothing was stored; it is kept here: reload the page and send "
         "it again."
     )
-    return _refused(sentence, 400)
+    return refused(sentence, 400)
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _refused("This is not for you.", 403)
+    return refused("This is not for you.", 403)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _refused("There is nothing here any more.", 404)
+    return refused("There is nothing here any more.", 404)
 
 
 def failed(request: HttpRequest, *args: Any) -> HttpResponse:
-    return _refused("Something went wrong on the server. Nothing was stored; try again.", 500)
+    return refused("Something went wrong on the server. Nothing was stored; try again.", 500)

@@ -1,5 +1,6 @@
 // A live dialogue: sends a message, shows both answers as they come, and goes on to judge them.
 import { post } from "./judge/outbox.js";
+import { events, sentence } from "./stream.js";
 import { isOpenInTab, openInTab } from "./veil.js";
 
 const find = (id) => document.getElementById(id);
@@ -48,22 +49,6 @@ async function converse() {
     refuse(LOST);
   } catch {
     refuse(running?.turn ? LOST : UNREACHABLE);
-  }
-}
-
-async function sentence(answer) {
-  const known = answer.headers.get("Content-Type") === "application/json";
-  return known ? (await answer.json()).errors.join(" ") : "The message was refused. Reload the page and send it again.";
-}
-
-// The lines of a stream, each an event.
-async function* events(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    const lines = (rest + part.value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) yield JSON.parse(line);
   }
 }
 

@@ -11,7 +11,7 @@ from annotation_app.models import Batch, Checkpoint, Person, Run
 from tests.annotation_app.rows import open_batch, released_chat_model
 
 pytestmark = pytest.mark.django_db
-PAGES = ["batches", "runs", "rewards", "rounds", "chat_models"]
+PAGES = ["batches", "runs", "rewards", "rounds", "chat_models", "playground"]
 BUTTONS = [
     ("close_batch", [1]), ("open_batch", [1]), ("cancel_run", [1]), ("retry_run", [1]),
     ("retrain", []), ("retrain_with", ["safety"]), ("promote", [1]), ("roll_back", ["safety"]),
