@@ -59,6 +59,7 @@ from annotation_app.forms.retraining import (
     differences,
 )
 from annotation_app.forms.reviews import WHY, FeedbackSeenForm, ReviewFilterForm, ReviewForm
+from annotation_app.forms.rounds import SamplesForm
 from annotation_app.forms.writing import (
     LONGEST_ANSWER,
     LONGEST_PROMPT,
@@ -122,6 +123,7 @@ __all__ = [
     "RetrainForm",
     "ReviewFilterForm",
     "ReviewForm",
+    "SamplesForm",
     "ScalingForm",
     "ScalingViewForm",
     "SkillForm",
