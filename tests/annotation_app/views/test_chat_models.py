@@ -105,6 +105,6 @@ def test_what_axe_finds(page, live_server, client, alice, scheme):
         page.set_viewport_size(size)
         page.goto(live_server.url + ADDRESS)
         page.wait_for_function(
-            "[...document.querySelectorAll('[data-figure]')].every(box => box.data)"
+            "() => [...document.querySelectorAll('[data-figure]')].every(box => box.data)"
         )
         assert (violations(page), fits(page)) == ([], True), size

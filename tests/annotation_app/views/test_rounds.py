@@ -254,14 +254,12 @@ def test_figures_grow_while_it_runs(window, live_server):
     round_ = begun()
     run = stage(round_, "ppo", ppo_lines(3))
     window.goto(f"{live_server.url}/rounds/{round_.pk}")
-    points = (
-        "document.querySelector('[data-figure=kl]').data?.find(t => t.name == 'batch')?.x.length"
-    )
-    window.wait_for_function(f"{points} === 3")
+    drawn = "n => document.querySelector('[data-figure=kl]').data?.[0].x.length === n"
+    window.wait_for_function(drawn, arg=3)
     details = window.locator("section.curve:has(#about-kl) details")
     details.locator("summary").click()
     log(run, ppo_lines(5)[-2:])
-    window.wait_for_function(f"{points} === 5")
+    window.wait_for_function(drawn, arg=5)
     assert details.get_attribute("open") is not None
     assert details.locator("tbody tr").last.inner_text().startswith("5")
     folder = exchange.run_folder(run)
@@ -280,7 +278,7 @@ def test_what_axe_finds(window, live_server, scheme):
         for name in ("rejection", "ppo", "evaluate"):
             window.goto(live_server.url + reverse("round_stage", args=[round_.pk, name]))
             window.wait_for_function(
-                "[...document.querySelectorAll('[data-figure]')].every(box => box.data)"
+                "() => [...document.querySelectorAll('[data-figure]')].every(box => box.data)"
             )
             assert (violations(window), fits(window)) == ([], True), (name, size)
 

@@ -54,7 +54,8 @@ def test_both_scores_and_refusals_stand_beside_the_texts(as_alice):
     card = next(part for part in page.split("<article") if "Question 25?" in part)
     for score in ("combined", "helpfulness", "safety"):
         gain = record["after"][score] - record["before"][score]
-        assert f"{score.capitalize()}</th><td>{record['before'][score]:.4g}</td>" in card
+        told = f"{record['before'][score]:.4g} → {record['after'][score]:.4g}"
+        assert f"<strong>{score.capitalize()}</strong> {told}" in card
         assert f"{gain:+.3g}".replace("-", "−") in card
     before, after = card.split("<h3>After")
     assert "refuses" in before
