@@ -1,7 +1,7 @@
 """What the stages of a round logged and left, as tables with their plots.
 
-Of ``result.json`` (docs/round.md) here; curves and the evaluation have modules of their own. What is
-missing is left out, so that older runs have a page too.
+Of ``result.json`` (docs/round.md) here; curves and the evaluation have modules of their own.
+What is missing is left out, so that older runs have a page too.
 """
 
 from __future__ import annotations

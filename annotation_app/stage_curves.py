@@ -139,6 +139,7 @@ PPO: Panels = (
                 "Change of a gradient step",
                 {"ppo/policy/approxkl": "nats per token"},
                 "Nats per token, half the squared log-ratio.",
+                axis={"exponentformat": "power", "rangemode": "tozero"},
             ),
             GRADIENT,
         ),
