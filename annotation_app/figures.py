@@ -408,7 +408,7 @@ def arrows(versions: Sequence[Version], title: str) -> Figure:
             "x": list(version.x),
             "y": list(version.y),
             "text": ["", plain(version.name)],
-            "textposition": "top center",
+            "textposition": "top left",
             "cliponaxis": False,
             "marker": {"symbol": ["circle", "arrow"], "angleref": "previous", "size": [6, 14]},
             "meta": {"colour": colour},
