@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, cycle, pairwise
 from typing import Any, NamedTuple
 
 from annotation_app.tables import Figure
@@ -29,6 +29,7 @@ def smoothed_lines(
     title: str,
     window: Callable[[int], int] | None,
     yaxis: dict[str, Any],
+    steps_are: str = "step",
 ) -> Figure:
     """Each logged figure over the steps: pale raw points, and the mean of the last ``window``.
 
@@ -38,7 +39,7 @@ def smoothed_lines(
     for colour, (name, points) in enumerate(lines.items()):
         steps = [step for step, _ in points]
         values = [value for _, value in points]
-        drawn = range((len(points) - 1) % _stride(points), len(points), _stride(points))
+        drawn = _drawn(points)
         shared = {"type": "scatter", "x": [steps[n] for n in drawn], "meta": {"colour": colour}}
         raw = {"mode": "markers", "marker": {"size": 4}, "opacity": 0.4, "showlegend": False}
         if window is not None:
@@ -46,7 +47,7 @@ def smoothed_lines(
             data.append({**shared, **raw, "name": f"{name}, each step", "y": each})
             values = _running_means(values, window(len(points)))
         data.append({**shared, "mode": "lines", "name": name, "y": [values[n] for n in drawn]})
-    axes = {"xaxis": {"title": {"text": "step"}}, "yaxis": yaxis}
+    axes = {"xaxis": {"title": {"text": steps_are}}, "yaxis": yaxis}
     return {"data": data, "layout": _layout(title, showlegend=len(lines) > 1, **axes)}
 
 
@@ -307,3 +308,151 @@ def _line_on(model: Mapping[str, Any], colour: int) -> dict[str, Any]:
         "line": {"dash": "dash"},
         "meta": {"colour": colour},
     }
+
+
+# --- rounds --------------------------------------------------------------------------------------
+
+Points = Sequence[tuple[float, float]]
+
+
+def joined(name: str, points: Points, colour: int) -> dict[str, Any]:
+    """A trace of few points, each of them marked."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plain(name),
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "marker": {"size": 6},
+        "meta": {"colour": colour},
+    }
+
+
+def dashed(name: str, ends: Points, colour: int) -> dict[str, Any]:
+    """A trace that marks a limit or a choice."""
+    line = {"dash": "dash", "width": 1.5}
+    return {**joined(name, ends, colour), "mode": "lines", "line": line}
+
+
+def stacked_shares(
+    lines: Mapping[str, Sequence[tuple[int, float]]], title: str, steps_are: str
+) -> Figure:
+    """Shares of a whole over the steps, one on top of the other."""
+    data = [
+        {
+            **joined(name, [points[n] for n in _drawn(points)], colour),
+            "mode": "lines",
+            "stackgroup": "shares",
+        }
+        for colour, (name, points) in enumerate(lines.items())
+    ]
+    yaxis = {"range": [0, 1], "tickformat": ".0%"}
+    axes = {"xaxis": {"title": {"text": steps_are}}, "yaxis": yaxis}
+    return {"data": data, "layout": _layout(title, showlegend=True, **axes)}
+
+
+def best_of(points: Points, selected: float | None, title: str) -> Figure:
+    """The expected best score of N answers over N, beside the mean of what was selected."""
+    data = [joined("best of N", points, 0)]
+    if selected is not None and points:
+        ends = [(points[0][0], selected), (points[-1][0], selected)]
+        data.append(dashed("selected, earlier rounds included", ends, 2))
+    ticks = [x for x, _ in points]
+    xaxis = {"type": "log", "title": {"text": "answers to a prompt (N)"}, "tickvals": ticks,
+             "ticktext": [f"{tick:g}" for tick in ticks]}  # fmt: skip
+    yaxis = {"title": {"text": "mean score"}}
+    return {"data": data, "layout": _layout(title, xaxis=xaxis, yaxis=yaxis)}
+
+
+def sweep(
+    curve: Sequence[Mapping[str, Any]], counts: Sequence[str], pick: float | None, title: str
+) -> Figure:
+    """max@N over the temperature; of the largest N with its intervals, and median@N dotted."""
+    data: list[dict[str, Any]] = []
+    for colour, count in zip(cycle((0, 1, 2, 3, 5)), counts, strict=False):
+        is_largest = count == counts[-1]
+        for what, dash in (("max", "solid"), ("median", "dot"))[: 1 + is_largest]:
+            known = [row for row in curve if row.get(what, {}).get(count)]
+            found = [row[what][count] for row in known]
+            points = [
+                (row["temperature"], it["mean"]) for row, it in zip(known, found, strict=True)
+            ]
+            trace = {**joined(f"{what}@{count}", points, colour), "line": {"dash": dash}}
+            if is_largest:
+                trace["error_y"] = _interval(found, "mean")
+            data.append(trace)
+    heights = [y for trace in data for y in trace["y"]]
+    if pick is not None and heights:
+        data.append(dashed("picked", [(pick, min(heights)), (pick, max(heights))], 4))
+    axes = {"xaxis": {"title": {"text": "temperature"}}, "yaxis": {"title": {"text": "score"}}}
+    return {"data": data, "layout": _layout(title, **axes)}
+
+
+class Version(NamedTuple):
+    """A chat version on the plane of helpfulness and safety: each (before, after), or a single
+    value with its interval's ends."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    symbol: str = "circle"
+
+
+def arrows(versions: Sequence[Version], title: str) -> Figure:
+    """An arrow for each version, from what it was made of to what it is."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers+text",
+            "name": plain(version.name),
+            "x": list(version.x),
+            "y": list(version.y),
+            "text": ["", plain(version.name)],
+            "textposition": "top left",
+            "cliponaxis": False,
+            "marker": {"symbol": ["circle", "arrow"], "angleref": "previous", "size": [6, 14]},
+            "meta": {"colour": colour},
+        }
+        for colour, version in enumerate(versions)
+    ]
+    axes = {"xaxis": {"title": {"text": "helpfulness score, helpfulness prompts"}},
+            "yaxis": {"title": {"text": "safety score, safety prompts"}}}  # fmt: skip
+    return {"data": data, "layout": _layout(title, showlegend=False, **axes)}
+
+
+def win_rates(versions: Sequence[Version], title: str) -> Figure:
+    """A point for each version with both intervals, and the lines where nothing is won or lost."""
+    ends = [end for version in versions for end in (*version.x, *version.y)]
+    low, high = min([0.4, *ends]) - 0.05, max([0.6, *ends]) + 0.05
+    halves = ([(0.5, low), (0.5, high)], [(low, 0.5), (high, 0.5)])
+    data = [dashed("as the version before", half, 3) for half in halves] + [
+        {
+            "type": "scatter",
+            "mode": "markers+text",
+            "name": plain(version.name),
+            "x": [version.x[0]],
+            "y": [version.y[0]],
+            "error_x": _ends(version.x),
+            "error_y": _ends(version.y),
+            "text": [plain(version.name)],
+            "textposition": "top left",
+            "cliponaxis": False,
+            "marker": {"symbol": version.symbol, "size": 11},
+            "meta": {"colour": colour},
+        }
+        for colour, version in enumerate(versions)
+    ]
+    share = {"range": [low, high], "tickformat": ".0%"}
+    axes = {"xaxis": {**share, "title": {"text": "helpfulness win rate"}},
+            "yaxis": {**share, "title": {"text": "safety win rate"}}}  # fmt: skip
+    return {"data": data, "layout": _layout(title, showlegend=False, **axes)}
+
+
+def _ends(interval: Sequence[float]) -> dict[str, Any]:
+    value, low, high = interval
+    return _interval([{"value": value, "low": low, "high": high}], "value")
+
+
+def _drawn(points: Sequence[object]) -> range:
+    """Which of the points are drawn, the newest among them."""
+    return range((len(points) - 1) % _stride(points), len(points), _stride(points))

@@ -11,6 +11,7 @@ from django.http import Http404, HttpResponse
 
 Figure = dict[str, Any]
 
+FEW = 40  # rows of a long series that a page shows
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet knows that a cell is to be run
 
 
@@ -49,6 +50,12 @@ class Table(NamedTuple):
             [column.shown(value) for column, value in zip(self.columns, row, strict=True)]
             for row in self.rows
         ]
+
+    @property
+    def few_rows(self) -> list[list[str]]:
+        """Some of the rows, evenly, the last among them; all where they are few."""
+        stride = -(-len(self.rows) // FEW) or 1
+        return self._replace(rows=self.rows[(len(self.rows) - 1) % stride :: stride]).shown_rows
 
     @property
     def n(self) -> str:

@@ -60,6 +60,7 @@ from annotation_app.forms.retraining import (
     differences,
 )
 from annotation_app.forms.reviews import WHY, FeedbackSeenForm, ReviewFilterForm, ReviewForm
+from annotation_app.forms.rounds import SamplesForm
 from annotation_app.forms.writing import (
     LONGEST_ANSWER,
     LONGEST_PROMPT,
@@ -126,6 +127,7 @@ __all__ = [
     "RetrainForm",
     "ReviewFilterForm",
     "ReviewForm",
+    "SamplesForm",
     "ScalingForm",
     "ScalingViewForm",
     "SkillForm",

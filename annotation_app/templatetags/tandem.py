@@ -77,3 +77,9 @@ def key(layout: Mapping[str, str], action: str) -> str:
 def figure(value: Any) -> str:
     """A number with three significant places; anything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@register.filter
+def signed(value: float) -> str:
+    """A change: +0.25, −1.5."""
+    return f"{value:+.3g}".replace("-", "−", 1)

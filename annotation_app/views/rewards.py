@@ -1,4 +1,4 @@
-"""Reward models in a list, what is in force, retraining by one click; and the chat models."""
+"""Reward models in a list, what is in force, retraining by one click."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from annotation_app import exchange, lifecycle, reward_figures
 from annotation_app.access import person, refusal_page, researcher_required
-from annotation_app.forms import EvaluationForm, OneClickForm, WeightForm
-from annotation_app.models import Checkpoint, Criterion, Promotion, Release, Run
+from annotation_app.forms import EvaluationForm, OneClickForm
+from annotation_app.models import Checkpoint, Criterion, Promotion, Run
 from annotation_app.tables import Table, named
 
 SHOWN = 6
@@ -90,32 +90,3 @@ def retrain(request: HttpRequest) -> HttpResponse:
     run = lifecycle.queue_reward_training(by=person(request), **form.cleaned_data)
     messages.success(request, f"{run} is queued.")
     return redirect("run", run.pk)
-
-
-@require_GET
-@researcher_required
-def chat_models(request: HttpRequest) -> HttpResponse:
-    return _chat_models(request)
-
-
-def _chat_models(
-    request: HttpRequest, refused: WeightForm | None = None, of: int | None = None
-) -> HttpResponse:
-    """Every chat model; the released ones with how often they answer."""
-    rows = Checkpoint.objects.chat().select_related("run__round").order_by("-pk")
-    current = {release.checkpoint_id: release for release in Release.objects.current()}
-    shown = [(row, current.get(row.pk)) for row in rows]
-    context = {"rows": shown, "refused": refused, "refused_release": of}
-    return render(request, "rewards/chat_models.html", context, status=400 if refused else 200)
-
-
-@require_POST
-@researcher_required
-def weigh_release(request: HttpRequest, pk: int) -> HttpResponse:
-    release = get_object_or_404(Release.objects.current().select_related("checkpoint"), pk=pk)
-    form = WeightForm(request.POST)
-    if not form.is_valid():
-        return _chat_models(request, form, pk)
-    release.weigh(form.cleaned_data["weight"])
-    messages.success(request, f"{release.checkpoint} has the weight {release.weight:g} now.")
-    return redirect("chat_models")

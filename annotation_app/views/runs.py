@@ -16,6 +16,7 @@ from annotation_app.access import researcher_required
 from annotation_app.forms import differences
 from annotation_app.models import Checkpoint, Run
 from annotation_app.tables import csv_file
+from rlhf_loop.round import stages_of
 
 MOST = 100
 FIGURES_AT: dict[str, str] = {
@@ -56,6 +57,7 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
         "inputs": found.inputs.select_related("checkpoint", "snapshot", "prompt_set", "judging"),
         "made": Checkpoint.objects.rewards().filter(run=found).first(),
         "figures_at": FIGURES_AT.get(found.kind, ""),
+        "is_stage": found.round is not None and found.kind in stages_of(found.round.config),
     }
     return render(request, "runs/detail.html", context)
 

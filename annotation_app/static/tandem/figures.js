@@ -30,9 +30,10 @@ function draw(box) {
     trace.marker = { ...trace.marker, color: colour };
     trace.line = { ...trace.line, color: colour };
   }
-  if (titled && (small || figure.data.length === 1 || box.clientWidth >= 600)) {
+  const bare = figure.data.length === 1 || figure.layout.showlegend === false; // no legend
+  if (titled && (small || bare || box.clientWidth >= 600)) {
     // A heading above names it.
-    Object.assign(figure.layout, { title: { text: "" }, margin: { ...figure.layout.margin, t: figure.layout.showlegend === false || figure.data.length === 1 ? 16 : 40 } });
+    Object.assign(figure.layout, { title: { text: "" }, margin: { ...figure.layout.margin, t: bare ? 16 : 40 } });
   } else if (box.clientWidth < 600 && figure.data.length > 1) {
     // A phone: the heading above names the figure, and the legend goes below it.
     const longest = Math.max(...figure.data.map((trace) => (trace.name ?? "").length));
