@@ -49,6 +49,7 @@ from annotation_app.forms.qualifications import (
     QualificationForm,
     WrittenForm,
 )
+from annotation_app.forms.releases import ReleaseForm, RollBackForm, SideBySideForm
 from annotation_app.forms.retraining import (
     MOST_COMPARED,
     EvaluationForm,
@@ -119,11 +120,14 @@ __all__ = [
     "ReasonForm",
     "ReferenceForm",
     "RejectionForm",
+    "ReleaseForm",
     "RetrainForm",
     "ReviewFilterForm",
     "ReviewForm",
+    "RollBackForm",
     "ScalingForm",
     "ScalingViewForm",
+    "SideBySideForm",
     "SkillForm",
     "WeightForm",
     "WrittenForm",
