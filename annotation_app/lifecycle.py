@@ -406,13 +406,15 @@ def _empty_drafts(release: Release) -> list[Batch]:
 
 
 def _draft_anew(criterion: str, emptied: Sequence[Batch], prompt_set: PromptSet) -> None:
-    """Fill the emptied drafts of a criterion, or a new one where it has none at all."""
+    """Fill the emptied drafts of a criterion, or a new one where it has none at all. Without
+    prompts to fill it with there is none: nothing keeps a chat model from being rolled back."""
     own = [draft for draft in emptied if draft.criterion == criterion]
     waiting = Batch.objects.preference().filter(criterion=criterion, state=Batch.State.DRAFT)
-    if not waiting.exists():
-        own = [Batch.draft_next(criterion, is_filled=False)]
-    for draft in own:
-        queue_filling(draft, prompt_set)
+    with suppress(CannotStart), transaction.atomic():
+        if not waiting.exists():
+            own = [Batch.draft_next(criterion, is_filled=False)]
+        for draft in own:
+            queue_filling(draft, prompt_set)
 
 
 def queue_filling(batch: Batch, prompt_set: PromptSet) -> Run:
@@ -438,6 +440,7 @@ def _queue_sampling(
     asked: Sequence[LoopPrompt],
     models: tuple[Checkpoint, Checkpoint],
     config: Mapping[str, Any],
+    by: Person | None = None,
 ) -> Run:
     """Both models answer these prompts; what fills a draft for the second time is named so."""
     before = Run.objects.filter(batch=batch).count()
@@ -448,11 +451,14 @@ def _queue_sampling(
         {"seed": batch.pk, **config},
         {"prompts": asked_set, "first": models[0], "second": models[1]},
         batch=batch,
+        asked_by=by,
     )
 
 
 @transaction.atomic
-def compare_with_people(round_: Round, criterion: str, count: int, overlap: int) -> Batch:
+def compare_with_people(
+    round_: Round, criterion: str, count: int, overlap: int, by: Person | None = None
+) -> Batch:
     """A batch in which people judge the round's new chat model beside the previous one, on prompts
     that no one was asked before.
 
@@ -474,7 +480,7 @@ def compare_with_people(round_: Round, criterion: str, count: int, overlap: int)
     evaluate = round_.config.get("evaluate", {})
     as_measured = {name: evaluate[name] for name in ("temperature", "top_p") if name in evaluate}
     models = (round_.policy, round_.result)
-    _queue_sampling(batch, fresh[:count], models, {**sampling, **as_measured})
+    _queue_sampling(batch, fresh[:count], models, {**sampling, **as_measured}, by)
     return batch
 
 

@@ -201,7 +201,7 @@ def compare_round(request: HttpRequest, pk: int) -> HttpResponse:
     if not form.is_valid():
         return _comparing(request, found, form, status=400)
     try:
-        batch = lifecycle.compare_with_people(found, **form.cleaned_data)
+        batch = lifecycle.compare_with_people(found, by=person(request), **form.cleaned_data)
     except Refusal as refusal:
         found.refresh_from_db()
         return _comparing(request, found, form, str(refusal), status=refusal.status)

@@ -7,7 +7,7 @@ import threading
 import pytest
 from django.db import IntegrityError, connection, transaction
 
-from annotation_app import lifecycle, live, storage
+from annotation_app import lifecycle, live, snapshots, storage
 from annotation_app.models import (
     Annotation,
     Batch,
@@ -19,6 +19,7 @@ from annotation_app.models import (
     Variant,
 )
 from annotation_app.models.refusals import WrongState
+from rlhf_loop.prompts import PromptSplit
 from tests.annotation_app.ended import (
     FALLEN,
     RISEN,
@@ -27,6 +28,7 @@ from tests.annotation_app.ended import (
     ended,
     figures,
     filling,
+    prompt,
     prompt_set,
     sampled,
 )
@@ -289,6 +291,16 @@ def test_a_draft_of_other_models_is_left_alone():
     assert draft.is_filled
     assert answerers(draft) == {"starter", older.checkpoint.name}
     assert len(drafts()) == 1
+
+
+def test_without_prompts_to_fill_a_draft_with_it_is_rolled_back_all_the_same():
+    released_chat_model("older")
+    newer = released_chat_model("newer")
+    texts = [prompt(f"How long, {number}?", PromptSplit.TRAIN) for number in range(3)]
+    snapshots.write_prompt_set("Only helpfulness", texts)
+    lifecycle.roll_back(newer, None, BAD)
+    assert [r.checkpoint.name for r in Release.objects.current()] == ["older"]
+    assert [len(drafts(c)) for c in ("helpfulness", "safety")] == [1, 0]
 
 
 def test_a_turn_of_a_dialogue_in_flight_ends_with_what_it_asked(bob):

@@ -227,7 +227,7 @@ def test_a_rounds_page_costs_a_fixed_number_of_queries(
 # --- people compare -------------------------------------------------------------------------------
 
 
-def test_people_compare(as_alice, bob):
+def test_people_compare(as_alice, alice, bob):
     round_ = ended()
     page = get(as_alice, "comparing", round_.pk)
     assert "200 comparisons: ± 7 points" in page
@@ -236,6 +236,7 @@ def test_people_compare(as_alice, bob):
     assert "Week 1, helpfulness, part 2 is being filled; it opens by itself." in page
     assert "both models are answering its prompts" in page
     batch = Batch.objects.get()
+    assert filling(batch).asked_by == alice
     sampled(filling(batch))
     tasks.turn_batches()
     assert "0 of 6 judged" in get(as_alice, "round", round_.pk)
