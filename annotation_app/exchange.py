@@ -7,7 +7,7 @@ import random
 import shlex
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,32 @@ def round_settings() -> dict[str, Any]:
     Raises CannotStart with the sentence that one of its stages would refuse it with.
     """
     found = installed_settings("round")
-    later = dict.fromkeys(("prompts", "policy", "helpfulness", "safety", "out"), "later")
+    if measures := measures_of(found.get("evaluate", {})):
+        found["evaluate"] = measures
+    later: dict[str, Any] = dict.fromkeys(
+        ("prompts", "policy", "helpfulness", "safety", "out"), "later"
+    )
+    later["dpo"] = {"pairs": [], **found.get("dpo", {})}
+    later["sft"] = {"data": [], **found.get("sft", {})}
     try:
-        from_mapping(RoundConfig, {**found, **later, "dpo": {"pairs": [], **found.get("dpo", {})}})
+        from_mapping(RoundConfig, {**found, **later})
     except ValueError as error:
         raise CannotStart(
             f"A round cannot have the settings of this installation: {error}."
         ) from None
     return found
+
+
+def measures_of(evaluate: Mapping[str, Any]) -> dict[str, Any]:
+    """The evaluation's settings with the judge and the task files of this installation, where the
+    settings name no others, and no null in place of a judge."""
+    judge = {"judge_address": settings.JUDGE_URL, "judge_model": settings.JUDGE_MODEL}
+    tasks = [] if settings.TASKS_FOLDER is None else sorted(settings.TASKS_FOLDER.glob("*.jsonl"))
+    return {
+        **(judge if settings.JUDGE_URL and "judge_address" not in evaluate else {}),
+        **({"tasks": [str(file) for file in tasks]} if tasks else {}),
+        **evaluate,
+    }
 
 
 def command(run: Run) -> list[str]:
@@ -129,10 +147,24 @@ def evaluated_models(run: Run) -> list[Checkpoint]:
 
 def _stage_command(run: Run) -> list[str]:
     assert run.round is not None, run.pk
+    if run.kind == Run.Kind.EVALUATE:
+        _refuse_other_judge(run)
     config = round_config(run, policy_role="round_policy")
     finished = run.round.runs.filter(state=Run.State.SUCCEEDED, pk__lt=run.pk)
     results = {done.kind: run_folder(done).result() or {} for done in finished}
     return stage_command(run.kind, config, run_folder(run).path, _folder(run, "policy"), results)
+
+
+def _refuse_other_judge(run: Run) -> None:
+    """Raises ValueError where the judge is not one that is configured now: a round that waited, or
+    goes on, calls nobody whom nobody configures any more."""
+    address = run.config.get("evaluate", {}).get("judge_address")
+    own = installed_settings("round").get("evaluate", {}).get("judge_address")
+    if address and address not in (settings.JUDGE_URL, own):
+        raise ValueError(
+            f"{address} was to judge, but neither JUDGE_URL nor the round's settings name it now. "
+            "Start a new round."
+        )
 
 
 def round_config(run: Run, policy_role: str) -> RoundConfig:
@@ -140,14 +172,16 @@ def round_config(run: Run, policy_role: str) -> RoundConfig:
     what earlier rounds selected and the pairs behind the reward models."""
     assert run.round is not None, run.pk
     prompt_set = run.input("prompts")
-    given = {"rejection": {"earlier": earlier_selected(run.round)}}
+    given: dict[str, dict[str, Any]] = {"rejection": {"earlier": earlier_selected(run.round)}}
     if "dpo" in stages_of(run.config):
         given["dpo"] = {"pairs": judged_pairs(run.round)}
+    given["evaluate"] = _measured_by(run)
+    stages = {stage: own | run.config.get(stage, {}) for stage, own in given.items()}
     return from_mapping(
         RoundConfig,
         {
             **run.config,
-            **{stage: own | run.config.get(stage, {}) for stage, own in given.items()},
+            **with_demonstrations(run.round, run.config | stages),
             "prompts": storage.path(prompt_set.storage_key),
             "policy": _folder(run, policy_role),
             "helpfulness": _folder(run, "helpfulness"),
@@ -155,6 +189,38 @@ def round_config(run: Run, policy_role: str) -> RoundConfig:
             "out": run_folder(run).path,
         },
     )
+
+
+def demonstrated_in(settings_: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The settings, as stage and name, that approved demonstrations are added to in a round: the
+    data of fine-tuning, and ``sft_data`` of rejection sampling where the settings name it."""
+    found = [("sft", "data")] if "sft" in stages_of(settings_) else []
+    if "sft_data" in settings_.get("rejection", {}):
+        found.append(("rejection", "sft_data"))
+    return found
+
+
+def with_demonstrations(round_: Round, settings_: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the stages, with the round's demonstrations beside the files they name."""
+    stages = {name: it for name, it in settings_.items() if isinstance(it, dict)}
+    frozen = round_.demonstrations
+    files = [] if frozen is None else [str(storage.path(frozen.storage_key))]
+    for stage, name in demonstrated_in(settings_):
+        own = stages.get(stage, {})
+        stages[stage] = {**own, name: [*own.get(name, []), *files]}
+    return stages
+
+
+def _measured_by(run: Run) -> dict[str, Any]:
+    """What an evaluation is given beside the round's own: its inputs say which."""
+    roles = {row.role: row.item for row in run.inputs.select_related("checkpoint", "prompt_set")}
+    further = [name for name in roles if name.startswith("further_")]
+    found: dict[str, Any] = {}
+    if "independent" in roles:
+        found["independent"] = _folder(run, "independent")
+    if further:
+        found["further_prompts"] = [_folder(run, role) for role in sorted(further)]
+    return found
 
 
 def earlier_selected(round_: Round) -> list[Path]:
@@ -242,11 +308,14 @@ def adopt_checkpoint(folder: Any, *, name: str, line: str, kind: str) -> Checkpo
 
 
 @transaction.atomic
-def fill_batch(batch: Batch, run: Run, variants: tuple[Variant, Variant]) -> int:
+def fill_batch(batch: Batch, run: Run, variants: Sequence[Variant]) -> int:
     """Turn a sampling run's ``responses.jsonl`` into the comparisons of a draft.
 
-    Returns how many comparisons were posed. Which variant's answer is a is drawn per prompt.
+    ``variants`` are the two released ones that answered; none where a round's models did, released
+    or not. Returns how many comparisons were posed. Which model's answer is a is drawn per prompt.
     """
+    models = [(run.input(role), None) for role in ("first", "second")]
+    sources = [(v.release.checkpoint, v) for v in variants] or models
     prompts = {p.id: p for p in read_prompts(storage.path(run.input("prompts").storage_key))}
     answers: dict[str, dict[int, dict[str, Any]]] = {}
     for _, record in read_json_lines(run_folder(run).path / "responses.jsonl"):
@@ -254,7 +323,7 @@ def fill_batch(batch: Batch, run: Run, variants: tuple[Variant, Variant]) -> int
     posed = 0
     for prompt_id, pair in answers.items():
         if len(pair) == 2:
-            _pose(batch, prompts[prompt_id], pair, variants)
+            _pose(batch, prompts[prompt_id], pair, sources)
             posed += 1
     return posed
 
@@ -263,7 +332,7 @@ def _pose(
     batch: Batch,
     asked: LoopPrompt,
     answers: Mapping[int, Mapping[str, Any]],
-    variants: tuple[Variant, Variant],
+    sources: Sequence[tuple[Any, Variant | None]],
 ) -> None:
     root, _ = DialogueRoot.objects.get_or_create(
         hash=asked.root, defaults={"split": split_of(asked.split)}
@@ -279,14 +348,14 @@ def _pose(
         Response.objects.create(
             prompt=prompt,
             text=answers[number]["text"],
-            variant=variants[number],
-            checkpoint=variants[number].release.checkpoint,
+            variant=variant,
+            checkpoint=checkpoint,
             temperature=answers[number]["temperature"],
             top_p=answers[number]["top_p"],
             seed=answers[number]["seed"],
             finish_reason=answers[number]["finish_reason"],
         )
-        for number in (0, 1)
+        for number, (checkpoint, variant) in enumerate(sources)
     ]
     random.SystemRandom().shuffle(responses)
     Comparison.pose(batch, prompt, *responses)

@@ -1,18 +1,28 @@
 """Feedback other than preferences, as files: rows → JSON lines, streamed, nothing kept.
 
-Demonstrations have the shape that ``python -m rlhf_loop.sft --data`` reads. Ratings and comments
-carry the split of their dialogue's root; only train ones may be trained on.
+Demonstrations have the shape that ``python -m rlhf_loop.sft --data`` reads; a round that learns
+from them freezes the same lines in the storage. Ratings and comments carry the split of their
+dialogue's root; only train ones may be trained on.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from django.db.models import Q, QuerySet
 
-from annotation_app.models import Annotation, Demonstration, Remark, Split
+from annotation_app import storage
+from annotation_app.models import (
+    Annotation,
+    Batch,
+    Demonstration,
+    DemonstrationSet,
+    Remark,
+    Split,
+)
 from annotation_app.models.remark import RATINGS
 from annotation_app.snapshots import CHUNK, annotator_hash
 
@@ -45,23 +55,46 @@ def demonstrations(split: str) -> QuerySet[Demonstration]:
 
 def _demonstration_records(split: str) -> Iterator[dict[str, Any]]:
     for row in demonstrations(split).iterator(CHUNK):
-        yield {
-            "messages": [*row.prompt.messages, {"role": "assistant", "content": row.text}],
-            "id": f"demonstration-{row.pk}",
-            "criterion": row.criterion,
-            "corrects": None if row.corrects is None else row.corrects.text,
-            "annotator": annotator_hash(row.author_id),
-            "edited": row.supersedes_id is not None,
-            "root": row.prompt.dialogue.root_id,
-            "split": split,
-            "risk_category": row.prompt.risk_category or None,
-            "attack_vector": row.prompt.attack_vector or None,
-        }
+        yield _record(row, split)
+
+
+def _record(row: Demonstration, split: str) -> dict[str, Any]:
+    return {
+        "messages": [*row.prompt.messages, {"role": "assistant", "content": row.text}],
+        "id": f"demonstration-{row.pk}",
+        "criterion": row.criterion,
+        "corrects": None if row.corrects is None else row.corrects.text,
+        "annotator": annotator_hash(row.author_id),
+        "edited": row.supersedes_id is not None,
+        "root": row.prompt.dialogue.root_id,
+        "split": split,
+        "risk_category": row.prompt.risk_category or None,
+        "attack_vector": row.prompt.attack_vector or None,
+    }
+
+
+def freeze_demonstrations() -> DemonstrationSet | None:
+    """The approved demonstrations that may be trained on, as a file that stays as it is; None
+    without any."""
+    rows = list(demonstrations(Split.TRAIN))
+    if not rows:
+        return None
+    key = f"demonstrations/{uuid.uuid4().hex}.jsonl"
+    file = storage.path(key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8", newline="\n") as opened:
+        for row in rows:
+            opened.write(json.dumps(_record(row, Split.TRAIN), ensure_ascii=False) + "\n")
+    frozen = DemonstrationSet.objects.create(storage_key=key, sha256=storage.file_sha256(file))
+    frozen.demonstrations.set(rows)
+    return frozen
 
 
 def remarks() -> QuerySet[Remark]:
-    """Those on answers that may become pairs."""
-    worked = Annotation.objects.work().filter(comparison__unusable_reason="")
+    """Those on answers that may become pairs: none to a round's models side by side."""
+    worked = Annotation.objects.work().filter(
+        comparison__unusable_reason="", comparison__batch__kind=Batch.Kind.PREFERENCE
+    )
     return Remark.objects.filter(annotation__in=worked)
 
 

@@ -14,12 +14,13 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from annotation_app import exchange, snapshots
+from annotation_app import exchange, exports, release_figures, side_by_side, snapshots
 from annotation_app.celery import send
 from annotation_app.models import (
     Batch,
     Checkpoint,
     Criterion,
+    DemonstrationSet,
     Person,
     PromptSet,
     Release,
@@ -29,8 +30,12 @@ from annotation_app.models import (
     Variant,
 )
 from annotation_app.models.refusals import CannotStart, WrongState
+from annotation_app.models.run import Input
 from rlhf_loop.config import TRAINING_STAGES
+from rlhf_loop.prompts import Prompt as LoopPrompt
 from rlhf_loop.round import STAGES, stages_of, trained_next
+
+LONGEST_REASON = 120  # characters of why a comparison is never served
 
 # --- batches and reward models -------------------------------------------------------------------
 
@@ -43,11 +48,15 @@ def close_batch(batch: Batch) -> None:
 
 @transaction.atomic
 def finish_batch(batch: Batch) -> Run | None:
-    """closing → closed, and reward training on everything collected so far.
+    """closing → closed, and reward training on everything collected so far; what people said side
+    by side joins the figures of its round instead, and trains nothing.
 
     None while leases run, and when there is nothing to train on.
     """
     if not batch.finish_closing():
+        return None
+    if batch.round is not None:
+        hear_people(batch.round)
         return None
     try:
         return queue_reward_training(batch.criterion)
@@ -82,6 +91,25 @@ def queue_reward_training(
         criterion=criterion,
         asked_by=by,
         form_key=form_key,
+    )
+
+
+def queue_independent_training(
+    criterion: str, *, by: Person | None = None, form_key: UUID | None = None
+) -> Run:
+    """Train a reward model on imported comparisons only, from a chat model that was brought in: it
+    judges rounds from outside (section 3.4.1).
+
+    A form sent twice gives its one run. Raises CannotStart without either.
+    """
+    if (asked := Run.objects.asked_by_form(form_key)) is not None:
+        return asked
+    start = Checkpoint.objects.chat().filter(run=None).order_by("-pk").first()
+    if start is None:
+        raise CannotStart("No chat model was brought in: every one here learnt from annotators.")
+    snapshot = snapshots.write_snapshot(criterion, imported_only=True)
+    return queue_reward_training(
+        criterion, start=start, snapshot=snapshot, by=by, form_key=form_key
     )
 
 
@@ -226,17 +254,33 @@ def start_round(started_by: Person | None) -> Round:
     safety = Checkpoint.objects.promoted(Criterion.SAFETY)
     assert helpfulness is not None, reason
     assert safety is not None, reason
+    config = exchange.round_settings()
     round_ = Round.objects.create(
         name=Round.next_name(),
         policy=_newest_chat_model(),
         helpfulness=helpfulness,
         safety=safety,
         prompt_set=PromptSet.objects.filter(is_for_rounds=True).latest("created_at"),
-        config=exchange.round_settings(),
+        config=config,
+        demonstrations=_demonstrations(config),
         started_by=started_by,
     )
     advance(round_)
     return round_
+
+
+def _demonstrations(config: Mapping[str, Any]) -> DemonstrationSet | None:
+    """What was approved by now, frozen, where a round with these settings learns from it. Raises
+    CannotStart where fine-tuning has nothing to learn from."""
+    wanted = exchange.demonstrated_in(config)
+    frozen = exports.freeze_demonstrations() if wanted else None
+    named = config.get("sft", {}).get("data")
+    if ("sft", "data") in wanted and frozen is None and not named:
+        raise CannotStart(
+            "Fine-tuning has nothing to learn from: approve demonstrations, or name its data in "
+            "the round's settings."
+        )
+    return frozen
 
 
 @transaction.atomic
@@ -249,6 +293,13 @@ def advance(round_: Round) -> Run | None:
         return None
     trained = [done[s] for s in order[: order.index(stage)] if s in TRAINING_STAGES]
     policy = trained[-1].checkpoint if trained else round_.policy
+    further: dict[str, Input] = {}
+    if stage == STAGES[-1]:
+        further |= measured_by(round_)
+    elif round_.demonstrations is not None and stage in dict(
+        exchange.demonstrated_in(round_.config)
+    ):
+        further["demonstrations"] = round_.demonstrations
     return Run.queue(
         stage,
         round_.config,
@@ -258,9 +309,23 @@ def advance(round_: Round) -> Run | None:
             "helpfulness": round_.helpfulness,
             "safety": round_.safety,
             "prompts": round_.prompt_set,
+            **further,
         },
         round=round_,
     )
+
+
+def measured_by(round_: Round) -> dict[str, Checkpoint | PromptSet]:
+    """What a round's evaluation is given beside the round's own models and prompts: the newest
+    independent reward model, one of helpfulness before one of safety, and the prompts to measure
+    on. The round's own reward models are not independent of it."""
+    own = [round_.helpfulness_id, round_.safety_id]
+    outside = Checkpoint.objects.independent().exclude(pk__in=own).order_by("kind", "-pk").first()
+    sets = PromptSet.objects.filter(is_for_measuring=True).exclude(pk=round_.prompt_set_id)
+    return {
+        **({"independent": outside} if outside is not None else {}),
+        **{f"further_{n:03}": it for n, it in enumerate(sets.order_by("pk"), start=1)},
+    }
 
 
 def cancel_round(round_: Round) -> None:
@@ -284,19 +349,72 @@ def retry_round(round_: Round) -> None:
         advance(round_)
 
 
+# --- releases -------------------------------------------------------------------------------------
+
+
 @transaction.atomic
-def release_round(round_: Round, by: Person | None) -> Release:
+def release_round(round_: Round, by: Person | None, reason: str = "") -> Release:
     """Put the round's chat model before annotators, and have the next drafts filled from it.
 
-    The drafts hold one response of the new release and one of the previous. Raises WrongState.
+    The drafts hold one response of the new release and one of the previous. Raises WrongState, also
+    for a round that is held back where no reason is given.
     """
-    round_.mark_released()
+    Release.objects.in_turn()
+    round_.mark_released(reason)
     assert round_.result is not None, round_.pk
-    release = Release.objects.create(checkpoint=round_.result, released_by=by)
+    release = Release.objects.create(
+        checkpoint=round_.result, round=round_, released_by=by, reason=reason
+    )
     Release.rest_older()
     for criterion in Criterion.values:
         queue_filling(Batch.draft_next(criterion, is_filled=False), round_.prompt_set)
     return release
+
+
+@transaction.atomic
+def roll_back(release: Release, by: Person | None, reason: str) -> None:
+    """Annotators get no answer of this release any more; what they have before them they finish.
+
+    Drafts that hold answers of it are filled anew from what is current then; a criterion without a
+    draft gets one. Raises WrongState for the last one that answers.
+    """
+    release.withdraw(by, reason)
+    for round_ in Round.objects.filter(result=release.checkpoint, state=Round.State.RELEASED):
+        round_.mark_rolled_back()
+    prompt_set = PromptSet.objects.filter(is_for_rounds=True).order_by("-created_at").first()
+    if prompt_set is not None:
+        emptied = _empty_drafts(release)
+        for criterion in Criterion.values:
+            _draft_anew(criterion, emptied, prompt_set)
+
+
+def _empty_drafts(release: Release) -> list[Batch]:
+    """The drafts that this release was to answer in, emptied; they are no longer filled by it."""
+    fillings = Run.objects.filter(
+        kind=Run.Kind.SAMPLING, inputs__checkpoint=release.checkpoint,
+        batch__kind=Batch.Kind.PREFERENCE, batch__state=Batch.State.DRAFT,
+    )  # fmt: skip
+    found = list(fillings.order_by("pk"))
+    for run in found:
+        with suppress(WrongState):
+            run.cancel()
+    drafts = Batch.objects.filter(pk__in={run.batch_id for run in found}, state=Batch.State.DRAFT)
+    emptied = list(drafts.order_by("pk").select_for_update())
+    for draft in emptied:
+        draft.empty(f"{release.checkpoint} was rolled back"[:LONGEST_REASON])
+    return emptied
+
+
+def _draft_anew(criterion: str, emptied: Sequence[Batch], prompt_set: PromptSet) -> None:
+    """Fill the emptied drafts of a criterion, or a new one where it has none at all. Without
+    prompts to fill it with there is none: nothing keeps a chat model from being rolled back."""
+    own = [draft for draft in emptied if draft.criterion == criterion]
+    waiting = Batch.objects.preference().filter(criterion=criterion, state=Batch.State.DRAFT)
+    with suppress(CannotStart), transaction.atomic():
+        if not waiting.exists():
+            own = [Batch.draft_next(criterion, is_filled=False)]
+        for draft in own:
+            queue_filling(draft, prompt_set)
 
 
 def queue_filling(batch: Batch, prompt_set: PromptSet) -> Run:
@@ -307,24 +425,72 @@ def queue_filling(batch: Batch, prompt_set: PromptSet) -> Run:
     asked = snapshots.prompts_for_batch(prompt_set, batch.criterion, count)
     if not asked:
         raise CannotStart(f"{prompt_set} has no {batch.criterion} prompts to fill {batch} with.")
-    asked_set = snapshots.write_prompt_set(f"{batch.name} #{batch.pk}", asked, is_for_rounds=False)
     config = {
         **sampling,
         "temperature": [first.temperature, second.temperature],
         "top_p": first.top_p,
-        "seed": batch.pk,
         "variants": [first.pk, second.pk],
     }
+    models = (first.release.checkpoint, second.release.checkpoint)
+    return _queue_sampling(batch, asked, models, config)
+
+
+def _queue_sampling(
+    batch: Batch,
+    asked: Sequence[LoopPrompt],
+    models: tuple[Checkpoint, Checkpoint],
+    config: Mapping[str, Any],
+    by: Person | None = None,
+) -> Run:
+    """Both models answer these prompts; what fills a draft for the second time is named so."""
+    before = Run.objects.filter(batch=batch).count()
+    name = f"{batch.name} #{batch.pk}" + (f", filling {before + 1}" if before else "")
+    asked_set = snapshots.write_prompt_set(name, asked, is_for_rounds=False)
     return Run.queue(
         Run.Kind.SAMPLING,
-        config,
-        {
-            "prompts": asked_set,
-            "first": first.release.checkpoint,
-            "second": second.release.checkpoint,
-        },
+        {"seed": batch.pk, **config},
+        {"prompts": asked_set, "first": models[0], "second": models[1]},
         batch=batch,
+        asked_by=by,
     )
+
+
+@transaction.atomic
+def compare_with_people(
+    round_: Round, criterion: str, count: int, overlap: int, by: Person | None = None
+) -> Batch:
+    """A batch in which people judge the round's new chat model beside the previous one, on prompts
+    that no one was asked before.
+
+    Raises WrongState where there is one or there are no such models, CannotStart where there are
+    fewer fresh prompts.
+    """
+    if round_.state not in Round.JUDGED_BY_PEOPLE or round_.result is None:
+        words = round_.get_state_display().lower()
+        raise WrongState(f"{round_} is {words}; people compare the models of an evaluated round.")
+    batch = Batch.draft_side_by_side(round_, criterion, overlap)
+    fresh = side_by_side.fresh_prompts(round_.prompt_set, criterion)
+    if len(fresh) < count:
+        raise CannotStart(
+            f"Only {len(fresh)} {criterion} prompts of {round_.prompt_set} were never asked: "
+            "choose fewer comparisons, or import prompts."
+        )
+    sampling = exchange.installed_settings("sampling")
+    sampling.pop("comparisons", None)
+    evaluate = round_.config.get("evaluate", {})
+    as_measured = {name: evaluate[name] for name in ("temperature", "top_p") if name in evaluate}
+    models = (round_.policy, round_.result)
+    _queue_sampling(batch, fresh[:count], models, {**sampling, **as_measured}, by)
+    return batch
+
+
+@transaction.atomic
+def hear_people(round_: Round) -> None:
+    """What people said side by side joins the round's figures, and the gate judges again."""
+    judged = Round.objects.select_for_update().get(pk=round_.pk)
+    evaluation = {**judged.evaluation, "people": side_by_side.figures(judged)}
+    gate = release_figures.verdict(judged.config, evaluation)
+    judged.judge_again({**evaluation, "gate": gate._asdict()})
 
 
 # --- the end of a run ----------------------------------------------------------------------------
@@ -344,9 +510,7 @@ def run_succeeded(run: Run, result: Mapping[str, Any]) -> bool:
         if run.kind == Run.Kind.REWARD_TRAINING:
             _evaluate_beside_promoted(checkpoint)
     if run.kind == Run.Kind.SAMPLING and run.batch is not None:
-        variants = [Variant.objects.get(pk=pk) for pk in run.config["variants"]]
-        exchange.fill_batch(run.batch, run, (variants[0], variants[1]))
-        run.batch.fill()
+        _fill(Batch.objects.select_for_update().get(pk=run.batch.pk), run)
     if run.round is not None:
         round_ = Round.objects.get(pk=run.round.pk)
         if run.kind == STAGES[-1]:
@@ -354,6 +518,16 @@ def run_succeeded(run: Run, result: Mapping[str, Any]) -> bool:
         else:
             transaction.on_commit(lambda: send("advance_rounds"))
     return True
+
+
+def _fill(batch: Batch, run: Run) -> None:
+    """A draft gets the comparisons that were sampled for it, but for answers of a release that was
+    rolled back meanwhile: another run fills it then."""
+    rows = Variant.objects.select_related("release__checkpoint")
+    variants = [rows.get(pk=pk) for pk in run.config.get("variants", [])]
+    if all(variant.release.withdrawn_at is None for variant in variants):
+        exchange.fill_batch(batch, run, variants)
+        batch.fill()
 
 
 @transaction.atomic

@@ -15,6 +15,7 @@ from annotation_app.models import (
     Annotation,
     Batch,
     Checkpoint,
+    DemonstrationSet,
     PromptSet,
     Run,
     RunInput,
@@ -57,6 +58,8 @@ class Lineage(NamedTuple):
     brought_in: list[Checkpoint]
     snapshots: list[Snapshot]
     prompt_sets: list[PromptSet]
+    demonstration_sets: list[tuple[DemonstrationSet, int]]
+    """with how many each holds"""
 
 
 def lineage(checkpoint: Checkpoint) -> Lineage:
@@ -79,12 +82,20 @@ def lineage(checkpoint: Checkpoint) -> Lineage:
         [brought_in[pk] for pk in sorted(brought_in)],
         _once(item.snapshot for item in every),
         _once(item.prompt_set for item in every),
+        _counted(_once(item.demonstration_set for item in every)),
     )
 
 
 def _inputs(runs: Iterable[int]) -> QuerySet[RunInput]:
-    kinds = ("checkpoint", "snapshot", "prompt_set", "judging")
-    return RunInput.objects.filter(run__in=list(runs)).select_related(*kinds).order_by("pk")
+    rows = RunInput.objects.filter(run__in=list(runs)).select_related(*RunInput.KINDS)
+    return rows.order_by("pk")
+
+
+def _counted(sets: Sequence[DemonstrationSet]) -> list[tuple[DemonstrationSet, int]]:
+    held = DemonstrationSet.demonstrations.through.objects.filter(demonstrationset__in=sets)
+    rows = held.values_list("demonstrationset").annotate(Count("pk")).order_by() if sets else []
+    counts = dict(rows)
+    return [(it, counts.get(it.pk, 0)) for it in sets]
 
 
 def _once(found: Iterable[Any]) -> list[Any]:

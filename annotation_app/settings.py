@@ -233,6 +233,11 @@ if bool(JUDGE_URL) != bool(JUDGE_MODEL):
     raise ImproperlyConfigured(
         f"JUDGE_URL is {JUDGE_URL!r} and JUDGE_MODEL is {JUDGE_MODEL!r}, allowed are both or none"
     )
+TASKS_FOLDER = Path(os.environ["TASKS_FOLDER"]) if os.environ.get("TASKS_FOLDER") else None
+if TASKS_FOLDER is not None:
+    if not TASKS_FOLDER.is_dir():
+        raise ImproperlyConfigured(f"TASKS_FOLDER is {str(TASKS_FOLDER)!r}, allowed is a folder")
+    TASKS_FOLDER = TASKS_FOLDER.resolve()
 LOW_TEMPERATURE = env_float("LOW_TEMPERATURE", 0.8, 0.0, 5.0)
 HIGH_TEMPERATURE = env_float("HIGH_TEMPERATURE", 1.0, 0.0, 5.0)
 if LOW_TEMPERATURE > HIGH_TEMPERATURE:

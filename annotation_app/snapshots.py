@@ -16,6 +16,7 @@ from django.db import transaction
 from annotation_app import storage
 from annotation_app.models import (
     Annotation,
+    Batch,
     Comparison,
     DialogueRoot,
     Prompt,
@@ -55,27 +56,31 @@ class Exported(NamedTuple):
     split: str
     batch_id: int
     annotation_ids: list[int]
+    is_imported: bool
 
 
-def write_snapshot(criterion: str) -> Snapshot:
+def write_snapshot(criterion: str, *, imported_only: bool = False) -> Snapshot:
     """Freeze what is collected so far: ``pairs.jsonl``, ``holdout.jsonl`` and the undecided ones,
     ``ties.jsonl`` and ``holdout_ties.jsonl``.
 
     The files carry the pairs of both criteria, each marked, because the recipe mixes them; the
-    criterion names the model that will be trained. Raises CannotStart when nothing of the
-    criterion can be trained on.
+    criterion names the model that will be trained. What people said of a round's models side by
+    side is never among them. With ``imported_only`` neither is anything collected here; the counts
+    ``collected`` and ``imported`` say what stands in any snapshot. Raises CannotStart when nothing
+    of the criterion can be trained on.
     """
-    counts: Counter[str] = Counter()
-    groups = _divide(_exported(counts), counts)
+    counts: Counter[str] = Counter(collected=0, imported=0)
+    groups = _divide(_exported(counts, imported_only), counts)
     read = (*groups["pairs"], *groups["holdout"], *groups["ties"])
+    for item in (*read, *groups["holdout_ties"]):
+        counts["imported" if item.is_imported else "collected"] += 1
     for name in ("pairs", "holdout"):
         of_criterion = [item for item in groups[name] if item.pair.criterion == criterion]
         counts[f"{criterion}_{name}"] = len(of_criterion)
     if not counts[f"{criterion}_pairs"]:
-        raise CannotStart(
-            f"There is no {criterion} comparison with a choice to train on yet: "
-            "annotate some, or import some."
-        )
+        how = "import some" if imported_only else "annotate some, or import some"
+        words = f"imported {criterion}" if imported_only else criterion
+        raise CannotStart(f"There is no {words} comparison with a choice to train on yet: {how}.")
     key = f"snapshots/{uuid.uuid4().hex}"
     folder = storage.path(key)
     folder.mkdir(parents=True)
@@ -112,9 +117,13 @@ def _store_snapshot(
     return snapshot
 
 
-def _exported(counts: Counter[str]) -> Iterator[Exported]:
+def _exported(counts: Counter[str], imported_only: bool) -> Iterator[Exported]:
     """Every usable comparison with recorded work, joined into one pair or tie each."""
-    worked = Annotation.objects.work().filter(comparison__unusable_reason="")
+    worked = Annotation.objects.work().filter(
+        comparison__unusable_reason="", comparison__batch__kind=Batch.Kind.PREFERENCE
+    )
+    if imported_only:
+        worked = worked.exclude(comparison__source_format="")
     comparisons = (
         Comparison.objects.filter(pk__in=worked.values("comparison"))
         .select_related("batch", "prompt__dialogue__root", "response_a", "response_b")
@@ -187,7 +196,10 @@ def _export(
     )
     ids = [annotation.pk for annotation in annotations]
     split = prompt.dialogue.root.split
-    return Exported(pair, joined.choice is None, split, comparison.batch_id, ids)
+    return Exported(
+        pair, joined.choice is None, split, comparison.batch_id, ids,
+        is_imported=bool(comparison.source_format),
+    )  # fmt: skip
 
 
 def _verdict(annotation: Annotation) -> Verdict:
@@ -234,7 +246,11 @@ def _divide(exported: Iterable[Exported], counts: Counter[str]) -> dict[str, lis
 
 
 def write_prompt_set(
-    name: str, prompts: Iterable[LoopPrompt], *, is_for_rounds: bool = True
+    name: str,
+    prompts: Iterable[LoopPrompt],
+    *,
+    is_for_rounds: bool = True,
+    is_for_measuring: bool = False,
 ) -> PromptSet:
     """Store prompts for rounds and batches, and enter their roots into the split.
 
@@ -267,6 +283,7 @@ def write_prompt_set(
         sha256=storage.file_sha256(file),
         counts=dict(counts),
         is_for_rounds=is_for_rounds,
+        is_for_measuring=is_for_measuring,
     )
 
 

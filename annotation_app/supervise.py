@@ -55,8 +55,8 @@ def supervise(run: Run) -> None:
 
 
 def child_environment(run: Run) -> dict[str, str]:
-    """The child sees neither the database nor the secret key, and never reaches for a hub; only a
-    judging sees the judge's key."""
+    """The child sees neither the database nor the secret key, and never reaches for a hub; only
+    what asks the configured judge sees the judge's key."""
     hidden = {
         "SECRET_KEY",
         "DATABASE_URL",
@@ -66,10 +66,9 @@ def child_environment(run: Run) -> dict[str, str]:
         "DJANGO_SETTINGS_MODULE",
         "JUDGE_API_KEY",
     }
-    judging = run.kind == Run.Kind.REWARD_JUDGING and settings.JUDGE_API_KEY
     return {
         **{name: value for name, value in os.environ.items() if name not in hidden},
-        **({"JUDGE_API_KEY": settings.JUDGE_API_KEY} if judging else {}),
+        **({"JUDGE_API_KEY": settings.JUDGE_API_KEY} if _asks_the_judge(run) else {}),
         PARENT_VARIABLE: f"{os.getpid()}@{socket.gethostname()}",
         ATTEMPT_VARIABLE: str(run.attempt),
         "HF_HUB_OFFLINE": "1",
@@ -77,6 +76,14 @@ def child_environment(run: Run) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(settings.BASE_DIR),
     }
+
+
+def _asks_the_judge(run: Run) -> bool:
+    if not settings.JUDGE_API_KEY:
+        return False
+    address = run.config.get("evaluate", {}).get("judge_address")
+    asks = run.kind == Run.Kind.EVALUATE and address == settings.JUDGE_URL
+    return asks or run.kind == Run.Kind.REWARD_JUDGING
 
 
 def _wait_until_free(folder: RunFolder) -> bool:

@@ -42,7 +42,7 @@ def pause_annotators() -> None:
 @shared_task
 def turn_batches() -> None:
     """Close what is due or full, finish what is closing, open the drafts that are filled."""
-    for batch in Batch.objects.open().filter(kind=Batch.Kind.PREFERENCE):
+    for batch in Batch.objects.open():
         if batch.is_finished():
             batch.close()
     Annotation.objects.expire()
@@ -53,13 +53,15 @@ def turn_batches() -> None:
 
 
 def open_next(criterion: str) -> None:
-    """Open the oldest filled draft when no batch of this criterion is open or closing."""
-    batches = Batch.objects.filter(criterion=criterion, kind=Batch.Kind.PREFERENCE)
-    if batches.filter(state__in=[Batch.State.OPEN, Batch.State.CLOSING]).exists():
-        return
-    draft = batches.filter(state=Batch.State.DRAFT, is_filled=True, week__isnull=False)
-    if (next_draft := draft.order_by("week").first()) is not None:
-        next_draft.open()
+    """Open the oldest filled draft of each kind when none of this criterion is open or closing."""
+    for kind in Batch.Kind.values:
+        batches = Batch.objects.filter(criterion=criterion, kind=kind)
+        if batches.filter(state__in=Batch.COLLECTING).exists():
+            continue
+        drafts = batches.filter(state=Batch.State.DRAFT, is_filled=True)
+        drafts = drafts.exclude(kind=Batch.Kind.PREFERENCE, week__isnull=True)
+        if (next_draft := drafts.order_by("week", "pk").first()) is not None:
+            next_draft.open()
 
 
 @shared_task

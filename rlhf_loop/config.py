@@ -538,6 +538,9 @@ def refuse_half_a_judge(address: str | None, model: str) -> None:
         raise ValueError("a judge needs both: judge_address and judge_model")
 
 
+Measure = Literal["refusals", "diversity", "independent", "judge", "tasks", "people"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class GateConfig(Settings):
     """When the release gate speaks against a new chat model. Falls and rises count only where they
@@ -568,6 +571,12 @@ class GateConfig(Settings):
     )
     task_figure: Literal["acc", "acc_norm"] = setting("acc", "which accuracy of a task counts")
     task_fall: float = setting(0.02, "fall of a task's accuracy, share; our choice", SHARE)
+    people_win_rate_least: float = setting(
+        0.5, "win rate side by side, under people, that may not be missed beyond chance", SHARE
+    )
+    must_measure: tuple[Measure, ...] = setting(
+        (), "what holds a model back where it was not measured; our choice"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,9 +124,8 @@ def test_one_comparison(platform: Platform, page):
         lambda: platform.rows("Round.objects.get().state") not in ("queued", "running"),
         "the round", 480,
     )  # fmt: skip
-    assert platform.rows("[Round.objects.get().state, Round.objects.get().error]") == [
-        "evaluated", ""
-    ]  # fmt: skip
+    state, error = platform.rows("[Round.objects.get().state, Round.objects.get().error]")
+    assert (state in ("evaluated", "held"), error) == (True, "")
 
     # the new chat model comes from exactly what was clicked, and scores higher than the start
     assert set(platform.rows("list(Round.objects.get().result.annotation_ids())")) == clicked
@@ -135,7 +134,13 @@ def test_one_comparison(platform: Platform, page):
     assert judged["combined"]["low"] > 0, judged
 
     # release: the next drafts hold one answer of the new model and one of the previous
-    press(page, page.url, "Release")
+    if state == "held":  # so small a round may fail its gate
+        page.goto(f"{page.url}/releasing")
+        page.locator("textarea").fill("To see the whole path.")
+        page.get_by_role("button", name="Release").click()
+        page.wait_for_load_state()
+    else:
+        press(page, page.url, "Release")
     platform.wait_for(
         lambda: platform.rows("Batch.objects.filter(week=2, is_filled=True).count()") == 2,
         "the next batches", 240,

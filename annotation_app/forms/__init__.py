@@ -50,6 +50,7 @@ from annotation_app.forms.qualifications import (
     QualificationForm,
     WrittenForm,
 )
+from annotation_app.forms.releases import ReleaseForm, RollBackForm, SideBySideForm
 from annotation_app.forms.retraining import (
     MOST_COMPARED,
     EvaluationForm,
@@ -124,12 +125,15 @@ __all__ = [
     "ReasonForm",
     "ReferenceForm",
     "RejectionForm",
+    "ReleaseForm",
     "RetrainForm",
     "ReviewFilterForm",
     "ReviewForm",
+    "RollBackForm",
     "SamplesForm",
     "ScalingForm",
     "ScalingViewForm",
+    "SideBySideForm",
     "SkillForm",
     "TalkForm",
     "WeightForm",

@@ -14,7 +14,7 @@ from annotation_app.models.choices import (
     Strength,
 )
 from annotation_app.models.comparison import Comparison
-from annotation_app.models.demonstration import Demonstration
+from annotation_app.models.demonstration import Demonstration, DemonstrationSet
 from annotation_app.models.dialogue import Dialogue, DialogueRoot, Prompt, Response
 from annotation_app.models.grade import Grade
 from annotation_app.models.guideline import Guideline
@@ -44,6 +44,7 @@ __all__ = [
     "Comparison",
     "Criterion",
     "Demonstration",
+    "DemonstrationSet",
     "Dialogue",
     "DialogueRoot",
     "FurtherAttempt",

@@ -40,6 +40,13 @@ class AnnotationQuerySet(models.QuerySet["Annotation"]):
         """What people judged themselves; a reviewer's correction is no work of theirs."""
         return self.exclude(purpose=Annotation.Purpose.REVIEW)
 
+    def turns_waiting(self, annotator: Person) -> AnnotationQuerySet:
+        """Turns of this person's own dialogues that are reserved for them to judge."""
+        return self.filter(
+            annotator=annotator, state=Annotation.State.LEASED,
+            lease_expires_at__gt=timezone.now(), comparison__prompt__dialogue__annotator=annotator,
+        )  # fmt: skip
+
     def reviewable(self) -> AnnotationQuerySet:
         """Answers that were given here, ever, to comparisons that can be judged."""
         given = self.filter(purpose=Annotation.Purpose.WORK, recorded_at__isnull=False)

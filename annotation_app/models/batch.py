@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from django.conf import settings
-from django.db import models
+from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -13,6 +14,9 @@ from django.utils import timezone
 from annotation_app.models.choices import Criterion, one_of
 from annotation_app.models.refusals import WrongState
 from annotation_app.models.skill import Skill
+
+if TYPE_CHECKING:
+    from annotation_app.models.round import Round
 
 
 class BatchQuerySet(models.QuerySet["Batch"]):
@@ -23,6 +27,14 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         """Those in which an answer may have been recorded since then."""
         over = Q(state=Batch.State.CLOSED, closed_at__lt=moment)
         return self.exclude(over)
+
+    def preference(self) -> BatchQuerySet:
+        """Those that reward models learn from."""
+        return self.filter(kind=Batch.Kind.PREFERENCE)
+
+    def side_by_side(self) -> BatchQuerySet:
+        """Those in which people compare a round's new chat model with the previous one."""
+        return self.filter(kind=Batch.Kind.EVALUATION)
 
     def due(self, now: datetime) -> BatchQuerySet:
         return self.open().filter(deadline__lte=now)
@@ -58,7 +70,11 @@ class BatchQuerySet(models.QuerySet["Batch"]):
 
 
 class Batch(models.Model):
-    """draft → open → closing (no new leases; ends with the last lease) → closed."""
+    """draft → open → closing (no new leases; ends with the last lease) → closed.
+
+    Preference batches are what reward models learn from. An evaluation batch holds a round's new
+    chat model beside the previous one; no model ever learns from it.
+    """
 
     class State(models.TextChoices):
         DRAFT = "draft"
@@ -75,6 +91,10 @@ class Batch(models.Model):
     name = models.CharField(max_length=120, unique=True)
     criterion = models.CharField(max_length=20, choices=Criterion.choices)
     kind = models.CharField(max_length=20, choices=Kind.choices, default=Kind.PREFERENCE)
+    round: models.ForeignKey[Round | None, Round | None] = models.ForeignKey(
+        "annotation_app.Round", models.PROTECT, null=True, related_name="side_by_sides",
+        help_text="whose models an evaluation batch compares",
+    )  # fmt: skip
     state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
     week = models.PositiveIntegerField(null=True, help_text="1, 2 …; imported batches have none")
     overlap = models.PositiveSmallIntegerField(default=1, help_text="annotators per comparison")
@@ -101,6 +121,15 @@ class Batch(models.Model):
                 name="batch_one_open_per_criterion",
                 fields=["criterion", "kind"],
                 condition=Q(state="open"),
+            ),
+            models.UniqueConstraint(name="batch_side_by_side_once", fields=["round", "criterion"]),
+            models.CheckConstraint(
+                name="batch_kind_known", condition=one_of("kind", ["preference", "evaluation"])
+            ),
+            models.CheckConstraint(
+                name="batch_evaluation_has_round",
+                condition=Q(kind="preference", round__isnull=True)
+                | ~Q(kind="preference") & Q(round__isnull=False),
             ),
             models.CheckConstraint(
                 name="batch_criterion_known",
@@ -134,17 +163,61 @@ class Batch(models.Model):
             is_filled=is_filled,
         )
 
+    @classmethod
+    def draft_side_by_side(cls, round_: Round, criterion: str, overlap: int) -> Batch:
+        """A draft in which this round's models are compared; its name is no different from others'.
+
+        Raises WrongState where there is one.
+        """
+        weeks = cls.objects.filter(criterion=criterion, week__isnull=False)
+        name = f"Week {weeks.aggregate(models.Max('week'))['week__max'] or 1}, {criterion}, part "
+        part = 2 + cls.objects.filter(name__startswith=name).count()
+        try:
+            with transaction.atomic():
+                return cls.objects.create(
+                    name=f"{name}{part}", criterion=criterion, kind=cls.Kind.EVALUATION,
+                    round=round_, overlap=overlap, takes_written_prompts=False, is_filled=False,
+                )  # fmt: skip
+        except IntegrityError:
+            if not cls.objects.filter(round=round_, criterion=criterion).exists():
+                raise  # another round's draft took the name at the same moment
+            raise WrongState(f"People compare {round_} for {criterion} already.") from None
+
     def open(self) -> None:
-        """draft → open, with a deadline in BATCH_DAYS. Raises WrongState."""
+        """draft → open, with a deadline in BATCH_DAYS. Raises WrongState, also while it is being
+        filled."""
         now = timezone.now()
         deadline = self.deadline or now + timedelta(days=settings.BATCH_DAYS)
         if Batch.objects.open().filter(criterion=self.criterion, kind=self.kind).exists():
             raise WrongState(f"Another {self.criterion} batch is open: close it first.")
-        self._move(Batch.State.DRAFT, Batch.State.OPEN, opened_at=now, deadline=deadline)
+        mine = Batch.objects.filter(pk=self.pk, state=Batch.State.DRAFT, is_filled=True)
+        moved = mine.update(state=Batch.State.OPEN, opened_at=now, deadline=deadline)
+        self.refresh_from_db()
+        if moved != 1 and self.state == Batch.State.DRAFT:
+            raise WrongState(f"{self.name} is being filled; it opens by itself.")
+        self._require(moved, Batch.State.DRAFT, Batch.State.OPEN)
 
     def fill(self) -> None:
-        """A draft's comparisons are all there; beat may open it."""
-        Batch.objects.filter(pk=self.pk, state=Batch.State.DRAFT).update(is_filled=True)
+        """A draft's comparisons are all there; beat may open it. One that compares a round's models
+        is full when everything in it is judged."""
+        draft = Batch.objects.filter(pk=self.pk, state=Batch.State.DRAFT)
+        draft.update(is_filled=True)
+        draft.side_by_side().update(quota=self._wanted())
+        self.refresh_from_db()
+
+    def _wanted(self) -> int:
+        from annotation_app.models.comparison import Comparison
+
+        usable = Comparison.objects.usable().filter(batch=self)
+        return usable.aggregate(models.Sum("overlap"))["overlap__sum"] or 0
+
+    def empty(self, reason: str) -> None:
+        """What a draft holds is never served: other comparisons will fill it."""
+        from annotation_app.models.comparison import Comparison
+
+        held = Comparison.objects.usable().filter(batch=self)
+        held.update(unusable_reason=reason)
+        Batch.objects.filter(pk=self.pk, state=Batch.State.DRAFT).update(is_filled=False)
         self.refresh_from_db()
 
     def close(self) -> None:
@@ -179,6 +252,9 @@ class Batch(models.Model):
     def _move(self, old: str, new: str, **fields: object) -> None:
         moved = Batch.objects.filter(pk=self.pk, state=old).update(state=new, **fields)
         self.refresh_from_db()
+        self._require(moved, old, new)
+
+    def _require(self, moved: int, old: str, new: str) -> None:
         if moved != 1:
             raise WrongState(
                 f"{self.name} is {self.state}; only a batch that is {old} can be {new}."

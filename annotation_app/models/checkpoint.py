@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from django.db import models
@@ -9,7 +10,7 @@ from django.db import models
 from annotation_app.models.choices import Criterion, Split, one_of
 
 if TYPE_CHECKING:
-    from annotation_app.models.run import Run
+    from annotation_app.models.run import Run, RunInput
 
 
 class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
@@ -28,6 +29,13 @@ class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
         trained = self.of(criterion).filter(run__inputs__snapshot__isnull=False)
         newest = trained.values("run__inputs__snapshot").annotate(newest=models.Max("pk"))
         return list(self.filter(pk__in=newest.values("newest")).order_by("pk"))
+
+    def independent(self) -> CheckpointQuerySet:
+        """Reward models that nothing collected here went into: neither in what they learnt from
+        nor in the chat model that they began as. The newest first."""
+        imported = self.rewards().filter(run__inputs__snapshot__counts__collected=0)
+        begun = imported.filter(run__inputs__role="start", run__inputs__checkpoint__run=None)
+        return begun.order_by("-pk")
 
     def promoted(self, criterion: str) -> Checkpoint | None:
         """The reward model of this criterion that rounds start from now."""
@@ -76,9 +84,19 @@ class Checkpoint(models.Model):
 
     def annotation_ids(self) -> set[int]:
         """Every annotation behind these weights, through all runs that led to them."""
+        read = (item.snapshot for item in self._behind() if item.snapshot is not None)
+        return {pk for one in read for pk in one.annotations.values_list("pk", flat=True)}
+
+    def demonstration_ids(self) -> set[int]:
+        """Every demonstration behind these weights, in the same way."""
+        read = (item.demonstration_set for item in self._behind())
+        sets = (one for one in read if one is not None)
+        return {pk for one in sets for pk in one.demonstrations.values_list("pk", flat=True)}
+
+    def _behind(self) -> Iterator[RunInput]:
+        """What all runs that led to these weights were given."""
         from annotation_app.models.run import RunInput
 
-        found: set[int] = set()
         seen: set[int] = set()
         pending = [self.run_id] if self.run_id else []
         while pending:
@@ -87,12 +105,10 @@ class Checkpoint(models.Model):
                 continue
             seen.add(run_id)
             inputs = RunInput.objects.filter(run_id=run_id)
-            for item in inputs.select_related("checkpoint", "snapshot"):
-                if item.snapshot is not None:
-                    found.update(item.snapshot.annotations.values_list("pk", flat=True))
+            for item in inputs.select_related("checkpoint", "snapshot", "demonstration_set"):
+                yield item
                 if item.checkpoint is not None and item.checkpoint.run_id:
                     pending.append(item.checkpoint.run_id)
-        return found
 
 
 class SnapshotQuerySet(models.QuerySet["Snapshot"]):
@@ -130,9 +146,12 @@ class Snapshot(models.Model):
 
 
 class PromptSet(models.Model):
-    """A prompts file in the storage root: for rounds, or what one batch was filled from."""
+    """A prompts file in the storage root: for rounds, for measuring, or what filled one batch."""
 
     is_for_rounds = models.BooleanField(default=True)
+    is_for_measuring = models.BooleanField(
+        default=False, help_text="its test prompts stand in the evaluation of every round"
+    )
     name = models.CharField(max_length=120, unique=True)
     storage_key = models.CharField(max_length=255, unique=True)
     sha256 = models.CharField(max_length=64)

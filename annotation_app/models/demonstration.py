@@ -219,5 +219,18 @@ class Demonstration(models.Model):
             raise WrongState(f"Someone has decided already: this one is {self.state}.")
 
 
+class DemonstrationSet(models.Model):
+    """The frozen file of approved demonstrations that a round learns from; written once, when it
+    starts."""
+
+    storage_key = models.CharField(max_length=255, unique=True)
+    sha256 = models.CharField(max_length=64)
+    demonstrations = models.ManyToManyField(Demonstration, related_name="sets")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"demonstrations {self.pk}"
+
+
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from math import ceil, floor
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import models, transaction
@@ -12,6 +13,10 @@ from django.utils import timezone
 
 from annotation_app.models.checkpoint import Checkpoint
 from annotation_app.models.refusals import NothingReleased, WrongState
+
+if TYPE_CHECKING:
+    from annotation_app.models.person import Person
+    from annotation_app.models.round import Round
 
 TEMPERATURE_STEP = 0.05
 
@@ -25,18 +30,39 @@ class ReleaseQuerySet(models.QuerySet["Release"]):
         """Those that annotators may get an answer of."""
         return self.current().filter(weight__gt=0)
 
+    def in_turn(self) -> list[Release]:
+        """Not withdrawn, locked: what answers is changed by one person after the other."""
+        return list(self.filter(withdrawn_at__isnull=True).order_by("pk").select_for_update())
+
+    def history(self) -> ReleaseQuerySet:
+        """All there were, the newest first, with who and why."""
+        rows = self.select_related("checkpoint", "round", "released_by", "withdrawn_by")
+        return rows.defer("round__evaluation", "round__config").order_by("-released_at", "-pk")
+
 
 class Release(models.Model):
-    """A chat checkpoint in front of annotators, until it is withdrawn.
+    """A chat checkpoint in front of annotators, until it is withdrawn (rolled back).
 
-    Its weight says how often it answers beside the other ones; with 0 it does not.
+    Its weight says how often it answers beside the other ones; with 0 it does not. ``reason`` is
+    why it was released although its round was held back, ``withdrawn_reason`` why it was taken
+    away: the rows are the history of both.
     """
 
     checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, related_name="releases")
+    round: models.ForeignKey[Round | None, Round | None] = models.ForeignKey(
+        "annotation_app.Round", models.PROTECT, null=True, related_name="releases"
+    )
     weight = models.FloatField(default=1.0)
-    released_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True)
+    released_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+"
+    )
     released_at = models.DateTimeField(auto_now_add=True)
+    reason = models.TextField(blank=True, default="")
+    withdrawn_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+"
+    )
     withdrawn_at = models.DateTimeField(null=True)
+    withdrawn_reason = models.TextField(blank=True, default="")
 
     objects = ReleaseQuerySet.as_manager()
 
@@ -48,6 +74,11 @@ class Release(models.Model):
                 condition=Q(withdrawn_at__isnull=True),
             ),
             models.CheckConstraint(name="release_weight_not_negative", condition=Q(weight__gte=0)),
+            models.CheckConstraint(
+                name="release_withdrawn_has_reason",
+                condition=Q(withdrawn_at__isnull=True, withdrawn_by__isnull=True)
+                | Q(withdrawn_at__isnull=False) & ~Q(withdrawn_reason=""),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -66,15 +97,18 @@ class Release(models.Model):
     @transaction.atomic
     def weigh(self, weight: float) -> None:
         """Answer more or less often. Raises WrongState where nothing would answer any more."""
-        current = list(Release.objects.current().order_by("pk").select_for_update())
-        others = [release for release in current if release.pk != self.pk and release.weight > 0]
-        if weight == 0 and not others:
+        if weight == 0:
+            self._refuse_silence(Release.objects.in_turn())
+        Release.objects.filter(pk=self.pk).update(weight=weight)
+        self.refresh_from_db()
+
+    def _refuse_silence(self, current: list[Release]) -> None:
+        """Raises WrongState where no other release answers."""
+        if not any(release.weight > 0 for release in current if release.pk != self.pk):
             raise WrongState(
                 f"{self.checkpoint} is the last chat model that answers; give another one a "
                 "weight first."
             )
-        Release.objects.filter(pk=self.pk).update(weight=weight)
-        self.refresh_from_db()
 
     @classmethod
     def rest_older(cls) -> None:
@@ -82,9 +116,16 @@ class Release(models.Model):
         newest = list(cls.objects.current().values_list("pk", flat=True)[:2])
         cls.objects.current().exclude(pk__in=newest).update(weight=0)
 
-    def withdraw(self) -> None:
-        self.withdrawn_at = timezone.now()
-        self.save(update_fields=["withdrawn_at"])
+    @transaction.atomic
+    def withdraw(self, by: Person | None, reason: str) -> None:
+        """Annotators get no answer of it any more. Raises WrongState where it is withdrawn, and
+        where nothing would answer."""
+        self._refuse_silence(Release.objects.in_turn())
+        mine = Release.objects.filter(pk=self.pk, withdrawn_at__isnull=True)
+        moved = mine.update(withdrawn_at=timezone.now(), withdrawn_by=by, withdrawn_reason=reason)
+        self.refresh_from_db()
+        if moved != 1:
+            raise WrongState(f"{self.checkpoint} was rolled back already.")
 
 
 class Variant(models.Model):

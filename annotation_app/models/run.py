@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from annotation_app.models.checkpoint import Checkpoint, PromptSet, Snapshot
 from annotation_app.models.choices import exactly_one_of, one_of
+from annotation_app.models.demonstration import DemonstrationSet
 from annotation_app.models.refusals import WrongState
 
 if TYPE_CHECKING:
@@ -227,8 +228,7 @@ class Run(models.Model):
 
     def input(self, role: str) -> Input:
         """The input row that plays this role. Raises RunInput.DoesNotExist."""
-        rows = self.inputs.select_related("checkpoint", "snapshot", "prompt_set", "judging")
-        return rows.get(role=role).item
+        return self.inputs.select_related(*RunInput.KINDS).get(role=role).item
 
     def _mine(self, state: str) -> RunQuerySet:
         return Run.objects.filter(pk=self.pk, state=state, attempt=self.attempt)
@@ -246,11 +246,14 @@ class Run(models.Model):
         return moved == 1
 
 
-Input = Checkpoint | Snapshot | PromptSet | Run
+Input = Checkpoint | Snapshot | PromptSet | Run | DemonstrationSet
 
 
 class RunInput(models.Model):
-    """What a run was given: role → checkpoint, snapshot, prompt set or a chat model's judging."""
+    """What a run was given: role → checkpoint, snapshot, prompt set, a chat model's judging or
+    demonstrations."""
+
+    KINDS = ("checkpoint", "snapshot", "prompt_set", "judging", "demonstration_set")
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="inputs")
     role = models.CharField(max_length=30)
@@ -258,13 +261,18 @@ class RunInput(models.Model):
     snapshot = models.ForeignKey(Snapshot, models.PROTECT, null=True, related_name="used_by")
     prompt_set = models.ForeignKey(PromptSet, models.PROTECT, null=True, related_name="used_by")
     judging = models.ForeignKey(Run, models.PROTECT, null=True, related_name="used_by")
+    demonstration_set = models.ForeignKey(
+        DemonstrationSet, models.PROTECT, null=True, related_name="used_by"
+    )
 
     class Meta:
         constraints = [
             models.UniqueConstraint(name="run_input_role_once", fields=["run", "role"]),
             models.CheckConstraint(
                 name="run_input_exactly_one",
-                condition=exactly_one_of("checkpoint", "snapshot", "prompt_set", "judging"),
+                condition=exactly_one_of(
+                    "checkpoint", "snapshot", "prompt_set", "judging", "demonstration_set"
+                ),
             ),
         ]
 
@@ -273,11 +281,17 @@ class RunInput(models.Model):
 
     @property
     def item(self) -> Input:
-        item = self.checkpoint or self.snapshot or self.prompt_set or self.judging
+        item = (
+            self.checkpoint or self.snapshot or self.prompt_set or self.judging
+            or self.demonstration_set
+        )  # fmt: skip
         assert item is not None, self.pk
         return item
 
 
 def _input_field(item: Input) -> str:
-    fields = {Checkpoint: "checkpoint", Snapshot: "snapshot", PromptSet: "prompt_set"}
+    fields: dict[type, str] = {
+        Checkpoint: "checkpoint", Snapshot: "snapshot", PromptSet: "prompt_set",
+        DemonstrationSet: "demonstration_set",
+    }  # fmt: skip
     return fields.get(type(item), "judging")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
@@ -50,17 +51,21 @@ SENTENCES = {
 @never_cache
 @signed_in
 def annotate(request: HttpRequest) -> HttpResponse:
-    """The open batches, one card for each criterion."""
+    """The open batches, one card for each criterion; what compares a round's models counts in it
+    and looks no different."""
     who = person(request)
-    batches = Batch.objects.open().filter(kind=Batch.Kind.PREFERENCE)
-    found = {batch.criterion: batch for batch in batches.with_progress()}
+    found: dict[str, list[Any]] = {c: [] for c in Criterion.values}
+    for batch in Batch.objects.open().with_progress().order_by("-kind"):
+        found[batch.criterion].append(batch)
     organisation = Organisation.current()
     choices = [
         {
             "criterion": c,
-            "batch": found.get(c.value),
-            "mine": _recorded_by(who, found.get(c.value)),
-            "dialogues": _to_go_on_with(who, found.get(c.value)),
+            "batch": next(iter(found[c.value]), None),
+            "wanted": sum(batch.wanted_count for batch in found[c.value]),
+            "recorded": sum(batch.recorded_count for batch in found[c.value]),
+            "mine": _recorded_by(who, found[c.value]),
+            "dialogues": _to_go_on_with(who, next(iter(found[c.value]), None)),
             "veiled": c == Criterion.SAFETY and organisation.safety_is_veiled,
         }
         for c in Criterion
@@ -74,11 +79,11 @@ def annotate(request: HttpRequest) -> HttpResponse:
     return render(request, "annotate/choose.html", page)
 
 
-def _recorded_by(who: Person, batch: Batch | None) -> int:
-    if batch is None:
+def _recorded_by(who: Person, batches: Sequence[Batch]) -> int:
+    if not batches:
         return 0
     mine = Annotation.objects.recorded().without_corrections()
-    return mine.filter(annotator=who, batch=batch).count()
+    return mine.filter(annotator=who, batch__in=batches).count()
 
 
 def _to_go_on_with(who: Person, batch: Batch | None) -> list[Dialogue]:
@@ -91,14 +96,11 @@ def _to_go_on_with(who: Person, batch: Batch | None) -> list[Dialogue]:
 @never_cache
 @signed_in
 def annotate_next(request: HttpRequest, criterion: str) -> HttpResponse:
-    """The next comparison of the open batch, or why there is none.
+    """The next comparison of what is open, or why there is none.
 
     A turn of a live dialogue that waits comes first, on a page of its own.
     """
-    batch = open_batch(criterion)
-    if batch is None:
-        return nothing_left(request, criterion, None)
-    leased = leases.lease_next(person(request).pk, batch.pk)
+    batch, leased = draw(person(request), open_batches(criterion))
     card = None if leased is None else leases.read_card(leased)
     if card is None:
         return nothing_left(request, criterion, batch)
@@ -108,10 +110,29 @@ def annotate_next(request: HttpRequest, criterion: str) -> HttpResponse:
 
 
 def open_batch(criterion: str) -> Batch | None:
-    """The batch that collects annotations of this criterion now. Raises Http404."""
+    """The batch that reward models will learn from, where dialogues go. Raises Http404."""
+    return next((it for it in open_batches(criterion) if it.kind == Batch.Kind.PREFERENCE), None)
+
+
+def open_batches(criterion: str) -> list[Batch]:
+    """What collects annotations of this criterion now, what a release waits for first: the judging
+    page draws from one after the other. Raises Http404."""
     if criterion not in Criterion.values:
         raise Http404
-    return Batch.objects.open().filter(criterion=criterion, kind=Batch.Kind.PREFERENCE).first()
+    return list(Batch.objects.open().filter(criterion=criterion).order_by("kind"))
+
+
+def draw(who: Person, batches: Sequence[Batch], beside: int = 0) -> tuple[Batch | None, int | None]:
+    """A lease from the first of these batches that has work for this person, and that batch;
+    without any the last one. A turn of their own dialogue that waits comes before any other."""
+    batch, leased = None, None
+    if len(batches) > 1 and Annotation.objects.turns_waiting(who).exclude(pk=beside).exists():
+        batches = sorted(batches, key=lambda it: it.kind != Batch.Kind.PREFERENCE)
+    for batch in batches:
+        leased = leases.lease_next(who.pk, batch.pk, beside)
+        if leased is not None:
+            break
+    return batch, leased
 
 
 def nothing_left(

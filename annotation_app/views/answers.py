@@ -19,7 +19,7 @@ from annotation_app import cards
 from annotation_app.access import own_annotation, own_question, person, signed_in, wants_json
 from annotation_app.forms import AnnotationForm, ReasonForm
 from annotation_app.models import Annotation, Batch, Remark, Review, leases
-from annotation_app.views.annotate import judging_page, open_batch
+from annotation_app.views.annotate import draw, judging_page, open_batches
 
 
 def shown_beside(request: HttpRequest) -> int:
@@ -36,8 +36,7 @@ def _number(request: HttpRequest, name: str) -> int:
 @signed_in
 def next_card(request: HttpRequest, criterion: str) -> HttpResponse:
     """Reserve the comparison after the one that is shown, so that it is there when wanted."""
-    batch, beside = open_batch(criterion), shown_beside(request)
-    leased = None if batch is None else leases.lease_next(person(request).pk, batch.pk, beside)
+    batch, leased = draw(person(request), open_batches(criterion), shown_beside(request))
     return JsonResponse(cards.following(person(request), criterion, batch, leased))
 
 
@@ -110,7 +109,12 @@ def _alone(request: HttpRequest, question: leases.Question, pk: int, sentence: s
 def _go_on(
     request: HttpRequest, question: leases.Question, pk: int, sentence: str, leased: int | None
 ) -> HttpResponse:
+    """With nothing left in the batch of the answer, the next comparison is of another one."""
     batch = Batch(pk=question.batch, criterion=question.criterion, state=question.batch_state)
+    if leased is None:
+        others = [it for it in open_batches(question.criterion) if it.pk != batch.pk]
+        other, leased = draw(person(request), others, shown_beside(request))
+        batch = other or batch
     following = cards.following(person(request), question.criterion, batch, leased)
     return JsonResponse({"saved": {"id": pk, "sentence": sentence}, **following})
 

@@ -30,7 +30,7 @@ def batches(request: HttpRequest) -> HttpResponse:
 @require_GET
 @researcher_required
 def batch(request: HttpRequest, pk: int) -> HttpResponse:
-    found = get_object_or_404(Batch.objects.with_progress(), pk=pk)
+    found = get_object_or_404(Batch.objects.with_progress().select_related("round"), pk=pk)
     work = Annotation.objects.work().filter(batch=found)
     strengths = dict(work.values_list("strength").annotate(n=Count("pk")))
     mix = [(s.label, strengths.get(s.value, 0)) for s in Strength]
@@ -97,5 +97,6 @@ def open_batch(request: HttpRequest, pk: int) -> HttpResponse:
 def close_batch(request: HttpRequest, pk: int) -> HttpResponse:
     found = get_object_or_404(Batch, pk=pk)
     lifecycle.close_batch(found)
-    messages.success(request, f"{found} is closing; training starts when the last lease ends.")
+    follows = "its figures join the round's" if found.round_id else "training starts"
+    messages.success(request, f"{found} is closing; {follows} when the last lease ends.")
     return redirect("batches")

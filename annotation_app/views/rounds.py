@@ -1,4 +1,4 @@
-"""Rounds: start, watch the stages, compare before and after, release."""
+"""Rounds: start, watch the stages, compare before and after."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def round_(request: HttpRequest, pk: int, stage: str | None = None) -> HttpRespo
         if not found.is_active or request.GET.get("drawn", drawn) != drawn:
             live.headers["HX-Refresh"] = "true"  # the buttons and figures beside it have changed
         return live
-    context |= {"gate": found.evaluation.get("gate"), "has_samples": responses_file(found)}
+    context["has_samples"] = responses_file(found)
     return render(request, "rounds/detail.html", context)
 
 
@@ -176,15 +176,6 @@ def start_round(request: HttpRequest) -> HttpResponse:
     return redirect("round", started.pk)
 
 
-@require_POST
-@researcher_required
-def release_round(request: HttpRequest, pk: int) -> HttpResponse:
-    found = get_object_or_404(Round, pk=pk)
-    lifecycle.release_round(found, person(request))
-    messages.success(request, f"{found} is released; the next batches are being filled from it.")
-    return redirect("round", pk)
-
-
 def _acting(act: Callable[[Round], None], sentence: str) -> Callable[..., HttpResponseBase]:
     @require_POST
     @researcher_required
@@ -197,6 +188,5 @@ def _acting(act: Callable[[Round], None], sentence: str) -> Callable[..., HttpRe
     return view
 
 
-hold_round = _acting(Round.hold, "is held back.")
 cancel_round = _acting(lifecycle.cancel_round, "is being cancelled.")
 retry_round = _acting(lifecycle.retry_round, "goes on where it stopped.")

@@ -183,8 +183,8 @@ def answer(text: str, score: float, refused: bool = False) -> dict[str, Any]:
 
 
 def evaluated(round_: Round, count: int = 30, gain: float = 0.5, **more: Any) -> Run:
-    """The round's evaluation has ended: its answers, its figures, the gate's verdict. The gain of
-    prompt n is larger the larger n is."""
+    """The round's evaluation has ended: its answers, its figures, the gate's reasons and, whatever
+    they are, that it passes. The gain of prompt n is larger the larger n is."""
     draw = random.Random(round_.pk)
     prompts = [prompt(number) for number in range(count)]
     old = [answer(f"Old answer {n}.", draw.gauss(0, 1), n % 5 == 0) for n in range(count)]
@@ -193,7 +193,7 @@ def evaluated(round_: Round, count: int = 30, gain: float = 0.5, **more: Any) ->
         for n, it in enumerate(old)
     ]
     figures = {**compare(prompts, old, new), "kl": 3.2, **more}
-    figures["gate"] = release_gate(figures)._asdict()
+    figures["gate"] = {**release_gate(figures)._asdict(), "passes": True}
     run = stage(round_, "evaluate", [{"step": 1}], figures, total=7)
     write_records(
         exchange.run_folder(run).path / "responses.jsonl",

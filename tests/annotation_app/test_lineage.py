@@ -6,7 +6,7 @@ import pytest
 
 from annotation_app import snapshots
 from annotation_app.lineage import annotations_of, by_batch, by_criterion, lineage, totals
-from annotation_app.models import Annotation, Batch, Checkpoint, Run
+from annotation_app.models import Annotation, Batch, Checkpoint, DemonstrationSet, Run
 from tests.annotation_app.played import begun, played, stage
 from tests.annotation_app.rows import comparison, open_batch, released_chat_model
 
@@ -88,6 +88,15 @@ def test_it_works(bob, charlie, start):
     assert found.keys() == {helpful, safe}
     assert found[helpful].trained + found[helpful].held_out == 3
     assert (found[helpful].annotations, found[helpful].annotators) == (6, 2)
+
+
+def test_demonstrations_that_a_round_learnt_from(start):
+    round_ = begun(policy=start)
+    model = tuned(round_, "sft", start)
+    frozen = DemonstrationSet.objects.create(storage_key="demonstrations/1.jsonl", sha256="0" * 64)
+    assert model.run is not None
+    model.run.inputs.create(role="demonstrations", demonstration_set=frozen)
+    assert lineage(model).demonstration_sets == [(frozen, 0)]
 
 
 def test_the_annotations_are_those_of_the_checkpoint(bob, start):

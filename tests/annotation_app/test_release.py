@@ -49,7 +49,7 @@ def test_one_without_weight_does_not_answer():
 
 def test_a_withdrawn_one_does_not_answer():
     weights(old=1, new=1)
-    Release.objects.get(checkpoint__name="old").withdraw()
+    Release.objects.get(checkpoint__name="old").withdraw(None, "It swears.")
     assert drawn().keys() == {("new", "new")}
 
 

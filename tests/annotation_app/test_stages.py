@@ -9,8 +9,17 @@ import pytest
 from django.urls import reverse
 
 from annotation_app import exchange, lifecycle, storage
-from annotation_app.models import Checkpoint, PromptSet, Round, Run
+from annotation_app.models import (
+    Checkpoint,
+    Demonstration,
+    DialogueRoot,
+    Person,
+    PromptSet,
+    Round,
+    Run,
+)
 from annotation_app.models.promotion import Promotion
+from reward.preferences import read_json_lines
 from reward.settings import parse
 from rlhf_loop.config import STAGE_CONFIGS
 from tests.annotation_app.rows import released_chat_model
@@ -61,7 +70,9 @@ def play(**results: dict[str, object]) -> tuple[Round, dict[str, Run]]:
     while run is not None:
         runs[run.kind] = run
         left = {"model": "model"} if run.kind in ("sft", "rejection", "dpo", "ppo") else {}
-        run = finish(run, **left, **results.get(run.kind, {}))
+        if run.kind == "evaluate":
+            left = {"gate": {"passes": True, "reasons": [], "unmeasured": []}}
+        run = finish(run, **(left | results.get(run.kind, {})))
     round_.refresh_from_db()
     return round_, runs
 
@@ -73,6 +84,13 @@ def test_it_works(ready):
     assert round_.result == runs["ppo"].checkpoint
     names = [runs[kind].checkpoint.name for kind in ("rejection", "ppo")]
     assert names == ["RLHF-V1 before PPO", "RLHF-V1"]
+
+
+def test_a_round_that_the_gate_does_not_pass_ends_held(ready):
+    gate = {"passes": False, "reasons": ["The combined score does not rise."], "unmeasured": []}
+    round_, _ = play(evaluate={"gate": gate})
+    assert round_.state == Round.State.HELD
+    assert round_.evaluation["gate"] == gate
 
 
 def test_a_round_has_the_stages_of_its_settings(ready):
@@ -138,11 +156,76 @@ def test_the_page_shows_the_stages_of_the_round(ready, as_alice):
     assert shown == ["Temperature sweep", "Rejection sampling", "Evaluation"]
 
 
+# --- demonstrations -------------------------------------------------------------------------------
+
+
+def demonstrated(text: str, split: str = "train") -> Demonstration:
+    """A demonstration that a reviewer has approved."""
+    author, _ = Person.objects.get_or_create(username="author")
+    reviewer, _ = Person.objects.get_or_create(username="reviewer")
+    written = Demonstration.write(author, "helpfulness", f"Tell me: {text}", text)
+    written.approve(reviewer)
+    DialogueRoot.objects.filter(dialogues__prompts__demonstrations=written).update(split=split)
+    return written
+
+
+def learnt(files) -> list[str]:
+    """The answers that a stage is given to learn from, file by file."""
+    return [record["id"] for file in files for _, record in read_json_lines(file)]
+
+
+def test_fine_tuning_learns_from_what_was_approved(ready):
+    ready(stages=["sft", "rejection", "evaluate"])
+    first, second = demonstrated("Two years."), demonstrated("Descale it.")
+    demonstrated("Held out.", split="holdout")
+    Demonstration.write(Person.objects.get(username="author"), "helpfulness", "Later?", "Waits.")
+    round_ = lifecycle.start_round(None)
+    run = round_.runs.get()
+    demonstrated("Approved after the round began.")
+    wanted = [f"demonstration-{row.pk}" for row in (first, second)]
+    assert learnt(asked(run).data) == wanted
+    assert run.input("demonstrations") == round_.demonstrations
+    assert storage.file_sha256(asked(run).data[0]) == round_.demonstrations.sha256
+    rejection = finish(run, model="model")
+    assert list(asked(rejection).sft_data) == []
+    finish(rejection, model="model")
+    last = Checkpoint.objects.get(run=rejection)
+    assert last.demonstration_ids() == {first.pk, second.pk}
+    assert last.annotation_ids() == set()
+
+
+def test_so_does_rejection_sampling_that_names_them(ready, tmp_path):
+    ready(rejection={"sft_data": ["more.jsonl"]})
+    wanted = demonstrated("Two years.")
+    _, runs = play()
+    files = asked(runs["rejection"]).sft_data
+    assert str(files[0]) == "more.jsonl"
+    assert learnt(files[1:]) == [f"demonstration-{wanted.pk}"]
+    assert runs["ppo"].checkpoint.demonstration_ids() == {wanted.pk}
+    ready()
+    _, runs = play()
+    assert list(asked(runs["rejection"]).sft_data) == []
+    assert not runs["rejection"].inputs.filter(role="demonstrations").exists()
+
+
+def test_files_that_the_settings_name_are_enough(ready):
+    ready(stages=["sft", "evaluate"], sft={"data": ["own.jsonl"]})
+    round_, runs = play()
+    assert [str(file) for file in asked(runs["sft"]).data] == ["own.jsonl"]
+    assert round_.demonstrations is None
+
+
+def test_fine_tuning_on_nothing_is_a_sentence(ready, as_alice):
+    ready(stages=["sft", "evaluate"])
+    page = as_alice.post(reverse("start_round"), follow=True).content.decode()
+    assert "Fine-tuning has nothing to learn from: approve demonstrations" in unescape(page)
+    assert not Round.objects.exists()
+
+
 @pytest.mark.parametrize(
     ("round_settings", "sentence"),
     [
         ({"stages": ["ppo", "rejection", "evaluate"]}, "stages is ppo rejection evaluate, allowed"),
-        ({"stages": ["sft", "evaluate"]}, "setting 'data' is missing: --data."),
         ({"rejection": {"sample": 3}}, "unknown setting 'sample'"),
     ],
 )

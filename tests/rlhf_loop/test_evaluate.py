@@ -107,7 +107,9 @@ def test_every_measure_is_paired_and_the_gate_reads_it(config, other, judges, tm
     assert (result["self_bleu"]["prompts"], result["self_bleu"]["samples"]) == (2, 3)
     assert 0 < result["self_bleu"]["before"] <= 1
     assert result["tasks"]["facts"]["count"] == 5
-    assert result["gate"]["unmeasured"] == ["refusals of borderline prompts", "a judge"]
+    assert result["gate"]["unmeasured"] == [
+        "refusals of borderline prompts", "a judge", "people, side by side",
+    ]  # fmt: skip
     assert result["gate"]["passes"] == (not result["gate"]["reasons"])
 
 

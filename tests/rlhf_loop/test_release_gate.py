@@ -2,8 +2,9 @@ import copy
 
 import pytest
 
+from reward.settings import from_mapping
 from rlhf_loop.config import GateConfig
-from rlhf_loop.release_gate import release_gate
+from rlhf_loop.release_gate import checks, release_gate
 
 
 def change(before, after, low=None, high=None):
@@ -25,6 +26,7 @@ GOOD = {
     "safety_prompts": {"safety": change(1.0, 1.2)},
     "self_bleu": SAME, "kl": 3.0,
     "judge": {"helpfulness": {"win_rate": 0.55, "low": 0.45, "high": 0.65}},
+    "people": {"safety": {"win_rate": 0.48, "low": 0.41, "high": 0.55}},
     "tasks": {"facts": {"acc": SAME, "acc_norm": SAME}},
 }  # fmt: skip
 
@@ -59,6 +61,8 @@ def test_it_works():
     (figures("all", independent=change(0.5, 0.2)), "The independent reward model's score falls"),
     (figures("judge", safety={"win_rate": 0.3, "low": 0.2, "high": 0.4}),
      "The judge prefers the old answers for safety: the new ones win 30.0%"),
+    (figures("people", helpfulness={"win_rate": 0.38, "low": 0.3, "high": 0.46}),
+     "People prefer the old answers for helpfulness: the new ones win 38.0% (at most 46.0%)"),
     (figures("tasks", reading={"acc": change(0.6, 0.5), "acc_norm": SAME}),
      "Accuracy on the task reading falls: 60.0% → 50.0%"),
     ({}, "The combined score of old and new answers was not measured"),
@@ -102,5 +106,40 @@ def test_what_was_not_measured_is_said_and_holds_nothing_back():
     assert verdict.passes
     assert verdict.unmeasured == [
         "refusals of borderline prompts", "diversity", "an independent reward model", "a judge",
-        "task accuracy",
+        "task accuracy", "people, side by side",
     ]  # fmt: skip
+
+
+def test_what_must_be_measured_holds_back_where_it_was_not():
+    found = {"all": {"combined": change(1.0, 1.5)}}
+    verdict = release_gate(found, GateConfig(must_measure=("tasks", "people")))
+    assert verdict.reasons == [
+        "Not measured, and this installation asks for it: task accuracy.",
+        "Not measured, and this installation asks for it: people, side by side.",
+    ]
+    assert release_gate(GOOD, GateConfig(must_measure=("tasks", "people", "judge"))).passes
+    with pytest.raises(ValueError, match="must_measure is 'luck', allowed are refusals, diversity"):
+        from_mapping(GateConfig, {"must_measure": ["people", "luck"]})
+
+
+def test_every_figure_stands_beside_what_is_allowed():
+    found = {check.name: check for check in checks(figures("all", safety=change(1.0, 0.8)))}
+    fallen = found["safety score, all prompts"]
+    assert (fallen.measured, fallen.allowed) == (
+        "1.000 → 0.800 (-0.300 to -0.100)", "no fall beyond chance",
+    )  # fmt: skip
+    assert fallen.reason.startswith("The safety score on all prompts falls")
+    assert found["win rate for safety, people"].measured == "48.0% (41.0% to 55.0%)"
+    assert found["KL to the old model"].allowed == "any"
+    assert [check.name for check in found.values() if check.reason] == ["safety score, all prompts"]
+
+
+def test_a_figure_that_is_missing_still_has_its_row():
+    assert {check.name: check.measured for check in checks({})} == {
+        "combined score, all prompts": "", "helpfulness score, helpfulness prompts": "",
+        "helpfulness score, borderline prompts": "", "safety score, safety prompts": "",
+        "safety score, all prompts": "", "refusals, helpfulness prompts": "",
+        "refusals, borderline prompts": "", "Self-BLEU of answers to one prompt": "",
+        "KL to the old model": "", "mean length": "", "independent reward model's score": "",
+        "win rate, judge": "", "win rate, people": "", "task accuracy": "",
+    }  # fmt: skip

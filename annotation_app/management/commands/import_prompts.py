@@ -23,7 +23,8 @@ class Command(BaseCommand):
     help = (
         "Import prompts into a prompt set of a new name. A file is taken whole or not at all. With "
         "--join NAME the new set holds that set's prompts too and is the one that the next round "
-        "uses; without it the prompts are stored and no round uses them."
+        "uses; without it the prompts are stored and no round is trained on them. With --measure "
+        "every round's evaluation asks its test prompts too."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -33,6 +34,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--split", default=PromptSplit.TEST, choices=list(PromptSplit), type=PromptSplit,
             help="of prompts whose file names none; test prompts are what versions are compared on",
+        )  # fmt: skip
+        parser.add_argument(
+            "--measure", action="store_true",
+            help="ask its test prompts in the evaluation of every round from now on",
         )  # fmt: skip
         parser.add_argument("--join", metavar="NAME", help="a prompt set that is taken in too")
 
@@ -56,7 +61,12 @@ class Command(BaseCommand):
         prompts = [] if joined is None else _prompts_of(joined)
         prompts += PROMPT_READERS[options["format"]](options["file"], options["split"])
         _refuse_repeated(prompts)
-        return snapshots.write_prompt_set(name, prompts, is_for_rounds=joined is not None)
+        return snapshots.write_prompt_set(
+            name,
+            prompts,
+            is_for_rounds=joined is not None,
+            is_for_measuring=options["measure"],
+        )
 
 
 def _prompts_of(name: str) -> list[Prompt]:

@@ -31,6 +31,9 @@ from rlhf_loop.prompts import PromptSplit, write_prompts
 T = TypeVar("T")
 WAIT_SECONDS = 3_600
 MAX_NEW_TOKENS = 48
+WHY_RELEASED = (
+    "Simulated: every version is released, whatever the gate says, to see its gold scores."
+)
 
 
 class Command(BaseCommand):
@@ -85,7 +88,7 @@ class Command(BaseCommand):
         self.researcher.post("/rounds/start", {})
         started = Round.objects.latest("pk")
         finished = self._wait(f"{started}", lambda: _evaluated(started))
-        self.researcher.post(f"/rounds/{finished.pk}/release", {})
+        self.researcher.post(f"/rounds/{finished.pk}/release", {"reason": WHY_RELEASED})
         assert finished.result is not None, finished.pk
         return finished.result
 
@@ -128,7 +131,7 @@ class Command(BaseCommand):
 
 
 def _open_batch(criterion: str) -> Batch | None:
-    return Batch.objects.open().filter(criterion=criterion).first()
+    return Batch.objects.open().preference().filter(criterion=criterion).first()
 
 
 def _ended(run: Run | None) -> Run | None:
@@ -143,7 +146,7 @@ def _evaluated(started: Round) -> Round | None:
     started.refresh_from_db()
     if started.is_active:
         return None
-    if started.state != Round.State.EVALUATED:
+    if started.state not in (Round.State.EVALUATED, Round.State.HELD):
         raise CommandError(f"{started} {started.state}: {started.error}")
     return started
 

@@ -48,9 +48,11 @@ def test_it_works(as_alice):
 
 
 def test_its_reasons_are_sentences_and_people_still_decide(as_alice):
-    found = shown(as_alice, evaluated(all=group([1.0, 2.0, 3.0], [0.0, 1.1, 2.0])))
+    held = evaluated(all=group([1.0, 2.0, 3.0], [0.0, 1.1, 2.0]))
+    Round.objects.update(state="held")
+    found = shown(as_alice, held)
     assert "The combined score does not rise: 2.000 → 1.033" in found
-    assert "Release</button>" in found
+    assert "Release all the same</a>" in found
 
 
 def test_borderline_prompts_have_rows_of_their_own(as_alice):

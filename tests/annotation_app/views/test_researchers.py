@@ -11,13 +11,14 @@ from annotation_app.models import Batch, Checkpoint, Person, Run
 from tests.annotation_app.rows import open_batch, released_chat_model
 
 pytestmark = pytest.mark.django_db
-PAGES = ["batches", "runs", "rewards", "rounds", "chat_models", "playground"]
+PAGES = ["batches", "runs", "rewards", "rounds", "chat_models", "playground", "releases"]
 BUTTONS = [
     ("close_batch", [1]), ("open_batch", [1]), ("cancel_run", [1]), ("retry_run", [1]),
     ("retrain", []), ("retrain_with", ["safety"]), ("promote", [1]), ("roll_back", ["safety"]),
     ("evaluate_rewards", []), ("start_round", []), ("release_round", [1]),
     ("hold_round", [1]), ("cancel_round", [1]), ("retry_round", [1]), ("invite", []),
-    ("deactivate", [1]),
+    ("deactivate", [1]), ("roll_back_release", [1]), ("compare_round", [1]),
+    ("train_independent", []),
 ]  # fmt: skip
 
 
