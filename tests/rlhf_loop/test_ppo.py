@@ -62,9 +62,19 @@ def test_the_first_ratio_is_one_and_the_first_divergence_zero(config, reuse):
     targets = learning_targets(rollout, learner.config)
     figures = learner.update(rollout, targets, 1)
     assert figures["ppo/ratio/first_error"] < 1e-5
-    # The later minibatches meet a changed policy; ratios are told of recomputed answers only.
+    # The later minibatches meet a changed policy.
     assert figures["ppo/policy/approxkl"] > 1e-8
-    assert reuse or figures["ppo/ratio/error"] > 1e-4
+    assert figures["ppo/ratio/error"] > 1e-4
+
+
+def test_a_first_ratio_that_nothing_measured_is_no_figure(config):
+    """Where none of the first minibatch's answers was computed again it is left out, never 0."""
+    learner = Learner(config, CPU)
+    rollout = collected(learner)
+    rollout = rollout._replace(recomputed=torch.zeros(12, dtype=torch.bool))
+    figures = learner.update(rollout, learning_targets(rollout, learner.config), 1)
+    assert "ppo/ratio/first_error" not in figures
+    assert figures["ppo/ratio/error"] > 1e-4
 
 
 def test_the_first_ratio_is_one_at_any_temperature(config):
