@@ -7,7 +7,7 @@ the paper's sizes; a small model wants a smaller batch and a larger learning rat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,20 @@ from reward.settings import (
     setting,
 )
 from rlhf_loop.prompts import PromptSplit
+
+
+def inputs_of(config: Settings) -> dict[str, Path]:
+    """Every file and folder that a run with these settings reads, by the setting's name; those of a
+    list are numbered."""
+    found: dict[str, Path] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, tuple):
+            paths = [path for path in value if isinstance(path, Path)]
+            found |= {f"{field.name} {n}": path for n, path in enumerate(paths, start=1)}
+        elif isinstance(value, Path) and field.name != "out":
+            found[field.name] = value
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +72,8 @@ class Compute(Settings):
     generation_rows: int = setting(
         256, "answers generated side by side, rows; our choice", AT_LEAST_1
     )
-    forward_rows: int = setting(
-        64, "rows put through a model at once otherwise; our choice", AT_LEAST_1
+    tokens_per_minibatch: int = setting(
+        4096, "distinct tokens put through a model at once otherwise; changes no result", AT_LEAST_1
     )
 
 
@@ -99,6 +113,15 @@ class ServedPolicy(Served):
             )
 
 
+def refuse_one_name_for_two(config: ServedPolicy) -> None:
+    """Raises ValueError where two chat models would be asked for by the same name."""
+    if config.served_model is not None and config.hand_over is None:
+        raise ValueError(
+            f"served_model is {config.served_model!r}, and two chat models are asked: without "
+            "hand_over the address would answer for both with one, so leave served_model out"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Optimisation(Settings):
     """AdamW's steps on answers; what the paper leaves open about them is a setting."""
@@ -124,9 +147,6 @@ class Optimisation(Settings):
     )
     max_length: int = setting(
         4096, "longest prompt with answer, tokens; longer ones are counted; section 3.1", AT_LEAST_1
-    )
-    tokens_per_minibatch: int = setting(
-        4096, "distinct tokens put through the model at once; changes no result", AT_LEAST_1
     )
     checkpoint_every: int = setting(
         100, "optimiser steps between resumable checkpoints", AT_LEAST_1
@@ -456,6 +476,7 @@ class EvaluateConfig(ServedPolicy, Inputs):
     def __post_init__(self) -> None:
         super().__post_init__()
         from_mapping(GateConfig, self.gate)
+        refuse_one_name_for_two(self)
         refuse_half_a_judge(self.judge_address, self.judge_model)
         if self.refusals == "judge" and self.judge_address is None:
             raise ValueError("refusals is 'judge', which needs a judge_address")
@@ -571,7 +592,7 @@ class GateConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GhostAttentionConfig(Compute):
+class GhostAttentionConfig(ServedPolicy):
     """Make dialogues that teach a model to keep an instruction of the first turn (section 3.3)."""
 
     prompts: Path = setting(REQUIRED, "prompts file; the user messages of its split are asked")
@@ -610,7 +631,7 @@ class GhostAttentionConfig(Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstructionKeepingConfig(Compute):
+class InstructionKeepingConfig(ServedPolicy):
     """Measure in how many dialogues an instruction of the first turn still holds (table 30)."""
 
     prompts: Path = setting(REQUIRED, "prompts file; the user messages of its split are asked")
@@ -635,11 +656,13 @@ class InstructionKeepingConfig(Compute):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.against is not None:
+            refuse_one_name_for_two(self)
         refuse_half_a_judge(self.judge_address, self.judge_model)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextDistillationConfig(Compute):
+class ContextDistillationConfig(ServedPolicy):
     """Answer adversarial prompts behind a safety preprompt and keep what the safety reward model
     scores higher than the answer without it (section 4.2.4)."""
 
@@ -680,3 +703,22 @@ class TaskAccuracyConfig(Compute):
     most: int | None = setting(None, "documents of each task at most, the first ones", AT_LEAST_1)
     resamples: int = setting(2000, "bootstrap draws of documents; our choice", AT_LEAST_1)
     seed: int = setting(0, "seed of the bootstrap; our choice")
+
+
+COMMAND_CONFIGS: dict[str, type[Settings]] = {
+    **STAGE_CONFIGS,
+    "sampling": SamplingConfig,
+    "ghost_attention": GhostAttentionConfig,
+    "context_distillation": ContextDistillationConfig,
+    "instruction_keeping": InstructionKeepingConfig,
+    "task_accuracy": TaskAccuracyConfig,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig(Settings):
+    """Run a finished round, or one of its stages, again and compare what comes out bit for bit."""
+
+    run: Path = setting(REQUIRED, "folder of the round or of the stage, as it was left")
+    out: Path = setting(REQUIRED, "folder to run it again in; started again it goes on")
+    stages: tuple[str, ...] = setting((), "which of the round's stages; all when not given")

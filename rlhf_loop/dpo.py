@@ -23,7 +23,7 @@ from reward.minibatches import minibatches
 from reward.preferences import Message, PreferencePair
 from reward.run_folder import RunFolder, replace_folder
 from reward.settings import to_mapping
-from rlhf_loop.config import DPOConfig
+from rlhf_loop.config import DPOConfig, inputs_of
 from rlhf_loop.likelihood import Reading, TokenRow, reading, row_logprobs
 from rlhf_loop.policy import chunks, load_chat_model, save_chat_model, stop_tokens
 from rlhf_loop.sft import answer_row, joined
@@ -82,7 +82,7 @@ def _both(pairs: Sequence[AnswerPair]) -> list[TokenRow]:
 
 def _parts(pairs: Sequence[AnswerPair], tokens: int, shared: bool) -> list[tuple[list[int], int]]:
     """Which pairs go through the model together, and how many tokens that is."""
-    groups = [(pair.chosen.tokens, pair.rejected.tokens) for pair in pairs]
+    groups = [(pair.chosen.inputs, pair.rejected.inputs) for pair in pairs]
     return [(part.groups, part.tokens) for part in minibatches(groups, tokens, shared)]
 
 
@@ -133,8 +133,7 @@ def train(config: DPOConfig) -> dict[str, Any]:
 
 
 def _train(config: DPOConfig, run: RunFolder) -> dict[str, Any]:
-    files = {f"pairs {number}": path for number, path in enumerate(config.pairs, start=1)}
-    run.write_provenance({"policy": config.policy, "reference": config.reference, **files})
+    run.write_provenance(inputs_of(config))
     model, tokenizer = load_chat_model(config.policy, config.device)
     wanted = _wanted(config)
     every = answer_pairs(tokenizer, wanted, stop_tokens(model, tokenizer))

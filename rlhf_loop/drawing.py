@@ -147,8 +147,8 @@ def draw_tokens(
     ``logits``: (R, V) float32; ``uniform``: (R,) in [0, 1). Temperature 0 takes the most likely
     token and has no log-probabilities. Top-p keeps the smallest set of most likely tokens whose
     probability reaches it, of equally likely ones those with the lower ids. Returns tokens (R,) and
-    natural log-probabilities (R,) in the full softmax at the temperature, also under top-p: what
-    ``policy.response_logprobs`` computes. Raises ValueError for logits that are not finite.
+    natural log-probabilities (R,) in the full softmax at the temperature, also under top-p. Raises
+    ValueError for logits that are not finite.
     """
     if temperature == 0:
         return logits.argmax(dim=-1), None

@@ -25,7 +25,7 @@ from reward.minibatches import minibatches
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder, replace_folder
 from reward.settings import to_mapping
-from rlhf_loop.config import SFTConfig
+from rlhf_loop.config import SFTConfig, inputs_of
 from rlhf_loop.likelihood import Reading, TokenRow, reading, token_logprobs
 from rlhf_loop.policy import (
     chunks,
@@ -195,7 +195,7 @@ def _gradients(read: Reading, step: list[list[AnswerRow]], config: Any) -> dict[
         bounds.append(bounds[-1] + len(row.wanted))
     spans = [slice(*pair) for pair in pairwise(bounds)]
     loss, computed = 0.0, 0
-    groups = [(row.tokens,) for row in rows]
+    groups = [(row.inputs,) for row in rows]
     for chosen, tokens in minibatches(groups, config.tokens_per_minibatch, read.shares):
         logprobs = token_logprobs(read, [rows[i] for i in chosen])  # (K,)
         parts = [weight for i in chosen for weight in weights[spans[i]]]
@@ -224,8 +224,7 @@ def train(config: SFTConfig) -> dict[str, Any]:
 
 
 def _train(config: SFTConfig, run: RunFolder) -> dict[str, Any]:
-    data = {f"data {number}": path for number, path in enumerate(config.data, start=1)}
-    run.write_provenance({"model": config.model, **data})
+    run.write_provenance(inputs_of(config))
     model, tokenizer = load_chat_model(config.model, config.device)
     stops = stop_tokens(model, tokenizer)
     rows = read_answers(config.data, tokenizer, stops, config.answers)

@@ -147,7 +147,7 @@ def test_the_two_answers_share_their_prompt(chat_model, config):
         shared += 1
     with reading(model) as read:
         figures = _gradients(read, [found], changed(config, tokens_per_minibatch=4096))
-    both = len(found.chosen.tokens) + len(found.rejected.tokens)
+    both = len(found.chosen.inputs) + len(found.rejected.inputs)
     assert figures["dpo/computed_tokens"] == both - shared
     wanted = [found.chosen.tokens[place] for place in found.chosen.wanted]
     assert tokenizer.decode(wanted) == "Two years.<|end|>"  # 1.3: its end token is learnt

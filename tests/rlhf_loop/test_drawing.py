@@ -19,13 +19,12 @@ from rlhf_loop.policy import (
     left_pad,
     load_chat_model,
     prompt_tokens,
-    response_logits,
-    response_logprobs,
     right_pad,
     row_seed,
     stop_tokens,
 )
 from tests.rlhf_loop.conftest import make_prompt
+from tests.rlhf_loop.plain_rows import response_logits, response_logprobs
 from tests.tiny_models import SHAPE, tiny_tokenizer
 
 GROUPED = SHAPE | {"num_key_value_heads": 2}
