@@ -2,8 +2,8 @@
 
 The same pairs that the reward models learn from, without reward models and without sampling: a
 baseline for the rest of the round. The two answers to a prompt, and the comparisons of a dialogue,
-share what they have in common (``rlhf_loop.likelihood``). How likely the reference model finds the
-answers is computed once, into ``reference.jsonl``. B pairs.
+share what they have in common (``rlhf_loop.learning.likelihood``). How likely the reference model
+finds the answers is computed once, into ``reference.jsonl``. B pairs.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from reward.preferences import Message, PreferencePair
 from reward.run_folder import RunFolder, replace_folder
 from reward.settings import to_mapping
 from rlhf_loop.config import DPOConfig, inputs_of
-from rlhf_loop.likelihood import Reading, TokenRow, reading, row_logprobs
+from rlhf_loop.learning.likelihood import Reading, TokenRow, reading, row_logprobs
+from rlhf_loop.learning.steps import optimise
 from rlhf_loop.policy import chunks, load_chat_model, save_chat_model, stop_tokens
 from rlhf_loop.sft import answer_row, joined
-from rlhf_loop.steps import optimise
 
 
 class AnswerPair(NamedTuple):

@@ -30,12 +30,15 @@ from reward.preferences import Message
 from reward.run_folder import RunFolder
 from reward.score import Scorer
 from reward.settings import from_mapping, to_mapping
-from rlhf_loop.asking import ChatJudge, ask_all, refusing_question
 from rlhf_loop.config import EvaluateConfig, GateConfig, inputs_of
-from rlhf_loop.diversity import self_bleu
 from rlhf_loop.engines import answer_prompts, engine_for
-from rlhf_loop.likelihood import divergences, reading, tail_row
-from rlhf_loop.paired_figures import compare, flat, paired
+from rlhf_loop.learning.likelihood import divergences, reading, tail_row
+from rlhf_loop.measures.asking import ChatJudge, ask_all, refusing_question
+from rlhf_loop.measures.diversity import self_bleu
+from rlhf_loop.measures.paired_figures import compare, flat, paired
+from rlhf_loop.measures.refusals import Reply, reply_of
+from rlhf_loop.measures.release_gate import release_gate
+from rlhf_loop.measures.side_by_side import judge_answers
 from rlhf_loop.policy import (
     Drawing,
     answer_text,
@@ -44,10 +47,7 @@ from rlhf_loop.policy import (
     row_seed,
 )
 from rlhf_loop.prompts import Prompt, read_prompts
-from rlhf_loop.refusals import Reply, reply_of
-from rlhf_loop.release_gate import release_gate
 from rlhf_loop.rollout import RewardModels, sample_and_score
-from rlhf_loop.side_by_side import judge_answers
 from rlhf_loop.task_accuracy import picked_options, read_tasks, task_figures
 
 Record = dict[str, Any]

@@ -21,11 +21,11 @@ from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws, share_interval
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.asking import ChatJudge, ask_all, keeping_question
 from rlhf_loop.config import InstructionKeepingConfig, inputs_of
 from rlhf_loop.constraints import draw_constraints, instruction, obeys, read_constraints
 from rlhf_loop.engines import answer_prompts, engine_for
 from rlhf_loop.ghost_attention import Script, strung_requests, training_messages
+from rlhf_loop.measures.asking import ChatJudge, ask_all, keeping_question
 from rlhf_loop.policy import Drawing, answer_text, load_chat_model, row_seed
 from rlhf_loop.prompts import read_prompts
 from rlhf_loop.task_accuracy import paired_shares

@@ -30,9 +30,9 @@ from reward.run_folder import RunFolder, replace_folder, whole_folder
 from reward.settings import to_mapping
 from reward.training_state import load_state, save_state
 from rlhf_loop.config import PPOConfig, inputs_of
-from rlhf_loop.figures import rollout_figures
-from rlhf_loop.learner import Learner
-from rlhf_loop.losses import policy_loss, value_loss
+from rlhf_loop.learning.figures import rollout_figures
+from rlhf_loop.learning.learner import Learner
+from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import save_chat_model
 from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts
 from rlhf_loop.rollout import learning_targets

@@ -26,7 +26,8 @@ from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder, replace_folder
 from reward.settings import to_mapping
 from rlhf_loop.config import SFTConfig, inputs_of
-from rlhf_loop.likelihood import Reading, TokenRow, reading, token_logprobs
+from rlhf_loop.learning.likelihood import Reading, TokenRow, reading, token_logprobs
+from rlhf_loop.learning.steps import optimise
 from rlhf_loop.policy import (
     chunks,
     load_chat_model,
@@ -34,7 +35,6 @@ from rlhf_loop.policy import (
     save_chat_model,
     stop_tokens,
 )
-from rlhf_loop.steps import optimise
 
 
 class AnswerRow(NamedTuple):

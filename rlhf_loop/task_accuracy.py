@@ -26,9 +26,9 @@ from reward.minibatches import minibatches
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import Compute, TaskAccuracyConfig, inputs_of
-from rlhf_loop.likelihood import TokenRow, reading, row_logprobs
+from rlhf_loop.learning.likelihood import TokenRow, reading, row_logprobs
+from rlhf_loop.measures.task_files import Document, read_task
 from rlhf_loop.policy import load_chat_model
-from rlhf_loop.task_files import Document, read_task
 
 FIGURES = ("acc", "acc_norm")
 

@@ -124,9 +124,9 @@ TUNED = {
     **RESULT,
 }
 PPO_MARKS = {
-    "drawing": "rlhf_loop.learner.sample_and_score",
-    "update": "rlhf_loop.learner.Learner.update",
-    "judging": "rlhf_loop.learner.Learner.validate",
+    "drawing": "rlhf_loop.learning.learner.sample_and_score",
+    "update": "rlhf_loop.learning.learner.Learner.update",
+    "judging": "rlhf_loop.learning.learner.Learner.validate",
     "checkpoint": f"{RUN}.save_checkpoint",
     "best": "rlhf_loop.ppo.replace_folder",
     "resuming": f"{RUN}.resumable_checkpoint",

@@ -12,7 +12,7 @@ from reward.run_folder import RunFolder
 from reward.settings import to_flags, to_mapping
 from rlhf_loop.config import DPOConfig
 from rlhf_loop.dpo import _gradients, answer_pairs, dpo_loss, main, train, with_reference
-from rlhf_loop.likelihood import reading
+from rlhf_loop.learning.likelihood import reading
 from rlhf_loop.policy import load_chat_model
 from tests.reward.pairs import pair, pairs
 from tests.rlhf_loop.conftest import read_lines

@@ -21,7 +21,7 @@ from rlhf_loop.ghost_attention import (
     with_instruction,
 )
 from rlhf_loop.instruction_keeping import figures, keep
-from rlhf_loop.likelihood import reading, token_logprobs
+from rlhf_loop.learning.likelihood import reading, token_logprobs
 from rlhf_loop.policy import load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 from rlhf_loop.sft import answer_row, joined

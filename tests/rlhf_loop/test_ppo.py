@@ -14,7 +14,7 @@ from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import to_flags, to_mapping
 from rlhf_loop.advantages import combine_scores
 from rlhf_loop.config import Inputs, PPOConfig
-from rlhf_loop.figures import rollout_figures
+from rlhf_loop.learning.figures import rollout_figures
 from rlhf_loop.ppo import Learner, batch_prompts, train
 from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
 from rlhf_loop.rollout import learning_targets
@@ -100,7 +100,9 @@ def test_the_step_does_not_depend_on_how_a_minibatch_is_cut(config, learner, mon
     for tokens in (1, 100):
         some = gradient_step(replace(sgd_like, tokens_per_minibatch=tokens), rollout, targets)
         torch.testing.assert_close(some, whole, rtol=0, atol=1e-7)
-    monkeypatch.setattr("rlhf_loop.likelihood.LOGITS_AT_ONCE", 16 * 320)  # 16 tokens' at a time
+    monkeypatch.setattr(
+        "rlhf_loop.learning.likelihood.LOGITS_AT_ONCE", 16 * 320
+    )  # 16 tokens' at a time
     chunked = gradient_step(replace(sgd_like, tokens_per_minibatch=10**6), rollout, targets)
     torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-7)
 

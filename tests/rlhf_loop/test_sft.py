@@ -8,7 +8,8 @@ import torch
 from reward.preferences import MalformedLine, Message
 from reward.run_folder import RunFolder
 from rlhf_loop.config import SFTConfig
-from rlhf_loop.likelihood import TokenRow, reading, token_logprobs
+from rlhf_loop.learning.likelihood import TokenRow, reading, token_logprobs
+from rlhf_loop.learning.steps import learning_rate
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.sft import (
     AnswerRow,
@@ -23,7 +24,6 @@ from rlhf_loop.sft import (
     token_weights,
     train,
 )
-from rlhf_loop.steps import learning_rate
 from tests.tiny_models import CONFIGS, tiny_chat_model
 
 DIALOGUE = [

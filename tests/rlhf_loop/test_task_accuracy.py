@@ -13,7 +13,8 @@ from reward.measures.resampling import Draws
 from reward.preferences import MalformedLine
 from reward.run_folder import RunFolder
 from rlhf_loop.config import Compute, TaskAccuracyConfig
-from rlhf_loop.likelihood import reading
+from rlhf_loop.learning.likelihood import reading
+from rlhf_loop.measures.task_files import Document, read_task
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.task_accuracy import (
     Picked,
@@ -25,7 +26,6 @@ from rlhf_loop.task_accuracy import (
     pick_options,
     task_accuracy,
 )
-from rlhf_loop.task_files import Document, read_task
 from tests.rlhf_loop.conftest import read_lines
 from tests.tiny_models import CONFIGS, tiny_chat_model
 

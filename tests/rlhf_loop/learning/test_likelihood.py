@@ -17,8 +17,8 @@ from transformers import (
 
 from reward.attention import Layout
 from reward.prefix_tree import prefix_tree
-from rlhf_loop import likelihood
-from rlhf_loop.likelihood import (
+from rlhf_loop.learning import likelihood
+from rlhf_loop.learning.likelihood import (
     TokenRow,
     divergences,
     reading,

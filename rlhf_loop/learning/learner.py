@@ -21,7 +21,7 @@ from reward.minibatches import minibatches
 from reward.model import load_reward_model, score_states
 from reward.trunk import Tails, own_attention, share_prefixes, shares_prefixes, states_at
 from rlhf_loop.config import PPOConfig
-from rlhf_loop.figures import (
+from rlhf_loop.learning.figures import (
     MEANS,
     OF_RECOMPUTED,
     VALUE_MEANS,
@@ -29,7 +29,7 @@ from rlhf_loop.figures import (
     policy_figures,
     value_figures,
 )
-from rlhf_loop.likelihood import (
+from rlhf_loop.learning.likelihood import (
     answer_logprobs,
     entropies,
     next_token_logits,
@@ -37,7 +37,7 @@ from rlhf_loop.likelihood import (
     spread_out,
     vocabulary_chunks,
 )
-from rlhf_loop.losses import policy_loss, value_loss
+from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import (
     Drawing,
     ValueHead,

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from reward.model import load_reward_model
-from rlhf_loop import learner as learning
 from rlhf_loop.advantages import masked_mean
 from rlhf_loop.config import PPOConfig
-from rlhf_loop.learner import Learner, batch_order, minibatch_rows
-from rlhf_loop.losses import policy_loss, value_loss
+from rlhf_loop.learning import learner as learning
+from rlhf_loop.learning.learner import Learner, batch_order, minibatch_rows
+from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import (
     left_pad,
     load_chat_model,
@@ -238,7 +238,7 @@ def test_masked_answers_do_not_go_through_the_model(config):
 
 def test_no_logits_of_the_whole_batch_are_held(config, monkeypatch):
     """The largest piece of logits is what LOGITS_AT_ONCE allows."""
-    monkeypatch.setattr("rlhf_loop.likelihood.LOGITS_AT_ONCE", 20 * 320)
+    monkeypatch.setattr("rlhf_loop.learning.likelihood.LOGITS_AT_ONCE", 20 * 320)
     sizes = []
     logits_of = learning.next_token_logits
 

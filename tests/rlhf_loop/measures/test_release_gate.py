@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from rlhf_loop.config import GateConfig
-from rlhf_loop.release_gate import release_gate
+from rlhf_loop.measures.release_gate import release_gate
 
 
 def change(before, after, low=None, high=None):
