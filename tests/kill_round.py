@@ -54,6 +54,8 @@ class Stage:
     """What comes only at the end."""
     again: Counter[str] = field(default_factory=Counter)
     """What comes again and again, and up to which time it may be waited for."""
+    in_order: bool = False
+    """Whether the marks come one kind after the other: what has passed does not come again."""
 
     def flags(self, given: Mapping[str, Path], out: Path) -> list[str]:
         """The command's flags with its inputs, as ``inputs`` wrote them, and its folder."""
@@ -152,7 +154,7 @@ STAGES = {
         {"drawing": "rlhf_loop.candidates.sample_and_score", **STORED, **TUNED,
          "model": "rlhf_loop.rejection.replace_folder"},
         Counter(drawing=2, storing=1, step=2, checkpoint=1, model=1), ("model", "result"),
-        Counter(drawing=4, storing=4, step=4, checkpoint=3),
+        Counter(drawing=4, storing=4, step=4, checkpoint=3), in_order=True,
     ),
     "dpo": Stage(
         "dpo", {"pairs": ["pairs"], "policy": "chat"}, {**STEPS, "warmup_steps": 3},
@@ -172,13 +174,14 @@ STAGES = {
     "evaluate": Stage(
         "evaluate", {**READS, "policy": "brief", "against": "chat", "tasks": ["tasks"]},
         {**DRAWN, "diversity_prompts": 4, "diversity_samples": 3, "resamples": 50},
-        {"drawing": "rlhf_loop.evaluate.answer_prompts",
-         "judging": "rlhf_loop.evaluate.sample_and_score",
+        {"judging": "rlhf_loop.evaluate.sample_and_score",
          "storing": "rlhf_loop.evaluate.write_records",
-         "divergence": "rlhf_loop.evaluate._mean_kl", "tasks": "rlhf_loop.evaluate.picked_options",
+         "divergence": "rlhf_loop.evaluate._mean_kl",
+         "drawing": "rlhf_loop.evaluate.answer_prompts",
+         "tasks": "rlhf_loop.evaluate.picked_options",
          **RESULT},
         Counter(drawing=1, judging=1, storing=1, divergence=1, tasks=1),
-        again=Counter(drawing=2, judging=2, storing=4, tasks=2),
+        again=Counter(drawing=2, judging=2, storing=2, tasks=2), in_order=True,
     ),
     "ghost attention": Stage(
         "ghost_attention", {"prompts": "prompts", "policy": "brief", "constraints": "constraints"},
@@ -237,7 +240,9 @@ def draw_moment(
 ) -> tuple[str, int, float]:
     """(what, the how manieth of it, seconds after its beginning) of the next kill."""
     early = [kind for kind in lacking.elements() if kind not in stage.endings]
-    if early and "checkpoint" in stage.marks:
+    if early and stage.in_order:
+        early = [next(kind for kind in stage.marks if kind in early)]
+    elif early and "checkpoint" in stage.marks:
         early.append("checkpoint")  # so that a run gets on between its kills
     what = numbers.choice(early or list(lacking))
     number = numbers.randint(1, max(stage.again[what], 1))
