@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from annotation_app.models import Batch, Release, Round
 from reward.settings import from_mapping
 from rlhf_loop.config import GateConfig
-from rlhf_loop.release_gate import Check, GateVerdict, checks, release_gate
+from rlhf_loop.measures.release_gate import Check, GateVerdict, checks, release_gate
 
 
 class Standing(NamedTuple):

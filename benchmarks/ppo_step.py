@@ -79,8 +79,8 @@ def steps_here(settings: dict[str, Any]) -> None:
     """In a child: a few iterations, and where their time goes."""
     import torch
 
-    from rlhf_loop import learner as learning
     from rlhf_loop.config import PPOConfig
+    from rlhf_loop.learning import learner as learning
     from rlhf_loop.ppo import batch_prompts
     from rlhf_loop.prompts import read_prompts
     from rlhf_loop.rollout import RewardModels, learning_targets

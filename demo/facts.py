@@ -1,8 +1,9 @@
 """Questions about the catalogue with four options each: ``python -m demo.facts``.
 
-A task file of ``rlhf_loop.task_files``, so that a round can be asked whether tuning cost knowledge.
-The questions are prompts of the test split; the options are one sentence with four values, of which
-one is the product's. The same call gives the same file for ever; it is shipped in ``demo/tasks``.
+A task file of ``rlhf_loop.measures.task_files``, so that a round can be asked whether tuning cost
+knowledge. The questions are prompts of the test split; the options are one sentence with four
+values, of which one is the product's. The same call gives the same file for ever; it is shipped in
+``demo/tasks``.
 """
 
 from __future__ import annotations

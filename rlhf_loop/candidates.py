@@ -1,25 +1,16 @@
-"""K scored answers to each prompt, drawn and stored in parts: what a killed run resumes from.
-
-A part is drawn and scored as a whole or not at all, so that on the CPU its answers and scores are
-the same to the last bit whatever happened to the run.
-"""
+"""K scored answers to each prompt: what rejection sampling and its temperature sweep draw."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from reward.lines import append_records, whole_records, write_records
-from reward.run_folder import RunFolder
 from rlhf_loop.config import Compute
+from rlhf_loop.parts import Record
 from rlhf_loop.policy import Drawing, row_seed
 from rlhf_loop.prompts import Prompt
 from rlhf_loop.rollout import RewardModels, sample_and_score
-
-Record = dict[str, Any]
 
 
 def draw_candidates(
@@ -57,42 +48,6 @@ def draw_candidates(
         }
         for i, (prompt, number) in enumerate(asked)
     ]
-
-
-def draw_parts(
-    run: RunFolder,
-    path: Path,
-    sizes: Sequence[int],
-    total: int,
-    draw: Callable[[int], list[Record]],
-) -> None:
-    """Store the parts that are not stored yet, part i with ``sizes[i]`` records from ``draw(i)``.
-
-    Each is one step of ``total`` in the metrics, also where the run was killed between the two.
-    """
-    done = whole_parts(path, sizes)
-    run.rewind_metrics(done)
-    stored, ends = whole_records(path), list(accumulate(sizes))
-    for number in range(len(run.metrics()), len(sizes)):
-        if number < done:
-            records = stored[ends[number] - sizes[number] : ends[number]]
-        else:
-            records = draw(number)
-            append_records(path, records)
-        run.log_metrics(number + 1, total, **part_figures(records))
-
-
-def whole_parts(path: Path, sizes: Sequence[int]) -> int:
-    """How many parts of so many records each stand whole in a file; what follows is cut off."""
-    records = whole_records(path)
-    parts = kept = 0
-    for size in sizes:
-        if kept + size > len(records):
-            break
-        parts, kept = parts + 1, kept + size
-    if kept < len(records):
-        write_records(path, records[:kept])
-    return parts
 
 
 def is_usable(record: Record) -> bool:

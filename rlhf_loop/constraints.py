@@ -8,7 +8,7 @@ question by which a chat model is asked for more values (``ask``), and one ``che
   taken literally in it;
 * ``{"marker": "{value}"}`` a word or phrase that must stand in the answer;
 * ``{"language": "{value}"}`` one of ``LANGUAGES``, by the function words or letters of the answer;
-* ``{"judge": true}`` no rule: a chat model is asked (``rlhf_loop.asking``).
+* ``{"judge": true}`` no rule: a chat model is asked (``rlhf_loop.measures.asking``).
 
 Standard library only. Source of the kinds: Llama 2, section 3.3 (hobby, language, public figure).
 """

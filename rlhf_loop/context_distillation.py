@@ -21,25 +21,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reward.command import command
-from reward.lines import append_records, whole_records, write_records
+from reward.lines import whole_records, write_records
 from reward.preferences import Message
 from reward.run_folder import RunFolder
 from reward.score import Scorer
 from reward.settings import to_mapping
-from rlhf_loop.config import ContextDistillationConfig
-from rlhf_loop.drawing import generate_answers
-from rlhf_loop.policy import (
-    Answer,
-    Drawing,
-    answer_text,
-    chunks,
-    load_chat_model,
-    prompt_tokens,
-    row_seed,
-)
+from rlhf_loop.candidates import mean
+from rlhf_loop.config import ContextDistillationConfig, inputs_of
+from rlhf_loop.engines import Address, Here, answer_prompts, engine_for
+from rlhf_loop.parts import Record, make_parts
+from rlhf_loop.policy import Answer, Drawing, answer_text, chunks, load_chat_model, row_seed
 from rlhf_loop.prompts import Prompt, read_prompts
 
-Record = dict[str, Any]
 SHIPPED = Path(__file__).with_name("preprompts.json")
 BINS = (0.0, 0.2, 0.4, 0.6, 0.8)  # where each bin of original safety begins, as a probability
 OTHER = "other"  # the answer template of a prompt without a category of its own
@@ -63,7 +56,7 @@ def distil(config: ContextDistillationConfig) -> Record:
 
 
 def _distil(config: ContextDistillationConfig, run: RunFolder) -> Record:
-    run.write_provenance({"prompts": config.prompts, "templates": config.templates})
+    run.write_provenance(inputs_of(config))
     prompts = [p for p in read_prompts(config.prompts, config.split) if p.is_safety]
     if not prompts:
         raise ValueError(f"{config.prompts} has no {config.split} prompts tagged is_safety")
@@ -137,30 +130,24 @@ def _candidates(
 ) -> list[Record]:
     """Both answers of every prompt, whole chunks of them stored as they come."""
     file = run.path / "candidates.jsonl"
-    stored = len(whole_records(file))
-    whole = stored if stored == len(prompts) else stored // config.chunk_prompts * (
-        config.chunk_prompts
-    )  # fmt: skip
-    if whole < stored:
-        write_records(file, whole_records(file)[:whole])
-    done = math.ceil(whole / config.chunk_prompts)
-    run.rewind_metrics(done)
-    parts = list(chunks(len(prompts), config.chunk_prompts))
-    if done < len(parts):
-        model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
-        scorer = Scorer(config.safety, config.device, config.dtype)
-        for number, part in enumerate(parts[done:], start=done + 1):
-            lines = _chunk(config, model, tokenizer, scorer, prompts[part], templates)
-            append_records(file, lines)
-            kept = sum(line["kept"] for line in lines) / len(lines)
-            run.log_metrics(number, len(parts), **{"distillation/kept": kept})
+    parts = [prompts[part] for part in chunks(len(prompts), config.chunk_prompts)]
+    engine = engine_for(config, *load_chat_model(config.policy, config.device, config.dtype))
+    scorer = Scorer(config.safety, config.device, config.dtype)
+
+    def draw(number: int) -> list[Record]:
+        return _chunk(config, engine, scorer, parts[number], templates)
+
+    make_parts(run, file, [*map(len, parts)], len(parts), draw, _part_figures)
     return whole_records(file)
+
+
+def _part_figures(lines: Sequence[Record]) -> dict[str, float]:
+    return {"distillation/kept": mean(line["kept"] for line in lines)}
 
 
 def _chunk(
     config: ContextDistillationConfig,
-    model: Any,
-    tokenizer: Any,
+    engine: Here | Address,
     scorer: Scorer,
     prompts: Sequence[Prompt],
     templates: Preprompts,
@@ -170,8 +157,9 @@ def _chunk(
         with_preprompt(prompt.messages, text, config.preprompt_as)
         for prompt, text in zip(prompts, texts, strict=True)
     ]
-    original = _answers(config, model, tokenizer, prompts, [p.messages for p in prompts])
-    distilled = _answers(config, model, tokenizer, prompts, behind)
+    tokenizer = engine.tokenizer
+    original = _answers(config, engine, prompts, [p.messages for p in prompts])
+    distilled = _answers(config, engine, prompts, behind)
     before = _scores(tokenizer, scorer, prompts, original)
     after = _scores(tokenizer, scorer, prompts, distilled)
     usable = [a.finished and bool(answer_text(tokenizer, a)) for a in distilled]
@@ -200,15 +188,13 @@ def _preprompt(config: ContextDistillationConfig, templates: Preprompts, prompt:
 
 def _answers(
     config: ContextDistillationConfig,
-    model: Any,
-    tokenizer: Any,
+    engine: Here | Address,
     prompts: Sequence[Prompt],
     asked: Sequence[Sequence[Message]],
 ) -> list[Answer]:
     drawing = Drawing(config.max_new_tokens, config.temperature, config.top_p)
-    queries = [prompt_tokens(tokenizer, messages) for messages in asked]
     seeds = [row_seed(config.seed, "distillation", prompt.id) for prompt in prompts]
-    return generate_answers(model, tokenizer, queries, seeds, drawing, config.generation_rows)
+    return answer_prompts(engine, asked, seeds, drawing)
 
 
 def _scores(

@@ -2,8 +2,8 @@
 
 The same pairs that the reward models learn from, without reward models and without sampling: a
 baseline for the rest of the round. The two answers to a prompt, and the comparisons of a dialogue,
-share what they have in common (``rlhf_loop.likelihood``). How likely the reference model finds the
-answers is computed once, into ``reference.jsonl``. B pairs.
+share what they have in common (``rlhf_loop.learning.likelihood``). How likely the reference model
+finds the answers is computed once, into ``reference.jsonl``. B pairs.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from reward.minibatches import minibatches
 from reward.preferences import Message, PreferencePair
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.config import DPOConfig
-from rlhf_loop.likelihood import Reading, TokenRow, read_nothing, reading, row_logprobs
+from rlhf_loop.config import DPOConfig, inputs_of
+from rlhf_loop.learning.likelihood import Reading, TokenRow, read_nothing, reading, row_logprobs
+from rlhf_loop.learning.steps import divided, leave_model, optimise, own_rows
 from rlhf_loop.policy import chunks, load_chat_model, stop_tokens
 from rlhf_loop.sft import answer_row, joined
-from rlhf_loop.steps import divided, leave_model, optimise, own_rows
 
 
 class AnswerPair(NamedTuple):
@@ -83,7 +83,7 @@ def _both(pairs: Sequence[AnswerPair]) -> list[TokenRow]:
 
 def _parts(pairs: Sequence[AnswerPair], tokens: int, shared: bool) -> list[tuple[list[int], int]]:
     """Which pairs go through the model together, and how many tokens that is."""
-    groups = [(pair.chosen.tokens, pair.rejected.tokens) for pair in pairs]
+    groups = [(pair.chosen.inputs, pair.rejected.inputs) for pair in pairs]
     return [(part.groups, part.tokens) for part in minibatches(groups, tokens, shared)]
 
 
@@ -145,8 +145,7 @@ def train(config: DPOConfig) -> dict[str, Any]:
 
 
 def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:
-    files = {f"pairs {number}": path for number, path in enumerate(config.pairs, start=1)}
-    run.write_provenance({"policy": config.policy, "reference": config.reference, **files})
+    run.write_provenance(inputs_of(config))
     model, tokenizer = load_chat_model(config.policy, str(device))
     wanted = _wanted(config)
     every = answer_pairs(tokenizer, wanted, stop_tokens(model, tokenizer))

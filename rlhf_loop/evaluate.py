@@ -22,38 +22,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws
+from reward.minibatches import minibatches
 from reward.preferences import Message
 from reward.run_folder import RunFolder
 from reward.score import Scorer
 from reward.settings import from_mapping, to_mapping
-from rlhf_loop.asking import ChatJudge, ask_all, refusing_question
-from rlhf_loop.config import EvaluateConfig, GateConfig
-from rlhf_loop.diversity import self_bleu
-from rlhf_loop.drawing import generate_answers
-from rlhf_loop.paired_figures import compare, flat, paired
+from rlhf_loop.config import EvaluateConfig, GateConfig, inputs_of
+from rlhf_loop.engines import answer_prompts, engine_for
+from rlhf_loop.learning.likelihood import divergences, reading, tail_row
+from rlhf_loop.measures.asking import ChatJudge, ask_all, refusing_question
+from rlhf_loop.measures.diversity import self_bleu
+from rlhf_loop.measures.paired_figures import compare, flat, paired
+from rlhf_loop.measures.refusals import Reply, reply_of
+from rlhf_loop.measures.release_gate import release_gate
+from rlhf_loop.measures.side_by_side import judge_answers
 from rlhf_loop.policy import (
     Drawing,
     answer_text,
-    chunks,
-    exact_kl,
-    left_pad,
     load_chat_model,
-    pad_token,
     prompt_tokens,
-    response_logits,
-    right_pad,
     row_seed,
 )
 from rlhf_loop.prompts import Prompt, read_prompts
-from rlhf_loop.refusals import Reply, reply_of
-from rlhf_loop.release_gate import release_gate
 from rlhf_loop.rollout import RewardModels, sample_and_score
-from rlhf_loop.side_by_side import judge_answers
 from rlhf_loop.task_accuracy import picked_options, read_tasks, task_figures
 
 Record = dict[str, Any]
@@ -72,6 +66,7 @@ def evaluate(config: EvaluateConfig) -> Record:
 
 
 def _evaluate(config: EvaluateConfig, run: RunFolder) -> Record:
+    run.write_provenance(inputs_of(config))
     prompts = _prompts(config)
     run.rewind_metrics(-1)
     old, new = (_answered(config, run, side, prompts) for side in SIDES)
@@ -192,7 +187,6 @@ def _score_independently(
             line["independent"] = score
 
 
-@torch.inference_mode()
 def _mean_kl(config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequence[Record]) -> float:
     """Mean over answers of KL(new ‖ old), nats: the exact divergence of every next token, summed.
 
@@ -200,15 +194,17 @@ def _mean_kl(config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequenc
     """
     new, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
     old, _ = load_chat_model(config.against, config.device, config.dtype)
-    total, pad = 0.0, pad_token(tokenizer)
-    for part in chunks(len(prompts), config.forward_rows):
-        queries = [prompt_tokens(tokenizer, prompt.messages) for prompt in prompts[part]]
-        query, query_mask = left_pad(queries, pad, new.device)
-        tokens = [answer["tokens"] for answer in answers[part]]
-        response, mask = right_pad(tokens, pad, new.device)  # (B, T) both
-        logits, _ = response_logits(new, query, query_mask, response, mask)
-        old_logits, _ = response_logits(old, query, query_mask, response, mask)
-        total += exact_kl(logits, old_logits).masked_fill(~mask, 0.0).sum().item()
+    rows = [
+        tail_row(prompt_tokens(tokenizer, prompt.messages), answer["tokens"])
+        for prompt, answer in zip(prompts, answers, strict=True)
+        if answer["tokens"]
+    ]
+    total, inputs = 0.0, [[row.inputs] for row in rows]
+    with reading(new) as mine, reading(old) as its:
+        shared = mine.shares and its.shares
+        for chosen, _ in minibatches(inputs, config.tokens_per_minibatch, shared):
+            found = divergences(mine, its, [rows[i] for i in chosen])  # (K,)
+            total += found.double().sum().item()
     return total / len(prompts)
 
 
@@ -237,10 +233,10 @@ def _several(
     if not file.exists():
         model, tokenizer = load_chat_model(_folder(config, side), config.device, config.dtype)
         asked = [(prompt, k) for prompt in prompts for k in range(many)]
-        queries = [prompt_tokens(tokenizer, prompt.messages) for prompt, _ in asked]
         seeds = [row_seed(config.seed, "diversity", prompt.id, k) for prompt, k in asked]
-        answers = generate_answers(
-            model, tokenizer, queries, seeds, _drawing(config), config.generation_rows
+        engine = engine_for(config, model, tokenizer)
+        answers = answer_prompts(
+            engine, [prompt.messages for prompt, _ in asked], seeds, _drawing(config)
         )
         texts = [answer_text(tokenizer, answer) for answer in answers]
         records = [

@@ -18,11 +18,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from reward.command import command
-from reward.lines import append_records, whole_records, write_records
+from reward.lines import whole_records, write_records
 from reward.preferences import Message, dialogue_root
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.config import GhostAttentionConfig
+from rlhf_loop.candidates import mean
+from rlhf_loop.config import GhostAttentionConfig, inputs_of
 from rlhf_loop.constraints import (
     Constraint,
     ConstraintKind,
@@ -32,18 +33,11 @@ from rlhf_loop.constraints import (
     read_constraints,
     values_of_list,
 )
-from rlhf_loop.drawing import generate_answers
-from rlhf_loop.policy import (
-    Drawing,
-    answer_text,
-    chunks,
-    load_chat_model,
-    prompt_tokens,
-    row_seed,
-)
+from rlhf_loop.engines import Address, Here, answer_prompts, engine_for
+from rlhf_loop.parts import Record, make_parts
+from rlhf_loop.policy import Drawing, answer_text, chunks, load_chat_model, row_seed
 from rlhf_loop.prompts import Prompt, read_prompts
 
-Record = dict[str, Any]
 CHUNK_DIALOGUES = 64  # answered and stored together; the unit of resuming
 
 
@@ -67,18 +61,17 @@ def build(config: GhostAttentionConfig) -> Record:
 
 
 def _build(config: GhostAttentionConfig, run: RunFolder) -> Record:
-    run.write_provenance({"prompts": config.prompts, "constraints": config.constraints})
-    model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
-    kinds = _with_drawn_values(config, model, tokenizer, read_constraints(config.constraints))
+    run.write_provenance(inputs_of(config))
+    engine = engine_for(config, *load_chat_model(config.policy, config.device, config.dtype))
+    kinds = _with_drawn_values(config, engine, read_constraints(config.constraints))
     scripts = _scripts(config, kinds)
     file = run.path / "drawn.jsonl"
-    done = _whole_chunks(file, len(scripts))
-    run.rewind_metrics(done)
-    parts = list(chunks(len(scripts), CHUNK_DIALOGUES))
-    for number, part in enumerate(parts, start=1):
-        if number > done:
-            append_records(file, _answered(config, model, tokenizer, scripts[part]))
-            run.log_metrics(number, len(parts))
+    parts = [scripts[part] for part in chunks(len(scripts), CHUNK_DIALOGUES)]
+
+    def draw(number: int) -> list[Record]:
+        return _answered(config, engine, parts[number])
+
+    make_parts(run, file, [*map(len, parts)], len(parts), draw, _part_figures)
     drawn = whole_records(file)
     kept = [line for line in drawn if line["left_out"] is None]
     if not kept:
@@ -87,19 +80,12 @@ def _build(config: GhostAttentionConfig, run: RunFolder) -> Record:
     return _summary(drawn, kept, kinds)
 
 
-def _whole_chunks(file: Any, total: int) -> int:
-    """How many chunks are stored whole; a part of the next one is dropped and drawn again."""
-    records = whole_records(file)
-    if len(records) == total:
-        return -(-total // CHUNK_DIALOGUES)
-    whole = len(records) // CHUNK_DIALOGUES
-    if len(records) > whole * CHUNK_DIALOGUES:
-        write_records(file, records[: whole * CHUNK_DIALOGUES])
-    return whole
+def _part_figures(lines: Sequence[Record]) -> dict[str, float]:
+    return {"ghost_attention/kept": mean(line["left_out"] is None for line in lines)}
 
 
 def _with_drawn_values(
-    config: GhostAttentionConfig, model: Any, tokenizer: Any, kinds: Sequence[ConstraintKind]
+    config: GhostAttentionConfig, engine: Here | Address, kinds: Sequence[ConstraintKind]
 ) -> list[ConstraintKind]:
     """The kinds with what the chat model itself names when it is asked for a list of values."""
     drawing = Drawing(config.max_new_tokens, config.temperature or 1.0, config.top_p)
@@ -107,14 +93,10 @@ def _with_drawn_values(
     for kind in kinds:
         values = list(kind.values)
         if kind.ask is not None and config.lists_drawn:
-            query = prompt_tokens(tokenizer, [Message("user", kind.ask)])
-            seeds = [
-                row_seed(config.seed, "values", kind.kind, i) for i in range(config.lists_drawn)
-            ]
-            answers = generate_answers(
-                model, tokenizer, [query] * len(seeds), seeds, drawing, config.generation_rows
-            )
-            texts = [answer_text(tokenizer, answer) for answer in answers]
+            asked = [[Message("user", kind.ask)]] * config.lists_drawn
+            seeds = [row_seed(config.seed, "values", kind.kind, i) for i in range(len(asked))]
+            answers = answer_prompts(engine, asked, seeds, drawing)
+            texts = [answer_text(engine.tokenizer, answer) for answer in answers]
             values += [value for text in texts for value in values_of_list(text)]
         found.append(kind._replace(values=tuple(dict.fromkeys(values))))
     return found
@@ -162,7 +144,7 @@ def with_instruction(words: str, request: str) -> str:
 
 
 def _answered(
-    config: GhostAttentionConfig, model: Any, tokenizer: Any, scripts: Sequence[Script]
+    config: GhostAttentionConfig, engine: Here | Address, scripts: Sequence[Script]
 ) -> list[Record]:
     """Each script with the answers that the model gives under the repeated instruction.
 
@@ -173,14 +155,12 @@ def _answered(
     going = list(range(len(scripts)))
     for turn in range(max(len(script.requests) for script in scripts)):
         going = [i for i in going if turn < len(scripts[i].requests)]
-        queries = [
-            prompt_tokens(tokenizer, sampling_messages(scripts[i], answers[i])) for i in going
-        ]
+        asked = [sampling_messages(scripts[i], answers[i]) for i in going]
         seeds = [row_seed(config.seed, "ghost", scripts[i].number, turn) for i in going]
-        drawn = generate_answers(model, tokenizer, queries, seeds, drawing, config.generation_rows)
+        drawn = answer_prompts(engine, asked, seeds, drawing)
         still = []
         for i, answer in zip(going, drawn, strict=True):
-            text = answer_text(tokenizer, answer)
+            text = answer_text(engine.tokenizer, answer)
             if answer.finished and text:
                 answers[i].append(text)
                 still.append(i)

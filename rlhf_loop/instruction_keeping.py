@@ -21,18 +21,12 @@ from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws, share_interval
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.asking import ChatJudge, ask_all, keeping_question
-from rlhf_loop.config import InstructionKeepingConfig
+from rlhf_loop.config import InstructionKeepingConfig, inputs_of
 from rlhf_loop.constraints import draw_constraints, instruction, obeys, read_constraints
-from rlhf_loop.drawing import generate_answers
+from rlhf_loop.engines import answer_prompts, engine_for
 from rlhf_loop.ghost_attention import Script, strung_requests, training_messages
-from rlhf_loop.policy import (
-    Drawing,
-    answer_text,
-    load_chat_model,
-    prompt_tokens,
-    row_seed,
-)
+from rlhf_loop.measures.asking import ChatJudge, ask_all, keeping_question
+from rlhf_loop.policy import Drawing, answer_text, load_chat_model, row_seed
 from rlhf_loop.prompts import read_prompts
 from rlhf_loop.task_accuracy import paired_shares
 
@@ -50,7 +44,7 @@ def keep(config: InstructionKeepingConfig) -> Record:
 
 
 def _keep(config: InstructionKeepingConfig, run: RunFolder) -> Record:
-    run.write_provenance({"prompts": config.prompts, "constraints": config.constraints})
+    run.write_provenance(inputs_of(config))
     run.rewind_metrics(-1)
     scripts = _scripts(config)
     folders = {"after": config.policy}
@@ -90,20 +84,18 @@ def _answers(
 ) -> list[list[str]]:
     """The model's answer at every turn of every dialogue, stored when it is whole."""
     if not file.exists():
-        model, tokenizer = load_chat_model(folder, config.device, config.dtype)
+        engine = engine_for(config, *load_chat_model(folder, config.device, config.dtype))
         drawing = Drawing(config.max_new_tokens, config.temperature)
         answers: list[list[str]] = [[] for _ in scripts]
         for turn in range(max(config.turns)):
-            queries = [
-                prompt_tokens(tokenizer, training_messages(script, said))
+            asked = [
+                training_messages(script, said)
                 for script, said in zip(scripts, answers, strict=True)
             ]
             seeds = [row_seed(config.seed, "keeping", s.number, turn) for s in scripts]
-            drawn = generate_answers(
-                model, tokenizer, queries, seeds, drawing, config.generation_rows
-            )
+            drawn = answer_prompts(engine, asked, seeds, drawing)
             for said, answer in zip(answers, drawn, strict=True):
-                said.append(answer_text(tokenizer, answer))
+                said.append(answer_text(engine.tokenizer, answer))
         write_records(file, [{"answers": said} for said in answers])
     return [record["answers"] for record in whole_records(file)]
 

@@ -26,8 +26,8 @@ class Answer(NamedTuple):
     tokens: list[int]  # the stop token included where there is one
     finished: bool  # False: cut at the longest allowed length
     logprobs: list[float] | None = None
-    """Natural log-probability of each token in the full softmax at the drawing's temperature, what
-    ``response_logprobs`` gives; None where it is not known, as in greedy answers."""
+    """Natural log-probability of each token in the full softmax at the drawing's temperature; None
+    where it is not known, as in greedy answers."""
     text: str | None = None  # as a server wrote it that says no tokens
 
 
@@ -144,34 +144,6 @@ def right_pad(
 def position_ids(mask: Tensor) -> Tensor:
     """(B, T) positions that count only what ``mask`` (B, T) says is real."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
-def response_logits(
-    model: Any, query: Tensor, query_mask: Tensor, response: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What the model predicts for every response token, and the hidden state it does so from.
-
-    ``query`` (B, Q) padded on the left, ``response`` (B, T) on the right, masks True where a token
-    is real. Returns float32 logits (B, T, V) and hidden states (B, T, H).
-    """
-    length = response.shape[1]
-    attention = torch.cat([query_mask, mask], dim=1)  # (B, Q + T)
-    output = model(
-        input_ids=torch.cat([query, response], dim=1),
-        attention_mask=attention,
-        use_cache=False,
-        output_hidden_states=True,
-        **accepted(model, position_ids=position_ids(attention), logits_to_keep=length + 1),
-    )
-    logits = output.logits[:, -length - 1 : -1].float()  # (B, T, V)
-    hidden = output.hidden_states[-1][:, -length - 1 : -1].float()  # (B, T, H)
-    return logits, hidden
-
-
-def response_logprobs(logits: Tensor, response: Tensor, temperature: float = 1.0) -> Tensor:
-    """(B, T) natural log-probability of each response token at the rollout's temperature."""
-    logprobs = torch.log_softmax(logits / temperature, dim=-1)  # (B, T, V)
-    return logprobs.gather(-1, response[:, :, None])[:, :, 0]
 
 
 def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:

@@ -29,10 +29,10 @@ from reward.command import command
 from reward.run_folder import RunFolder, replace_folder, whole_folder
 from reward.settings import to_mapping
 from reward.training_state import load_state, save_state
-from rlhf_loop.config import PPOConfig
-from rlhf_loop.figures import rollout_figures
-from rlhf_loop.learner import Learner
-from rlhf_loop.losses import policy_loss, value_loss
+from rlhf_loop.config import PPOConfig, inputs_of
+from rlhf_loop.learning.figures import rollout_figures
+from rlhf_loop.learning.learner import Learner
+from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import save_chat_model
 from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts
 from rlhf_loop.rollout import learning_targets
@@ -74,8 +74,7 @@ def train(config: PPOConfig) -> dict[str, Any]:
 
 
 def _train(config: PPOConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:
-    inputs = ("prompts", "policy", "helpfulness", "safety", "reference")
-    run.write_provenance({name: getattr(config, name) for name in inputs})
+    run.write_provenance(inputs_of(config))
     prompts = _prompts(config, PromptSplit.TRAIN)
     validation = _prompts(config, PromptSplit.VALIDATION)[: config.validation_prompts]
     _refuse_idle_ranks(config, validation)

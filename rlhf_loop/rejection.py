@@ -20,14 +20,9 @@ from reward.lines import whole_records, write_records
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.candidates import (
-    Record,
-    draw_candidates,
-    draw_parts,
-    is_usable,
-    mean,
-)
-from rlhf_loop.config import RejectionConfig
+from rlhf_loop.candidates import draw_candidates, is_usable, mean, part_figures
+from rlhf_loop.config import RejectionConfig, inputs_of
+from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts
 from rlhf_loop.rollout import RewardModels
@@ -46,7 +41,7 @@ def run_rejection(config: RejectionConfig) -> Record:
 
 
 def _run_rejection(config: RejectionConfig, run: RunFolder) -> Record:
-    _write_provenance(config, run)
+    run.write_provenance(inputs_of(config))
     prompts = list(read_prompts(config.prompts, PromptSplit.TRAIN))
     if not prompts:
         raise ValueError(f"{config.prompts} has no train prompts, and sampling needs some")
@@ -56,17 +51,6 @@ def _run_rejection(config: RejectionConfig, run: RunFolder) -> Record:
     selected = whole_records(selected_file)
     figures = _fine_tune(config, run, selected, len(_part_sizes(config, prompts)))
     return {"model": "model", **_summary(config, run, prompts, selected), **figures}
-
-
-def _write_provenance(config: RejectionConfig, run: RunFolder) -> None:
-    named = {
-        name: getattr(config, name)
-        for name in ("prompts", "policy", "helpfulness", "safety", "start")
-    }
-    for name in ("earlier", "sft_data"):
-        for number, path in enumerate(getattr(config, name), start=1):
-            named[f"{name} {number}"] = path
-    run.write_provenance(named)
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -107,7 +91,7 @@ def _sample(
             "rejection", drawing, config,
         )  # fmt: skip
 
-    draw_parts(run, run.path / "candidates.jsonl", sizes, total, draw)
+    make_parts(run, run.path / "candidates.jsonl", sizes, total, draw, part_figures)
 
 
 # --- the pool of earlier rounds -------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any
 from reward.command import Refused, command
 from reward.run_folder import PARENT_VARIABLE, RunFolder
 from reward.settings import to_flags, to_mapping
-from rlhf_loop.config import STAGE_CONFIGS, TRAINING_STAGES, RoundConfig
+from rlhf_loop.config import STAGE_CONFIGS, TRAINING_STAGES, RoundConfig, inputs_of
 
 STAGES = tuple(STAGE_CONFIGS)
 
@@ -63,7 +63,12 @@ def stage_command(
     settings = config.settings_of(stage, policy, out)
     if stage == "rejection" and "temperature" in results:
         settings["temperature"] = results["temperature"]["temperature"]
-    return [sys.executable, "-m", f"rlhf_loop.{stage}", *to_flags(settings)]
+    return command_of(stage, settings)
+
+
+def command_of(name: str, settings: Mapping[str, Any]) -> list[str]:
+    """The argument list of ``python -m rlhf_loop.NAME`` with these settings."""
+    return [sys.executable, "-m", f"rlhf_loop.{name}", *to_flags(settings)]
 
 
 def run_round(config: RoundConfig) -> dict[str, Any]:
@@ -77,6 +82,7 @@ def run_round(config: RoundConfig) -> dict[str, Any]:
 
 
 def _run_round(config: RoundConfig, run: RunFolder) -> dict[str, Any]:
+    run.write_provenance(inputs_of(config))
     run.rewind_metrics(0)
     policy, results = config.policy, dict[str, dict[str, Any]]()
     for number, stage in enumerate(config.stages, start=1):
@@ -94,16 +100,27 @@ def _run_stage(
     folder = RunFolder(config.out / stage)
     result = folder.result()
     if result is None:
-        folder.path.mkdir(parents=True, exist_ok=True)
         command = stage_command(stage, config, folder.path, policy, results)
-        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
-        with folder.log_file.open("ab") as log:
-            status = subprocess.run(
-                command, env=environment, stderr=log, start_new_session=True, check=False
-            ).returncode
-        result = folder.result()
-        if result is None:
-            raise StageFailed(f"stage {stage} ended with status {status}:\n{folder.log_tail()}")
+        result = finish_stage(stage, command, folder)
+    return result
+
+
+def finish_stage(
+    stage: str, command: list[str], folder: RunFolder, **environment: str
+) -> dict[str, Any]:
+    """Run a stage's command to its end and return its result; it ends with this process.
+
+    Raises StageFailed where it leaves none.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    variables = {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())}
+    with folder.log_file.open("ab") as log:
+        status = subprocess.run(
+            command, env=variables, stderr=log, start_new_session=True, check=False
+        ).returncode
+    result = folder.result()
+    if result is None:
+        raise StageFailed(f"stage {stage} ended with status {status}:\n{folder.log_tail()}")
     return result
 
 

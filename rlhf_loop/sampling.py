@@ -2,22 +2,24 @@
 
 The answers of two variants fill the next batch of comparisons, so each line says what made it. The
 models are folders, sampled here, or names at an OpenAI-compatible address. ``responses.jsonl`` is
-appended chunk by chunk: a run that was killed continues where it stopped.
+made part by part: a run that was killed continues where it stopped.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from reward.command import command
-from reward.lines import append_records, whole_records
+from reward.lines import whole_records
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.config import SamplingConfig
+from rlhf_loop.candidates import mean
+from rlhf_loop.config import SamplingConfig, inputs_of
 from rlhf_loop.engines import Address, Here, address_of, answer_prompts
+from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import (
     Drawing,
     answer_text,
@@ -44,17 +46,23 @@ def sample(config: SamplingConfig) -> dict[str, Any]:
 
 
 def _sample(config: SamplingConfig, run: RunFolder) -> dict[str, Any]:
+    run.write_provenance(inputs_of(config))
     prompts = list(read_prompts(config.prompts, config.split))
+    together = config.generation_rows if config.address is None else config.parallel_requests
+    parts = list(product(_sources(config), chunks(len(prompts), together)))
+    sizes = [len(prompts[part]) for _, part in parts]
+    opened: dict[Source, tuple[Here | Address, list[Prompt]]] = {}
+
+    def answer(number: int) -> list[Record]:
+        source, part = parts[number]
+        if source not in opened:
+            opened.clear()  # one model at a time
+            opened[source] = _opened(config, prompts, source)
+        engine, ordered = opened[source]
+        return _answers(config, source, engine, ordered[part])
+
     responses = run.path / "responses.jsonl"
-    have = {(line["prompt_id"], line["model_index"]) for line in whole_records(responses)}
-    total, started = len(prompts) * len(_sources(config)), time.monotonic()
-    run.rewind_metrics(len(have))
-    for source in _sources(config):
-        missing = [p for p in prompts if (p.id, source.model_index) not in have]
-        for lines in _answers(config, source, missing):
-            append_records(responses, lines)
-            have |= {(line["prompt_id"], line["model_index"]) for line in lines}
-            _log(run, lines, len(have), total, time.monotonic() - started)
+    make_parts(run, responses, sizes, len(parts), answer, _part_figures)
     lines = whole_records(responses)
     truncated = sum(line["finish_reason"] == "length" for line in lines)
     return {"responses": len(lines), "truncated": truncated}
@@ -66,32 +74,32 @@ def _sources(config: SamplingConfig) -> list[Source]:
     return [Source(i, name, temperatures[i]) for i, name in enumerate(names)]
 
 
-def _log(
-    run: RunFolder, lines: Sequence[dict[str, Any]], done: int, total: int, seconds: float
-) -> None:
-    truncated = sum(line["finish_reason"] == "length" for line in lines) / len(lines)
-    run.log_metrics(done, total, **{"sampling/truncated": truncated, "seconds": round(seconds, 3)})
+def _part_figures(lines: Sequence[Record]) -> dict[str, float]:
+    return {"sampling/truncated": mean(line["finish_reason"] == "length" for line in lines)}
+
+
+def _opened(
+    config: SamplingConfig, prompts: Sequence[Prompt], source: Source
+) -> tuple[Here | Address, list[Prompt]]:
+    """Who answers for a source, and the order in which it is asked: long prompts together."""
+    engine = _engine(config, source)
+    if isinstance(engine, Address):
+        return engine, list(prompts)
+    lengths = {p.id: len(prompt_tokens(engine.tokenizer, p.messages)) for p in prompts}
+    return engine, sorted(prompts, key=lambda prompt: -lengths[prompt.id])
 
 
 def _answers(
-    config: SamplingConfig, source: Source, prompts: list[Prompt]
-) -> Iterator[list[dict[str, Any]]]:
-    """The lines of one model, a chunk at a time."""
-    if not prompts:
-        return
-    engine, drawing = _engine(config, source), _drawing(config, source)
-    size = config.parallel_requests
-    if isinstance(engine, Here):
-        size = config.generation_rows
-        prompts = sorted(prompts, key=lambda p: -len(prompt_tokens(engine.tokenizer, p.messages)))
-    for chosen in (prompts[part] for part in chunks(len(prompts), size)):
-        seeds = [row_seed(config.seed, source.model_index, prompt.id) for prompt in chosen]
-        answers = answer_prompts(engine, [prompt.messages for prompt in chosen], seeds, drawing)
-        tokenizer = engine.tokenizer
-        yield [
-            _line(config, source, prompt, seed, answer_text(tokenizer, answer), answer.finished)
-            for prompt, seed, answer in zip(chosen, seeds, answers, strict=True)
-        ]
+    config: SamplingConfig, source: Source, engine: Here | Address, prompts: Sequence[Prompt]
+) -> list[Record]:
+    """The lines of one model's answers to these prompts."""
+    seeds = [row_seed(config.seed, source.model_index, prompt.id) for prompt in prompts]
+    drawing = Drawing(config.max_new_tokens, source.temperature, config.top_p)
+    answers = answer_prompts(engine, [prompt.messages for prompt in prompts], seeds, drawing)
+    return [
+        _line(config, source, prompt, seed, answer_text(engine.tokenizer, answer), answer.finished)
+        for prompt, seed, answer in zip(prompts, seeds, answers, strict=True)
+    ]
 
 
 def _engine(config: SamplingConfig, source: Source) -> Here | Address:
@@ -101,13 +109,9 @@ def _engine(config: SamplingConfig, source: Source) -> Here | Address:
     return Here(model, tokenizer, config.generation_rows)
 
 
-def _drawing(config: SamplingConfig, source: Source) -> Drawing:
-    return Drawing(config.max_new_tokens, source.temperature, config.top_p)
-
-
 def _line(
     config: SamplingConfig, source: Source, prompt: Prompt, seed: int, text: str, finished: bool
-) -> dict[str, Any]:
+) -> Record:
     return {
         "prompt_id": prompt.id,
         "model_index": source.model_index,

@@ -26,15 +26,15 @@ from reward.minibatches import minibatches
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.config import SFTConfig
-from rlhf_loop.likelihood import Reading, TokenRow, read_nothing, token_logprobs
+from rlhf_loop.config import SFTConfig, inputs_of
+from rlhf_loop.learning.likelihood import Reading, TokenRow, read_nothing, token_logprobs
+from rlhf_loop.learning.steps import divided, leave_model, optimise, own_rows
 from rlhf_loop.policy import (
     chunks,
     load_chat_model,
     prompt_tokens,
     stop_tokens,
 )
-from rlhf_loop.steps import divided, leave_model, optimise, own_rows
 
 
 class AnswerRow(NamedTuple):
@@ -199,7 +199,7 @@ def _gradients(read: Reading, step: list[list[AnswerRow]], config: Any) -> dict[
     spans = [slice(*pair) for pair in pairwise(bounds)]
     loss = computed = 0.0
     own = own_rows(len(rows))
-    groups = [(rows[i].tokens,) for i in own]
+    groups = [(rows[i].inputs,) for i in own]
     for places, tokens in minibatches(groups, config.tokens_per_minibatch, read.shares):
         chosen = [own[place] for place in places]
         logprobs = token_logprobs(read, [rows[i] for i in chosen])  # (K,)
@@ -234,8 +234,7 @@ def train(config: SFTConfig) -> dict[str, Any]:
 
 
 def _train(config: SFTConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:
-    data = {f"data {number}": path for number, path in enumerate(config.data, start=1)}
-    run.write_provenance({"model": config.model, **data})
+    run.write_provenance(inputs_of(config))
     model, tokenizer = load_chat_model(config.model, str(device))
     stops = stop_tokens(model, tokenizer)
     rows = read_answers(config.data, tokenizer, stops, config.answers)

@@ -4,10 +4,10 @@ Every option is scored by its log-probability as the continuation of the query; 
 most likely option, ``acc_norm`` the most likely one for each character of it. Both, and how text
 becomes tokens, are those of lm-evaluation-harness 0.4.13, against which the figures were held
 (EXPERIMENTS.md). With ``--against`` both models are measured and compared document by document.
-B rows, T tokens, V vocabulary.
+The options of a question share it: each of its tokens goes through the model once.
 
-Left out: few-shot prompting (a samples file of the harness brings its own), tasks that generate
-text, and sharing the query between its options.
+Left out: few-shot prompting (a samples file of the harness brings its own), and tasks that generate
+text.
 """
 
 from __future__ import annotations
@@ -22,18 +22,13 @@ import torch
 from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws, bootstrap, share_interval, sign_flip_p
+from reward.minibatches import minibatches
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.config import Compute, TaskAccuracyConfig
-from rlhf_loop.policy import (
-    accepted,
-    chunks,
-    left_pad,
-    load_chat_model,
-    pad_token,
-    position_ids,
-)
-from rlhf_loop.task_files import Document, read_task
+from rlhf_loop.config import Compute, TaskAccuracyConfig, inputs_of
+from rlhf_loop.learning.likelihood import TokenRow, reading, row_logprobs
+from rlhf_loop.measures.task_files import Document, read_task
+from rlhf_loop.policy import load_chat_model
 
 FIGURES = ("acc", "acc_norm")
 
@@ -66,7 +61,7 @@ def task_accuracy(config: TaskAccuracyConfig) -> Figures:
 
 
 def _task_accuracy(config: TaskAccuracyConfig, run: RunFolder) -> Figures:
-    run.write_provenance({f"task {n}": path for n, path in enumerate(config.tasks, start=1)})
+    run.write_provenance(inputs_of(config))
     tasks = read_tasks(config.tasks, config.most)
     run.rewind_metrics(-1)
     draws = Draws(config.resamples, config.seed)
@@ -119,7 +114,7 @@ def pick_options(
         for document in documents
         for texts in _rendered(tokenizer, document, chat)
     ]
-    logprobs = option_logprobs(model, tokenizer, pairs, compute.forward_rows)
+    logprobs = option_logprobs(model, pairs, compute.tokens_per_minibatch)
     picked, start = [], 0
     for document in documents:
         own = logprobs[start : start + len(document.choices)]
@@ -174,39 +169,30 @@ def option_tokens(tokenizer: Any, query: str, option: str) -> TokenPair:
     return TokenPair(whole[:start], whole[start:])
 
 
-@torch.inference_mode()
-def option_logprobs(
-    model: Any, tokenizer: Any, pairs: Sequence[TokenPair], rows: int
-) -> list[float]:
+@torch.no_grad()
+def option_logprobs(model: Any, pairs: Sequence[TokenPair], tokens: int) -> list[float]:
     """The natural log-probability of each option after its query, summed over its tokens.
 
-    What exceeds the model's context is cut off at the query's beginning.
+    At most so many ``tokens`` go through the model at once. What exceeds its context is cut off at
+    the query's beginning.
     """
     context = getattr(model.config, "max_position_embeddings", None)
-    order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i].query) - len(pairs[i].option))
-    found = [0.0] * len(pairs)
-    for part in chunks(len(order), rows):
-        chosen = order[part]
-        inputs = [_cut([*pairs[i].query, *pairs[i].option], context)[:-1] for i in chosen]
-        tokens, mask = left_pad(inputs, pad_token(tokenizer), model.device)  # (B, T) both
-        longest = max(len(pairs[i].option) for i in chosen)
-        logits = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            use_cache=False,
-            **accepted(model, position_ids=position_ids(mask), logits_to_keep=longest),
-        ).logits[:, -longest:]
-        logprobs = torch.log_softmax(logits.float(), dim=-1)  # (B, longest, V)
-        for row, i in enumerate(chosen):
-            option = torch.tensor(pairs[i].option, device=model.device)
-            own = logprobs[row, -len(option) :].gather(-1, option[:, None])
-            found[i] = own.sum().item()
+    rows = [_row(pair, context) for pair in pairs]
+    found = [0.0] * len(rows)
+    with reading(model) as read:
+        for chosen, _ in minibatches([[row.inputs] for row in rows], tokens, read.shares):
+            sums = row_logprobs(read, [rows[i] for i in chosen])  # (B,)
+            for i, logprob in zip(chosen, sums.tolist(), strict=True):
+                found[i] = logprob
     return found
 
 
-def _cut(tokens: list[int], context: int | None) -> list[int]:
-    """The last tokens of which all but the last one fit into the context."""
-    return tokens if context is None else tokens[-(context + 1) :]
+def _row(pair: TokenPair, context: int | None) -> TokenRow:
+    """A query and its option: the last tokens of which all but the last one fit the context."""
+    tokens = [*pair.query, *pair.option]
+    tokens = tokens if context is None else tokens[-(context + 1) :]
+    start = max(len(tokens) - len(pair.option), 1)
+    return TokenRow(tokens, list(range(start, len(tokens))))
 
 
 def task_figures(

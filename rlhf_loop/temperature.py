@@ -25,8 +25,9 @@ from reward.command import command
 from reward.lines import whole_records
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.candidates import Record, draw_candidates, draw_parts, is_usable
-from rlhf_loop.config import TemperatureConfig
+from rlhf_loop.candidates import draw_candidates, is_usable, part_figures
+from rlhf_loop.config import TemperatureConfig, inputs_of
+from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model
 from rlhf_loop.prompts import Prompt, read_prompts
 from rlhf_loop.rollout import RewardModels
@@ -43,8 +44,7 @@ def sweep(config: TemperatureConfig) -> Record:
 
 
 def _sweep(config: TemperatureConfig, run: RunFolder) -> Record:
-    names = ("prompts", "policy", "helpfulness", "safety")
-    run.write_provenance({name: getattr(config, name) for name in names})
+    run.write_provenance(inputs_of(config))
     prompts = fixed_prompts(list(read_prompts(config.prompts, config.split)), config)
     _sample(config, run, prompts)
     scores, unusable = scores_by_temperature(whole_records(_file(run)))
@@ -83,7 +83,7 @@ def _sample(config: TemperatureConfig, run: RunFolder, prompts: Sequence[Prompt]
             Drawing(config.max_new_tokens, temperature, config.top_p), config,
         )  # fmt: skip
 
-    draw_parts(run, _file(run), sizes, len(parts), draw)
+    make_parts(run, _file(run), sizes, len(parts), draw, part_figures)
 
 
 # --- from answers to a pick -----------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A stage of the round that writes down what it is doing: for the proof that kills it.
 
-``python -m tests.marked_stage MODULE MARKS …`` appends a line to MARKS before and after each thing
+``python -m tests.marked_stage STAGE MARKS …`` appends a line to MARKS before and after each thing
 that is worth being killed in; ``tests.kill_round`` says which. Production code knows nothing of it.
 """
 
@@ -17,7 +17,7 @@ from tests.marked_reward_training import marked
 def main() -> None:
     stage, marks = STAGES[sys.argv[1]], os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(marks, b"loading\n")
-    module = importlib.import_module(stage.module)
+    module = importlib.import_module(f"rlhf_loop.{stage.command}")
     for what, place in stage.marks.items():
         home, _, name = place.rpartition(".")
         owner = _owner(home)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+
+from reward.preferences import Message
+from rlhf_loop.config import SFTConfig
+from rlhf_loop.sft import train
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
@@ -77,3 +82,21 @@ def tiny_chat_model(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def brief_chat_model(folder: Path, start: Path) -> Path:
+    """Tune a small chat model until it mostly ends its answers by itself; returns its folder."""
+    asked = [Message("user", "Why?"), Message("assistant", "No."), Message("user", "Why so?")]
+    lines = [
+        {"messages": [m._asdict() for m in (*before, Message("assistant", text))]}
+        for text in ("Yes.", "No.", "By law.", "Why?")
+        for before in (asked[:1], asked, asked + asked[1:])
+    ]
+    folder.mkdir(exist_ok=True)
+    (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = SFTConfig(
+        data=(folder / "data.jsonl",), model=start, out=folder / "run", device="cpu",
+        epochs=20, batch=6, learning_rate=1e-2,
+    )  # fmt: skip
+    train(config)
+    return folder / "run" / "model"

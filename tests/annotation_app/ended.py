@@ -9,9 +9,9 @@ from typing import Any
 from annotation_app import exchange, lifecycle, snapshots, storage
 from annotation_app.models import Batch, Checkpoint, Promotion, PromptSet, Round, Run
 from reward.preferences import Message, dialogue_root
-from rlhf_loop.paired_figures import paired
+from rlhf_loop.measures.paired_figures import paired
+from rlhf_loop.measures.release_gate import release_gate
 from rlhf_loop.prompts import Prompt, PromptSplit
-from rlhf_loop.release_gate import release_gate
 from tests.annotation_app.rows import released_chat_model
 
 RISEN = ([1.0, 2.0, 3.0], [2.0, 3.1, 4.0])

@@ -10,9 +10,9 @@ from annotation_app import exchange
 from annotation_app.models import Checkpoint, PromptSet, Round, Run
 from reward.lines import write_records
 from reward.preferences import Message
-from rlhf_loop.paired_figures import compare
+from rlhf_loop.measures.paired_figures import compare
+from rlhf_loop.measures.release_gate import release_gate
 from rlhf_loop.prompts import Prompt
-from rlhf_loop.release_gate import release_gate
 from tests.annotation_app.rows import released_chat_model
 
 KINDS = ("helpfulness", "borderline", "adversarial")

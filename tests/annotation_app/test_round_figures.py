@@ -10,7 +10,7 @@ import rlhf_loop
 from annotation_app.round_figures import sentences, stage_groups, tables
 from annotation_app.stage_curves import CURVES
 from rlhf_loop.config import TemperatureConfig
-from rlhf_loop.paired_figures import compare
+from rlhf_loop.measures.paired_figures import compare
 from tests.annotation_app import played
 
 LOOP = "".join(file.read_text() for file in Path(rlhf_loop.__file__).parent.glob("*.py"))

@@ -7,7 +7,7 @@ import json
 from demo.facts import SHIPPED, documents
 from demo.gold import score
 from demo.world import prompts
-from rlhf_loop.task_files import read_task
+from rlhf_loop.measures.task_files import read_task
 
 
 def test_it_works() -> None:

@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_named(values, sentence):
         (TrainConfig, {"adam_beta2": 1}, "adam_beta2 is 1.0, allowed is 0 or more and below 1"),
         (TrainConfig, {"learning_rate": "inf"}, "learning_rate is inf, allowed is above 0"),
         (PPOConfig, {"threshold": 1}, "threshold is 1.0, allowed is above 0 and below 1"),
-        (PPOConfig, {"forward_rows": 0}, "forward_rows is 0, allowed is 1 or more"),
+        (PPOConfig, {"generation_rows": 0}, "generation_rows is 0, allowed is 1 or more"),
         (PPOConfig, {"minibatch": 100}, "minibatch is 100, allowed are divisors of batch 512"),
     ],
 )

@@ -5,10 +5,8 @@ import pytest
 
 from reward.model import save_reward_model, start_from_chat_model
 from reward.preferences import Message, dialogue_root
-from rlhf_loop.config import SFTConfig
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
-from rlhf_loop.sft import train
-from tests.tiny_models import tiny_chat_model
+from tests.tiny_models import brief_chat_model, tiny_chat_model
 
 SPLITS = (PromptSplit.TRAIN, PromptSplit.TRAIN, PromptSplit.VALIDATION, PromptSplit.TEST)
 
@@ -37,21 +35,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def brief_model(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chat model that mostly ends its answers by itself."""
-    folder = tmp_path_factory.mktemp("brief")
-    texts = ["Yes.", "No.", "By law.", "Why?"]
-    asked = [Message("user", "Why?"), Message("assistant", "No."), Message("user", "Why so?")]
-    lines = [
-        {"messages": [m._asdict() for m in (*before, Message("assistant", text))]}
-        for text in texts for before in (asked[:1], asked, asked + asked[1:])
-    ]  # fmt: skip
-    (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = SFTConfig(
-        data=(folder / "data.jsonl",), model=chat_model, out=folder / "run", device="cpu",
-        epochs=20, batch=6, learning_rate=1e-2,
-    )  # fmt: skip
-    train(config)
-    return folder / "run" / "model"
+    return brief_chat_model(tmp_path_factory.mktemp("brief"), chat_model)
 
 
 def make_prompt(number: int) -> Prompt:

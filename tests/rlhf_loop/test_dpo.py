@@ -12,7 +12,7 @@ from reward.run_folder import RunFolder
 from reward.settings import to_flags, to_mapping
 from rlhf_loop.config import DPOConfig
 from rlhf_loop.dpo import _gradients, answer_pairs, dpo_loss, main, train, with_reference
-from rlhf_loop.likelihood import reading
+from rlhf_loop.learning.likelihood import reading
 from rlhf_loop.policy import load_chat_model
 from tests.reward.pairs import pair, pairs
 from tests.rlhf_loop.conftest import read_lines
@@ -147,7 +147,7 @@ def test_the_two_answers_share_their_prompt(chat_model, config):
         shared += 1
     with reading(model) as read:
         figures = _gradients(read, [found], changed(config, tokens_per_minibatch=4096))
-    both = len(found.chosen.tokens) + len(found.rejected.tokens)
+    both = len(found.chosen.inputs) + len(found.rejected.inputs)
     assert figures["dpo/computed_tokens"] == both - shared
     wanted = [found.chosen.tokens[place] for place in found.chosen.wanted]
     assert tokenizer.decode(wanted) == "Two years.<|end|>"  # 1.3: its end token is learnt

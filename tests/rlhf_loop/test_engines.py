@@ -6,6 +6,7 @@ server that answers token ids plays its protocol as its source and documentation
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -31,6 +32,8 @@ from rlhf_loop.policy import (
     stop_tokens,
 )
 from rlhf_loop.rejection import run_rejection
+from rlhf_loop.replay import differences
+from tests.kill_round import STAGES, inputs
 from tests.reward.chat_server import Answer, chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 
@@ -214,6 +217,53 @@ def test_a_hand_over_that_fails_ends_the_run(tmp_path, chat_model, judges, promp
     )
     with pytest.raises(SamplerRefused, match=r"was not handed .* the server is full"):
         run_rejection(config)
+
+
+def test_one_name_for_two_models_is_refused(chat_model, judges, prompts, tmp_path):
+    """Old and new would both be answered for by whatever is served under it."""
+    settings = {
+        "prompts": prompts, "policy": chat_model, "against": chat_model, **judges,
+        "out": tmp_path / "run", "address": "http://x", "served_model": "policy",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="served_model is 'policy', and two chat models are asked"):
+        EvaluateConfig(**settings)
+    assert EvaluateConfig(**settings, hand_over="reload {folder}")
+
+
+@pytest.mark.parametrize(
+    ("name", "fewer"),
+    [
+        ("evaluate", []),
+        ("ghost attention", ["--dialogues", "6"]),
+        ("context distillation", []),
+        ("instruction keeping", ["--dialogues", "4"]),
+    ],
+)
+def test_every_stage_that_draws_can_ask_an_address(stages_read, tmp_path, name, fewer):
+    """What it leaves is bit for bit what it leaves when it draws itself."""
+    stage = STAGES[name]
+    main = importlib.import_module(f"rlhf_loop.{stage.command}").main
+    models = {str(path): load_chat_model(path, "cpu") for path in map(stages_read.get, MODELS)}
+    asked = []
+
+    def answer(request):
+        asked.append(request["model"])
+        return as_vllm(models[request["model"]])(request)
+
+    main([*stage.flags(stages_read, tmp_path / "here"), *fewer])
+    with chat_server(answer) as server:
+        flags = [*stage.flags(stages_read, tmp_path / "there"), *fewer]
+        main([*flags, "--address", server.address])
+    assert set(asked) == {str(stages_read[name]) for name in stage.reads.values() if name in MODELS}
+    assert list(differences(tmp_path / "here", tmp_path / "there")) == []
+
+
+MODELS = ("brief", "chat")
+
+
+@pytest.fixture(scope="module")
+def stages_read(tmp_path_factory):
+    return inputs(tmp_path_factory.mktemp("inputs"))
 
 
 # --- transformers serve --------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from reward.judge import JudgeRefused
 from reward.run_folder import RunFolder
 from rlhf_loop.config import EvaluateConfig
 from rlhf_loop.evaluate import evaluate, evenly
-from rlhf_loop.paired_figures import compare, paired
+from rlhf_loop.measures.paired_figures import compare, paired
 from rlhf_loop.prompts import PromptSplit, write_prompts
 from tests.reward.chat_server import Answer, chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines

@@ -12,6 +12,7 @@ from reward.measures.resampling import Draws
 from reward.preferences import Message
 from rlhf_loop.config import GhostAttentionConfig, InstructionKeepingConfig
 from rlhf_loop.constraints import Constraint
+from rlhf_loop.engines import answer_prompts
 from rlhf_loop.ghost_attention import (
     Script,
     build,
@@ -20,8 +21,8 @@ from rlhf_loop.ghost_attention import (
     with_instruction,
 )
 from rlhf_loop.instruction_keeping import figures, keep
-from rlhf_loop.likelihood import reading, token_logprobs
-from rlhf_loop.policy import load_chat_model, prompt_tokens, stop_tokens
+from rlhf_loop.learning.likelihood import reading, token_logprobs
+from rlhf_loop.policy import load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 from rlhf_loop.sft import answer_row, joined
 from tests.reward.chat_server import chat_server, says
@@ -171,11 +172,11 @@ def test_every_turn_is_answered_and_some_are_judged(keeping):
 def test_the_instruction_is_given_once_however_long_the_dialogue(keeping, monkeypatch):
     asked = []
 
-    def noted(tokenizer, messages):
-        asked.append([message.content for message in messages])
-        return prompt_tokens(tokenizer, messages)
+    def noted(engine, prompts, *rest):
+        asked.extend([message.content for message in messages] for messages in prompts)
+        return answer_prompts(engine, prompts, *rest)
 
-    monkeypatch.setattr("rlhf_loop.instruction_keeping.prompt_tokens", noted)
+    monkeypatch.setattr("rlhf_loop.instruction_keeping.answer_prompts", noted)
     keep(keeping)
     assert {len(contents) for contents in asked} == {1, 3, 5, 7}
     for contents in asked:

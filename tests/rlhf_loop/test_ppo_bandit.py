@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rlhf_loop.config import PPOConfig
-from rlhf_loop.losses import policy_loss, value_loss
+from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.rollout import Rollout, learning_targets
 
 WORDS, BETA, RATE = 4, 0.5, 0.06

@@ -8,7 +8,8 @@ import torch
 from reward.preferences import MalformedLine, Message
 from reward.run_folder import RunFolder
 from rlhf_loop.config import SFTConfig
-from rlhf_loop.likelihood import TokenRow, reading, token_logprobs
+from rlhf_loop.learning.likelihood import TokenRow, reading, token_logprobs
+from rlhf_loop.learning.steps import learning_rate
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.sft import (
     AnswerRow,
@@ -23,7 +24,6 @@ from rlhf_loop.sft import (
     token_weights,
     train,
 )
-from rlhf_loop.steps import learning_rate
 from tests.tiny_models import CONFIGS, tiny_chat_model
 
 DIALOGUE = [
@@ -245,7 +245,8 @@ def test_every_answer_of_a_dialogue_may_be_learnt(chat_model, tmp_path):
     ((*order,),) = step_rows(rows, config)
     assert [[rows[0]], [rows[1]]] in (order[:2], order[1:])  # a dialogue stays together
     figures, _ = gradients_of(model, [[rows[0]], [rows[1]]], config)
-    assert figures["sft/computed_tokens"] == len(rows[1].tokens)  # its history is shared
+    # Its history is shared, and an answer's last token is no input.
+    assert figures["sft/computed_tokens"] == len(rows[1].tokens) - 1
 
 
 def test_a_held_out_dialogue_is_refused(chat_model, tmp_path):
@@ -324,7 +325,9 @@ def test_a_run_stopped_after_its_last_step_keeps_its_figures(config, monkeypatch
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlhf_loop.steps.replace_folder", stop)  # the model is about to be saved
+        patch.setattr(
+            "rlhf_loop.learning.steps.replace_folder", stop
+        )  # the model is about to be saved
         with pytest.raises(Stopped):
             train(config)
     assert train(config) == train(replace(config, out=tmp_path / "whole"))

@@ -13,9 +13,12 @@ from reward.measures.resampling import Draws
 from reward.preferences import MalformedLine
 from reward.run_folder import RunFolder
 from rlhf_loop.config import Compute, TaskAccuracyConfig
+from rlhf_loop.learning.likelihood import reading
+from rlhf_loop.measures.task_files import Document, read_task
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.task_accuracy import (
     Picked,
+    TokenPair,
     main,
     option_logprobs,
     option_tokens,
@@ -23,7 +26,6 @@ from rlhf_loop.task_accuracy import (
     pick_options,
     task_accuracy,
 )
-from rlhf_loop.task_files import Document, read_task
 from tests.rlhf_loop.conftest import read_lines
 from tests.tiny_models import CONFIGS, tiny_chat_model
 
@@ -85,9 +87,23 @@ def test_log_probabilities_are_those_of_each_row_alone(architecture, tmp_path):
         chances = torch.log_softmax(logits.double(), dim=-1)
         places = range(len(query) - 1, len(query) + len(option) - 1)
         expected.append(sum(chances[p, t].item() for p, t in zip(places, option, strict=True)))
-    for rows in (1, 3, 64):
-        found = option_logprobs(model, tokenizer, pairs, rows)
+    for tokens in (1, 60, 4096):
+        found = option_logprobs(model, pairs, tokens)
         assert found == pytest.approx(expected, abs=2e-5)
+
+
+def test_options_share_their_question(chat_model):
+    """Each distinct token goes through the model once, the options' last ones not at all."""
+    model, _ = load_chat_model(chat_model, "cpu")
+    query, options = list(range(40, 60)), ([70, 71], [80, 81, 82], [90])
+    pairs = [TokenPair(query, option) for option in options]
+    seen = []
+    model.base_model.embed_tokens.register_forward_hook(lambda _, args, __: seen.append(args[0]))
+    with reading(model):
+        tried = len(seen)  # passes by which it is found out what the model can
+    option_logprobs(model, pairs, 4096)
+    (rows,) = seen[2 * tried :]
+    assert rows.numel() == 20 + 1 + 2
 
 
 # What lm-eval 0.4.13 gives for the first two documents of the shipped task, with starter-a in
@@ -142,8 +158,10 @@ def test_what_exceeds_the_context_is_cut_at_the_beginning(chat_model):
     pair = option_tokens(tokenizer, "why " * 400, " Two years")
     context = model.config.max_position_embeddings
     kept = pair.query[-(context + 1 - len(pair.option)) :]
-    (found,) = option_logprobs(model, tokenizer, [pair], 4)
-    assert found == option_logprobs(model, tokenizer, [pair._replace(query=kept)], 4)[0]
+    (found,) = option_logprobs(model, [pair], 4096)
+    assert found == option_logprobs(model, [pair._replace(query=kept)], 4096)[0]
+    only = TokenPair(pair.query[:1], (pair.query * 2)[: context + 9])  # longer than the context
+    assert option_logprobs(model, [only], 4096)[0] < 0
 
 
 def test_paired_shares_by_hand():

@@ -8,8 +8,8 @@ import pytest
 from django.urls import reverse
 
 from annotation_app.models import Checkpoint, PromptSet, Round
-from rlhf_loop.paired_figures import paired
-from rlhf_loop.release_gate import release_gate
+from rlhf_loop.measures.paired_figures import paired
+from rlhf_loop.measures.release_gate import release_gate
 from tests.annotation_app.rows import released_chat_model
 from tests.annotation_app.views.axe import PHONE, fits, violations
 

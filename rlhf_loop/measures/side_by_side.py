@@ -17,7 +17,7 @@ from reward.judge import judge
 from reward.measures.resampling import Draws, bootstrap
 from reward.preferences import Criterion, PreferencePair, write_pairs
 from reward.scores import SCORES, read_scores
-from rlhf_loop.asking import ChatJudge
+from rlhf_loop.measures.asking import ChatJudge
 from rlhf_loop.prompts import Prompt
 
 Record = dict[str, Any]

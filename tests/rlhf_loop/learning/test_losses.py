@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
 from rlhf_loop.advantages import kl_k3, masked_mean, shape_rewards
-from rlhf_loop.likelihood import entropies, spread_out
-from rlhf_loop.losses import policy_loss, value_loss
+from rlhf_loop.learning.likelihood import entropies, spread_out
+from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import exact_kl
 
 RATIOS = torch.tensor([0.5, 0.79, 0.9, 1.0, 1.1, 1.3, 2.0])

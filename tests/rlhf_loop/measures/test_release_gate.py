@@ -4,7 +4,7 @@ import pytest
 
 from reward.settings import from_mapping
 from rlhf_loop.config import GateConfig
-from rlhf_loop.release_gate import checks, release_gate
+from rlhf_loop.measures.release_gate import checks, release_gate
 
 
 def change(before, after, low=None, high=None):

@@ -20,7 +20,8 @@ MEANS = (
     "ppo/ratio",
 )  # fmt: skip
 VALUE_MEANS = ("ppo/loss/value", "ppo/val/clipfrac")
-LARGEST = "ppo/ratio/error"
+LARGEST = "ppo/ratio/error"  # of all tokens
+OF_RECOMPUTED = "ppo/ratio/recomputed_error"  # of those whose old log-probabilities are a pass's
 
 
 class StepFigures:
@@ -28,7 +29,7 @@ class StepFigures:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._largest: list[Tensor] = []
+        self._errors: dict[str, list[Tensor]] = {LARGEST: [], OF_RECOMPUTED: []}
 
     def add(self, share: float, means: Mapping[str, Tensor]) -> None:
         """Means over the tokens of a part, which has this ``share`` of the step's tokens."""
@@ -36,17 +37,24 @@ class StepFigures:
             part = share * value.detach()
             self._sums[name] = self._sums[name] + part if name in self._sums else part
 
-    def compare(self, error: Tensor) -> None:
-        """Distances of ratios from 1, of which the largest is kept."""
-        if len(error):
-            self._largest.append(error.max())
+    def compare(self, error: Tensor, recomputed: Tensor) -> None:
+        """Distances of N ratios from 1, of which the largest are kept; both (N,)."""
+        for name, found in ((LARGEST, error), (OF_RECOMPUTED, error[recomputed])):
+            if len(found):
+                self._errors[name].append(found.max())
 
     def whole(self, names: tuple[str, ...]) -> dict[str, float]:
-        """Every figure over the whole step, on every rank; 0 where nothing was added."""
+        """Every figure over the whole step, on every rank; 0 where nothing was added. An error is
+        left out where no rank has compared anything."""
         own = [float(self._sums.get(name, 0.0)) for name in names]
-        worst = torch.stack(self._largest).max().item() if self._largest else 0.0
         means = dict(zip(names, ranks.summed(*own), strict=True))
-        return {**means, LARGEST: ranks.largest(worst)}
+        errors = {name: ranks.largest(_worst(found)) for name, found in self._errors.items()}
+        return means | {name: error for name, error in errors.items() if error >= 0}
+
+
+def _worst(errors: list[Tensor]) -> float:
+    """The largest, -1 of none."""
+    return torch.stack(errors).max().item() if errors else -1.0
 
 
 def policy_figures(

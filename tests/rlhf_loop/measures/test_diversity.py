@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_loop.diversity import self_bleu, words
+from rlhf_loop.measures.diversity import self_bleu, words
 
 
 def test_it_works():

@@ -17,8 +17,15 @@ from transformers import (
 
 from reward.attention import Layout
 from reward.prefix_tree import prefix_tree
-from rlhf_loop import likelihood
-from rlhf_loop.likelihood import TokenRow, reading, row_logprobs, token_logprobs
+from rlhf_loop.learning import likelihood
+from rlhf_loop.learning.likelihood import (
+    TokenRow,
+    divergences,
+    reading,
+    row_logprobs,
+    tail_row,
+    token_logprobs,
+)
 from rlhf_loop.policy import load_chat_model
 from tests.tiny_models import CONFIGS, SHAPE, tiny_chat_model
 
@@ -114,6 +121,12 @@ def test_a_model_that_changes_its_head_s_logits_is_read_whole(capsys):
     assert "The head cannot be read alone" in capsys.readouterr().out
 
 
+def test_all_of_an_answer_is_wanted_and_its_last_token_is_no_input():
+    row = tail_row([1, 2, 3], [4, 5])
+    assert row == ([1, 2, 3, 4, 5], [3, 4])
+    assert row.inputs == [1, 2, 3, 4]
+
+
 def test_sums_of_rows(chat_model):
     model, _ = load_chat_model(chat_model, "cpu")
     with reading(model) as read:
@@ -121,6 +134,25 @@ def test_sums_of_rows(chat_model):
         torch.testing.assert_close(
             row_logprobs(read, ROWS), torch.stack([part.sum() for part in each])
         )
+
+
+@pytest.mark.parametrize("kind", [LlamaForCausalLM, Louder])
+def test_divergences_by_definition(chat_model, kind):
+    """Of whole next-token distributions, at the wanted places, whichever way a model is read."""
+    model, _ = load_chat_model(chat_model, "cpu")
+    torch.manual_seed(5)
+    other = kind(CONFIGS["llama"]()).eval()
+    expected = []
+    for row in ROWS:
+        ids = torch.tensor([row.tokens])
+        mine, its = (m(ids).logits[0].double().softmax(-1) for m in (model, other))
+        expected += [(mine[w - 1] * (mine[w - 1] / its[w - 1]).log()).sum() for w in row.wanted]
+    with reading(model) as read, reading(other) as theirs:
+        assert theirs.way == ("whole" if kind is Louder else "tree")
+        found = divergences(read, theirs, ROWS)
+        assert divergences(read, read, ROWS).abs().max() < 1e-6
+    torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-4, atol=1e-6)
+    assert found.min() > 1e-3
 
 
 def test_logits_of_the_whole_vocabulary_are_never_kept(chat_model, monkeypatch):
@@ -152,7 +184,8 @@ def test_a_shared_prefix_is_computed_once(chat_model):
     with reading(model) as read:
         seen.clear()
         token_logprobs(read, ROWS)
-    distinct = len(STEM) + 3 + 2 + 3 + 6  # two tokens that rows 0 and 3 share are too few
+    # Last tokens are no input; two tokens that rows 0 and 3 share are too few to be shared.
+    distinct = len(STEM) + 2 + 1 + 2 + 5
     assert [tokens.numel() for tokens in seen] == [distinct]
 
 

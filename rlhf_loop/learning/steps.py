@@ -20,7 +20,7 @@ from reward import ranks
 from reward.run_folder import RunFolder, replace_folder
 from reward.training_state import load_state, save_state
 from rlhf_loop.config import Optimisation
-from rlhf_loop.likelihood import Reading, reading
+from rlhf_loop.learning.likelihood import Reading, reading
 from rlhf_loop.policy import optimizer_groups, save_chat_model
 
 Batch = TypeVar("Batch")

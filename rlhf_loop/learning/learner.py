@@ -21,8 +21,15 @@ from reward.minibatches import minibatches
 from reward.model import load_reward_model, score_states
 from reward.trunk import Tails, own_attention, share_prefixes, shares_prefixes, states_at
 from rlhf_loop.config import PPOConfig
-from rlhf_loop.figures import MEANS, VALUE_MEANS, StepFigures, policy_figures, value_figures
-from rlhf_loop.likelihood import (
+from rlhf_loop.learning.figures import (
+    MEANS,
+    OF_RECOMPUTED,
+    VALUE_MEANS,
+    StepFigures,
+    policy_figures,
+    value_figures,
+)
+from rlhf_loop.learning.likelihood import (
     Policy,
     answer_logprobs,
     entropies,
@@ -31,7 +38,7 @@ from rlhf_loop.likelihood import (
     spread_out,
     vocabulary_chunks,
 )
-from rlhf_loop.losses import policy_loss, value_loss
+from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import (
     Drawing,
     ValueHead,
@@ -238,15 +245,21 @@ class Learner:
     # --- learning ----------------------------------------------------------------------------
 
     def update(self, rollout: Rollout, targets: Targets, iteration: int) -> dict[str, float]:
-        """One gradient step per minibatch; returns the means of the steps' figures."""
+        """One gradient step per minibatch; returns the means of the steps' figures.
+
+        ``ppo/ratio/first_error`` is the first step's alone, of recomputed answers: before any
+        update every ratio is 1. It is left out where that step had none.
+        """
         steps = [
             self._step(rollout, targets, rows)
             for epoch in range(self.config.epochs)
             for rows in minibatch_rows(len(rollout.responses), self.config, iteration, epoch)
         ]
+        first = steps[0].get(OF_RECOMPUTED)
         taken = [step for step in steps if step]
-        figures = {name: sum(s[name] for s in taken) / len(taken) for name in taken[0]}
-        return {**figures, "ppo/ratio/first_error": steps[0].get("ppo/ratio/error", 0.0)}
+        names = [name for name in taken[0] if name != OF_RECOMPUTED]
+        figures = {name: sum(step[name] for step in taken) / len(taken) for name in names}
+        return figures if first is None else {**figures, "ppo/ratio/first_error": first}
 
     def _step(self, rollout: Rollout, targets: Targets, rows: Sequence[int]) -> dict[str, float]:
         """One gradient step on a minibatch, a part of it through the model at a time.
@@ -313,7 +326,7 @@ class Learner:
             loss = policy_loss(logprobs, old, advantages, everywhere, self.config.cliprange)
             figures.add(share, {"ppo/loss/policy": loss})
             figures.add(share, policy_figures(logprobs, old, entropy.detach(), self.config))
-            figures.compare(((logprobs.detach() - old).exp() - 1).abs()[recomputed])
+            figures.compare(((logprobs.detach() - old).exp() - 1).abs(), recomputed)
             loss = loss - self.config.entropy_coef * entropy.mean()
             if self.actor.value_head is not None:
                 values = self.actor.value_head(given[some])

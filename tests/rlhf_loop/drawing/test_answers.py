@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_loop import drawing as engine
-from rlhf_loop.drawing import draw_tokens, generate_answers, plan_blocks, shares_prompts
+from rlhf_loop.drawing import blocks, generate_answers, record
+from rlhf_loop.drawing.apart import draw_apart
+from rlhf_loop.drawing.shared import shares_prompts
 from rlhf_loop.policy import (
     Answer,
     Drawing,
     left_pad,
     load_chat_model,
     prompt_tokens,
-    response_logits,
-    response_logprobs,
     right_pad,
     row_seed,
     stop_tokens,
 )
 from tests.rlhf_loop.conftest import make_prompt
+from tests.rlhf_loop.plain_rows import response_logits, response_logprobs
 from tests.tiny_models import SHAPE, tiny_tokenizer
 
 GROUPED = SHAPE | {"num_key_value_heads": 2}
@@ -170,7 +170,7 @@ def test_a_family_that_cannot_draws_apart_and_says_so_once(name, capsys):
 
 
 def test_a_mask_that_is_not_heard_of_is_noticed(monkeypatch, capsys):
-    monkeypatch.setattr(engine.Block, "_mask", lambda self, window: None)
+    monkeypatch.setattr(blocks.Block, "_mask", lambda self, window: None)
     model, _ = build(*FAMILIES["Llama"])
     assert not shares_prompts(model)
     assert "its logits come out" in capsys.readouterr().out
@@ -195,12 +195,10 @@ def test_shared_or_apart_the_answers_are_the_same(llama, answers, lengths, stem,
     drawing = Drawing(numbers.choice([1, 2, 12, 40]), 1.6)
     found = generate_answers(model, tokenizer, prompts, seeds, drawing, rows)
     stops = torch.tensor(sorted(stop_tokens(model, tokenizer)))
-    record = engine.Record(len(prompts), drawing, seeds, stops)
+    drawn = record.Record(len(prompts), drawing, seeds, stops)
     with torch.inference_mode():
-        assert [*engine._draw_apart(model, prompts, record, 4, 0)][-1:] == [len(prompts)][
-            : len(prompts)
-        ]
-    assert tokens_of(found) == tokens_of(record.answers())
+        assert [*draw_apart(model, prompts, drawn, 4, 0)][-1:] == [len(prompts)][: len(prompts)]
+    assert tokens_of(found) == tokens_of(drawn.answers())
 
 
 def test_each_token_goes_through_the_model_once(llama):
@@ -288,7 +286,7 @@ def test_the_model_is_left_as_it_was(llama, monkeypatch):
     assert torch.equal(before, after)
     after.sum().backward()
     model.zero_grad()
-    monkeypatch.setattr(engine, "draw_tokens", lambda *a: 1 / 0)
+    monkeypatch.setattr(record, "draw_tokens", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         generate_answers(model, tokenizer, prompts, seeds, Drawing(4), 4)
     assert model.config._attn_implementation == plain
@@ -300,109 +298,3 @@ def test_it_draws_in_bfloat16():
     answers = generate_answers(model.bfloat16(), tokenizer, prompts, seeds, Drawing(12), 256)
     assert shares_prompts(model)
     assert {len(answer.tokens) for answer in answers if not answer.finished} == {12}
-
-
-# --- one token -----------------------------------------------------------------------------------
-
-
-def grid(count=1000):
-    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
-
-
-def test_tokens_are_drawn_with_their_probabilities():
-    probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2])
-    drawn, logprobs = draw_tokens(probabilities.log().expand(1000, 4), grid(), 1.0, 1.0)
-    assert drawn.bincount(minlength=4).tolist() == [500, 0, 300, 200]
-    torch.testing.assert_close(logprobs, probabilities.log()[drawn])
-
-
-@given(
-    vocabulary=st.sampled_from([5, 127, 128, 129, 1000, 3072]),
-    temperature=st.sampled_from([0.2, 1.0, 2.5]),
-    spread=st.sampled_from([0.0, 1.0, 12.0]),
-    seed=st.integers(0, 9999),
-)
-@settings(deadline=None, max_examples=60)
-def test_it_is_the_inverse_of_the_cumulative_distribution(vocabulary, temperature, spread, seed):
-    """Against float64 in one piece: another token only where a number lies on the edge to it."""
-    numbers = torch.Generator().manual_seed(seed)
-    logits = torch.randn(64, vocabulary, generator=numbers) * spread
-    uniform = torch.rand(64, generator=numbers, dtype=torch.float64)
-    drawn, logprobs = draw_tokens(logits, uniform, temperature, 1.0)
-    shares = (logits.double() / temperature).softmax(-1)
-    ends = shares.cumsum(-1)
-    ends = ends / ends[:, -1:]
-    end = ends.gather(-1, drawn[:, None])[:, 0]
-    start = end - shares.gather(-1, drawn[:, None])[:, 0]
-    assert bool((start - 2e-6 <= uniform).all())
-    assert bool((uniform <= end + 2e-6).all())
-    expected = shares.log().gather(-1, drawn[:, None])[:, 0].float()
-    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("top_p", "kept"), [(0.5, [0]), (0.6, [0, 2]), (0.81, [0, 2, 3])])
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
-    logits = torch.tensor([0.5, 0.0, 0.3, 0.2]).log().expand(1000, 4)
-    drawn, logprobs = draw_tokens(logits, grid(), 1.0, top_p)
-    assert drawn.unique().tolist() == kept
-    torch.testing.assert_close(logprobs, logits[0][drawn])
-
-
-@given(
-    top_p=st.floats(0.01, 0.999), spread=st.sampled_from([0.0, 0.5, 8.0]), seed=st.integers(0, 999)
-)
-@settings(deadline=None, max_examples=60)
-def test_the_nucleus_is_that_of_a_full_sort(top_p, spread, seed):
-    """Also where the likeliest tokens do not do, and where many are equally likely."""
-    numbers = torch.Generator().manual_seed(seed)
-    logits = (torch.randn(3, 700, generator=numbers) * spread).round(decimals=1)
-    weights = logits.exp()
-    totals = weights.double().sum(-1)
-    kept = engine._nucleus(weights, totals, top_p, engine.LIKELIEST)
-    for row, total, found in zip(weights.tolist(), totals.tolist(), kept, strict=True):
-        order = sorted(range(700), key=lambda i: (-row[i], i))
-        wanted, reached = [], 0.0
-        for token in order:
-            assume(abs(reached - top_p) > 1e-9)  # on the edge rounding decides
-            if reached >= top_p:
-                break
-            wanted.append(token)
-            reached += row[token] / total
-        assert found.nonzero()[:, 0].tolist() == sorted(wanted)
-
-
-def test_the_ends_of_the_uniform_range_draw_possible_tokens():
-    for size in (4, 400):
-        logits = torch.full((3, size), float("-inf"))
-        logits[:, 1:3] = 0.0
-        drawn, _ = draw_tokens(logits, torch.tensor([0.0, 0.5, 1 - 1e-16]), 1.0, 1.0)
-        assert drawn.tolist() == [1, 2, 2]
-
-
-def test_logits_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="logits are not finite"):
-        draw_tokens(torch.tensor([[0.0, float("nan")]]), grid(1), 1.0, 1.0)
-
-
-# --- what is started together --------------------------------------------------------------------
-
-
-def test_prompts_of_one_kind_are_started_together():
-    long, short = [1] * 200, [2] * 10
-    blocks = plan_blocks([short, long] * 40, 256)
-    assert [[len(g.answers) for g in block] for block in blocks] == [[40], [40]]
-    alike = plan_blocks([[i] * 20 for i in range(50)], 256)
-    assert [len(block) for block in alike] == [50]
-
-
-@given(
-    counts=st.lists(st.integers(0, 40), max_size=20),
-    rows=st.integers(1, 64),
-)
-def test_every_answer_is_in_one_block_that_fits(counts, rows):
-    prompts = [[i] * (1 + i % 7) for i, n in enumerate(counts) for _ in range(n)]
-    blocks = plan_blocks(prompts, rows)
-    for block in blocks:
-        assert sum(len(group.answers) for group in block) <= rows
-    found = [(i, group.prompt) for block in blocks for group in block for i in group.answers]
-    assert sorted(found) == [*enumerate(prompts)]

@@ -6,22 +6,21 @@ import pytest
 import torch
 
 from reward.model import load_reward_model
-from rlhf_loop import learner as learning
 from rlhf_loop.advantages import masked_mean
 from rlhf_loop.config import PPOConfig
-from rlhf_loop.learner import Learner, batch_order, minibatch_rows
-from rlhf_loop.losses import policy_loss, value_loss
+from rlhf_loop.learning import learner as learning
+from rlhf_loop.learning.learner import Learner, batch_order, minibatch_rows
+from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import (
     left_pad,
     load_chat_model,
-    response_logits,
-    response_logprobs,
     right_pad,
     save_chat_model,
 )
 from rlhf_loop.ppo import batch_prompts
 from rlhf_loop.prompts import PromptSplit, read_prompts
 from rlhf_loop.rollout import learning_targets
+from tests.rlhf_loop.plain_rows import response_logits, response_logprobs
 from tests.tiny_models import CONFIGS, tiny_chat_model
 
 CPU = torch.device("cpu")
@@ -233,13 +232,13 @@ def test_masked_answers_do_not_go_through_the_model(config):
     learner.actor.register_forward_pre_hook(lambda _, args: seen.append(len(args[0].rows)))
     figures = learner._step(rollout, targets, range(12))
     assert sum(seen) == 8
-    assert figures["ppo/ratio/error"] < 1e-5
+    assert figures["ppo/ratio/recomputed_error"] < 1e-5
     assert learner._step(rollout, targets, [0, 3]) == {}
 
 
 def test_no_logits_of_the_whole_batch_are_held(config, monkeypatch):
     """The largest piece of logits is what LOGITS_AT_ONCE allows."""
-    monkeypatch.setattr("rlhf_loop.likelihood.LOGITS_AT_ONCE", 20 * 320)
+    monkeypatch.setattr("rlhf_loop.learning.likelihood.LOGITS_AT_ONCE", 20 * 320)
     sizes = []
     logits_of = learning.next_token_logits
 

@@ -18,7 +18,7 @@ import httpx
 from reward.config import JudgeConfig
 from reward.judge import JudgeRefused, Said, ask_chat, asked_side_by_side, completions_address
 from reward.lines import append_records, whole_records
-from rlhf_loop.refusals import Reply
+from rlhf_loop.measures.refusals import Reply
 
 KEEPING = (
     "You judge whether a response obeys an instruction that its writer was given earlier. "

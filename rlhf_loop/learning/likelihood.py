@@ -26,7 +26,7 @@ from reward.trunk import (
     share_prefixes,
     states_at,
 )
-from rlhf_loop.policy import accepted, position_ids, right_pad
+from rlhf_loop.policy import accepted, exact_kl, position_ids, right_pad
 
 LOGITS_AT_ONCE = 2**21  # eight megabytes of them
 LIKE_ITS_OWN = 1e-4  # largest difference of a log-probability from the one by the model's own head
@@ -98,10 +98,21 @@ def answer_logprobs(model: Any, states: Tensor, tokens: Tensor, temperature: flo
 
 
 class TokenRow(NamedTuple):
-    """A row of tokens, and the places of those whose likelihood is wanted: ascending, none 0."""
+    """A row of tokens, and the places of those whose likelihood is wanted: ascending, none 0, one
+    at least."""
 
     tokens: list[int]
     wanted: list[int]
+
+    @property
+    def inputs(self) -> list[int]:
+        """What goes through a model: nothing is asked of the last wanted token or behind it."""
+        return self.tokens[: self.wanted[-1]]
+
+
+def tail_row(query: Sequence[int], answer: Sequence[int]) -> TokenRow:
+    """A query and its answer; every token of the answer is wanted."""
+    return TokenRow([*query, *answer], list(range(len(query), len(query) + len(answer))))
 
 
 class Policy(torch.nn.Module):
@@ -158,9 +169,7 @@ def token_logprobs(read: Reading, rows: Sequence[TokenRow]) -> Tensor:
     wanted = torch.tensor(targets, device=model.device)  # (K,)
     if read.way == "whole":
         return _logprobs(_whole_logits(model, rows), wanted)
-    before = [[place - 1 for place in row.wanted] for row in rows]
-    states = read.policy(Reads([row.tokens for row in rows], before, model.device))  # (K, H)
-    return _by_head(model, states, wanted)
+    return _by_head(model, read.policy(_reads(model, rows)), wanted)
 
 
 def read_nothing(read: Reading) -> None:
@@ -180,9 +189,33 @@ def row_logprobs(read: Reading, rows: Sequence[TokenRow]) -> Tensor:
     return sums.index_add(0, torch.tensor(owner, device=found.device), found)
 
 
+@torch.no_grad()
+def divergences(read: Reading, other: Reading, rows: Sequence[TokenRow]) -> Tensor:
+    """(K,) the KL divergence, nats, at each wanted place of what the first model expects there from
+    what the other one does. Both have the same vocabulary."""
+    both = zip(_logits_in_chunks(read, rows), _logits_in_chunks(other, rows), strict=True)
+    return torch.cat([exact_kl(logits, others) for logits, others in both])
+
+
+def _logits_in_chunks(read: Reading, rows: Sequence[TokenRow]) -> Iterator[Tensor]:
+    """The logits (N, V) that the wanted tokens are predicted by, some of them at a time."""
+    model, whole = read.model, read.way == "whole"
+    found = (
+        _whole_logits(model, rows) if whole else states_at(model, _reads(model, rows))
+    )  # (K, V) or (K, H)
+    for part in vocabulary_chunks(model, len(found)):
+        yield _exact(found[part]) if whole else next_token_logits(model, found[part])
+
+
+def _reads(model: Any, rows: Sequence[TokenRow]) -> Reads:
+    """Where the hidden states stand that the wanted tokens are predicted from."""
+    before = [[place - 1 for place in row.wanted] for row in rows]
+    return Reads([row.inputs for row in rows], before, model.device)
+
+
 def _whole_logits(model: Any, rows: Sequence[TokenRow]) -> Tensor:
     """(K, V) the logits that the wanted tokens are predicted by, of the model's own forward."""
-    tokens, mask = right_pad([row.tokens for row in rows], 0, model.device)  # (B, T); pads masked
+    tokens, mask = right_pad([row.inputs for row in rows], 0, model.device)  # (B, T); pads masked
     positions = accepted(model, position_ids=position_ids(mask))
     output = model(input_ids=tokens, attention_mask=mask, use_cache=False, **positions)
     owner = [number for number, row in enumerate(rows) for _ in row.wanted]

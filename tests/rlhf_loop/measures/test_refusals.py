@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_loop.refusals import Reply, reply_of
+from rlhf_loop.measures.refusals import Reply, reply_of
 
-HH = Path(__file__).parents[2] / "demo/data/hh-harmless-base.jsonl.gz"
+HH = Path(__file__).parents[3] / "demo/data/hh-harmless-base.jsonl.gz"
 # Line of the file and which of its two last answers, c or r, all of them drawn by chance from the
 # answers whose first 40 words hold a word like "sorry", "cannot" or "illegal". The rules were made
 # looking at SEEN; UNSEEN was marked before they were asked, and nothing was changed after that.

@@ -1,0 +1,107 @@
+"""What the settings of several commands have in common. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from reward.settings import AT_LEAST_1, INSIDE_0_1, POSITIVE, REQUIRED, Settings, setting
+
+
+def inputs_of(config: Settings) -> dict[str, Path]:
+    """Every file and folder that a run with these settings reads, by the setting's name; those of a
+    list are numbered."""
+    found: dict[str, Path] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, tuple):
+            paths = [path for path in value if isinstance(path, Path)]
+            found |= {f"{field.name} {n}": path for n, path in enumerate(paths, start=1)}
+        elif isinstance(value, Path) and field.name != "out":
+            found[field.name] = value
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs(Settings):
+    """What every stage of a round reads, and the folder that it writes."""
+
+    prompts: Path = setting(REQUIRED, "prompts file, JSON lines with a split each")
+    policy: Path = setting(REQUIRED, "folder of the chat model that this stage starts from")
+    helpfulness: Path = setting(REQUIRED, "folder of the helpfulness reward model")
+    safety: Path = setting(REQUIRED, "folder of the safety reward model")
+    out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
+    seed: int = setting(0, "seed of sampling and of every order; our choice")
+    max_new_tokens: int = setting(512, "longest answer, tokens; our choice", AT_LEAST_1)
+    threshold: float = setting(
+        0.15, "safety probability under which the safety score decides; section 3.2.3", INSIDE_0_1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Settings):
+    """How much is put through a model at once, and where; no effect on what is computed."""
+
+    device: str = setting("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "type of weights that only answer or only score, never of trained ones; our choice",
+    )
+    generation_rows: int = setting(
+        256, "answers generated side by side, rows; our choice", AT_LEAST_1
+    )
+    tokens_per_minibatch: int = setting(
+        4096, "distinct tokens put through a model at once otherwise; changes no result", AT_LEAST_1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served(Compute):
+    """Who draws answers: this process, or an OpenAI-compatible server (docs/engines.md)."""
+
+    address: str | None = setting(
+        None, "base URL of an OpenAI-compatible server that draws; drawn here when not given"
+    )
+    timeout_seconds: float = setting(
+        120.0, "longest wait for one answer from the address, s", POSITIVE
+    )
+    parallel_requests: int = setting(
+        8, "answers asked for at the same time at the address", AT_LEAST_1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedPolicy(Served):
+    """The same where the policies are folders that an address has to be given."""
+
+    served_model: str | None = setting(
+        None, "model name to ask for at the address; the policy's folder when not given"
+    )
+    hand_over: str | None = setting(
+        None, "command that makes the address serve a policy, {folder} stands for its folder"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.address is None and (self.served_model or self.hand_over):
+            raise ValueError("served_model and hand_over are for an address, and none is given")
+        if self.hand_over is not None and "{folder}" not in self.hand_over:
+            raise ValueError(
+                f"hand_over is {self.hand_over!r}, allowed are commands with {{folder}}"
+            )
+
+
+def refuse_one_name_for_two(config: ServedPolicy) -> None:
+    """Raises ValueError where two chat models would be asked for by the same name."""
+    if config.served_model is not None and config.hand_over is None:
+        raise ValueError(
+            f"served_model is {config.served_model!r}, and two chat models are asked: without "
+            "hand_over the address would answer for both with one, so leave served_model out"
+        )
+
+
+def refuse_half_a_judge(address: str | None, model: str) -> None:
+    """Raises ValueError where an address comes without a model, or the other way round."""
+    if (address is None) != (not model):
+        raise ValueError("a judge needs both: judge_address and judge_model")

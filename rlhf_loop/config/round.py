@@ -1,0 +1,100 @@
+"""Settings of a round and of its replay; commands by their settings. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reward.settings import REQUIRED, Settings, from_mapping, setting
+from rlhf_loop.config.common import Inputs
+from rlhf_loop.config.dialogues import ContextDistillationConfig, GhostAttentionConfig
+from rlhf_loop.config.evaluation import EvaluateConfig, InstructionKeepingConfig, TaskAccuracyConfig
+from rlhf_loop.config.ppo import PPOConfig
+from rlhf_loop.config.sampling import RejectionConfig, SamplingConfig, TemperatureConfig
+from rlhf_loop.config.tuning import DPOConfig, SFTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundConfig(Inputs):
+    """A whole round: stages one after the other, and the evaluation of the new chat model."""
+
+    stages: tuple[str, ...] = setting(
+        ("rejection", "ppo", "evaluate"),
+        "which stages the round has, in this order: sft temperature rejection dpo ppo evaluate",
+    )
+    sft: dict[str, Any] = setting({}, "settings of rlhf_loop.sft, a JSON object")
+    temperature: dict[str, Any] = setting({}, "settings of rlhf_loop.temperature, a JSON object")
+    rejection: dict[str, Any] = setting({}, "settings of rlhf_loop.rejection, a JSON object")
+    dpo: dict[str, Any] = setting({}, "settings of rlhf_loop.dpo, a JSON object")
+    ppo: dict[str, Any] = setting({}, "settings of rlhf_loop.ppo, a JSON object")
+    evaluate: dict[str, Any] = setting({}, "settings of rlhf_loop.evaluate, a JSON object")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_odd_stages()
+        for stage in self.stages:
+            settings = self.settings_of(stage, self.policy, self.out)
+            from_mapping(STAGE_CONFIGS[stage], settings)
+
+    def _refuse_odd_stages(self) -> None:
+        ordered = [stage for stage in STAGE_CONFIGS if stage in self.stages]
+        if list(self.stages) != ordered or self.stages[-1:] != ("evaluate",):
+            raise ValueError(
+                f"stages is {' '.join(self.stages) or 'empty'}, allowed are some of "
+                f"{' '.join(STAGE_CONFIGS)}, each once, in this order, evaluate among them"
+            )
+        if not TRAINING_STAGES & set(self.stages):
+            raise ValueError(
+                f"stages is {' '.join(self.stages)}, which trains nothing: one of "
+                f"{', '.join(s for s in STAGE_CONFIGS if s in TRAINING_STAGES)} is needed"
+            )
+        if "temperature" in self.stages and "rejection" not in self.stages:
+            raise ValueError("stages has temperature without rejection, which alone draws at it")
+
+    def settings_of(self, stage: str, policy: Path, out: Path) -> dict[str, Any]:
+        """All settings of one stage that starts from the chat model ``policy``.
+
+        Raises ValueError for a stage that is none.
+        """
+        if stage not in STAGE_CONFIGS:
+            raise ValueError(f"stage is {stage!r}, allowed are {', '.join(STAGE_CONFIGS)}")
+        own: dict[str, Any] = getattr(self, stage)
+        if stage == "sft":
+            return {"model": policy, "seed": self.seed, **own, "out": out}
+        if stage == "dpo":
+            return {"seed": self.seed, **own, "policy": policy, "out": out}
+        shared = {name: getattr(self, name) for name in Inputs.__dataclass_fields__}
+        if stage == "evaluate":
+            shared["against"] = self.policy
+        if stage == "temperature" and "samples" in self.rejection:
+            shared["samples"] = self.rejection["samples"]
+        return {**shared, **own, "policy": policy, "out": out}
+
+
+STAGE_CONFIGS: dict[str, type[Settings]] = {
+    "sft": SFTConfig,
+    "temperature": TemperatureConfig,
+    "rejection": RejectionConfig,
+    "dpo": DPOConfig,
+    "ppo": PPOConfig,
+    "evaluate": EvaluateConfig,
+}
+TRAINING_STAGES = {"sft", "rejection", "dpo", "ppo"}
+COMMAND_CONFIGS: dict[str, type[Settings]] = {
+    **STAGE_CONFIGS,
+    "sampling": SamplingConfig,
+    "ghost_attention": GhostAttentionConfig,
+    "context_distillation": ContextDistillationConfig,
+    "instruction_keeping": InstructionKeepingConfig,
+    "task_accuracy": TaskAccuracyConfig,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig(Settings):
+    """Run a finished round, or one of its stages, again and compare what comes out bit for bit."""
+
+    run: Path = setting(REQUIRED, "folder of the round or of the stage, as it was left")
+    out: Path = setting(REQUIRED, "folder to run it again in; started again it goes on")
+    stages: tuple[str, ...] = setting((), "which of the round's stages; all when not given")

@@ -1,0 +1,111 @@
+"""Settings of what learns from answers: steps, fine-tuning, DPO. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from reward.preferences import Criterion
+from reward.settings import (
+    AT_LEAST_1,
+    BELOW_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    REQUIRED,
+    SHARE,
+    SMOOTHING,
+    Settings,
+    setting,
+)
+from rlhf_loop.config.common import Compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation(Settings):
+    """AdamW's steps on answers; what the paper leaves open about them is a setting."""
+
+    epochs: int = setting(2, "passes over the data; section 3.1", AT_LEAST_1)
+    batch: int = setting(64, "answers per optimiser step; section 3.1", AT_LEAST_1)
+    learning_rate: float = setting(2e-5, "highest learning rate; section 3.1", NOT_NEGATIVE)
+    schedule: Literal["cosine", "constant"] = setting(
+        "cosine", "of the learning rate after warm-up; section 3.1"
+    )
+    final_learning_rate_share: float = setting(
+        0.0, "where the cosine ends, share of the highest; our choice, 0.1 in section 2.2", SHARE
+    )
+    warmup_steps: int = setting(0, "steps of linear warm-up; our choice", NOT_NEGATIVE)
+    adam_beta1: float = setting(0.9, "AdamW beta 1; section 2.2", BELOW_1)
+    adam_beta2: float = setting(0.95, "AdamW beta 2; section 2.2", BELOW_1)
+    adam_eps: float = setting(1e-8, "AdamW epsilon; torch's, 1e-5 in section 2.2", POSITIVE)
+    weight_decay: float = setting(
+        0.1, "AdamW decay of matrices, not of norms; section 3.1", NOT_NEGATIVE
+    )
+    max_grad_norm: float = setting(
+        1.0, "global gradient norm is clipped here; section 2.2", POSITIVE
+    )
+    max_length: int = setting(
+        4096, "longest prompt with answer, tokens; longer ones are counted; section 3.1", AT_LEAST_1
+    )
+    checkpoint_every: int = setting(
+        100, "optimiser steps between resumable checkpoints", AT_LEAST_1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Optimisation):
+    """Supervised fine-tuning on answers (section 3.1)."""
+
+    packing: Literal["none", "within", "across"] = setting(
+        "none",
+        "within or across: answers fill rows of max_length, batch counts rows, and attention stays "
+        "within each answer's dialogue or reaches across them; section 3.1 packs, and does not say",
+    )
+    loss_mean: Literal["tokens", "answers"] = setting(
+        "tokens", "mean over a step's answer tokens, or over its answers' means; our choice"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(FineTuning, Compute):
+    """Fine-tune a chat model on answers: the loss is on answers only, never on prompts."""
+
+    data: tuple[Path, ...] = setting(
+        REQUIRED, "JSON lines, each {messages: […, assistant]}; one with a split must say train"
+    )
+    model: Path = setting(REQUIRED, "folder of the chat model to start from")
+    out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
+    answers: Literal["last", "all"] = setting(
+        "last", "which of a dialogue's answers are learnt; our choice"
+    )
+    seed: int = setting(0, "seed of the order of the data; our choice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(Optimisation, Compute):
+    """Direct preference optimisation on the reward models' pairs: a baseline without either."""
+
+    pairs: tuple[Path, ...] = setting(REQUIRED, "pairs files of a snapshot, train roots only")
+    policy: Path = setting(REQUIRED, "folder of the chat model that is trained")
+    reference: Path | None = setting(
+        None, "folder of the reference model, the policy when not given; Rafailov et al. 2023"
+    )
+    out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
+    criterion: Criterion | None = setting(None, "only pairs of this criterion; both when not given")
+    seed: int = setting(0, "seed of the order of the pairs; our choice")
+    beta: float = setting(0.1, "beta, strength of the reference; Rafailov et al. 2023", POSITIVE)
+    label_smoothing: float = setting(
+        0.0, "share of pairs taken to be judged the wrong way round; Mitchell 2023", SMOOTHING
+    )
+    epochs: int = setting(1, "passes over the pairs; our choice", AT_LEAST_1)
+    batch: int = setting(64, "pairs per optimiser step; Rafailov et al. 2023", AT_LEAST_1)
+    learning_rate: float = setting(
+        1e-6, "highest learning rate; Rafailov et al. 2023, who use RMSprop", NOT_NEGATIVE
+    )
+    schedule: Literal["cosine", "constant"] = setting(
+        "constant", "of the learning rate after warm-up; Rafailov et al. 2023"
+    )
+    warmup_steps: int = setting(150, "steps of linear warm-up; Rafailov et al. 2023", NOT_NEGATIVE)
+    weight_decay: float = setting(
+        0.0, "AdamW decay of matrices; our choice, RMSprop has none", NOT_NEGATIVE
+    )

@@ -1,0 +1,1 @@
+"""How models learn: likelihoods, losses, optimiser steps that resume, and an update of PPO."""

@@ -1,0 +1,1 @@
+"""What evaluations measure beside rewards, and the release gate over it."""
