@@ -1,8 +1,9 @@
 """A round's new chat model beside the previous one: what people are asked, and what they said.
 
-Wins, ties and losses are the new model's, as ``rlhf_loop.measures.side_by_side`` counts a judge's: equal
-answers are a tie, an empty one loses, and nobody is asked about either. What several people said of
-a comparison is joined by majority; an even split is a tie. A choice counts whatever its strength.
+Wins, ties and losses are the new model's, as ``rlhf_loop.measures.side_by_side`` counts a judge's:
+equal answers are a tie, an empty one loses, and nobody is asked about either. What several people
+said of a comparison is joined by majority; an even split is a tie. A choice counts whatever its
+strength.
 """
 
 from __future__ import annotations
