@@ -173,6 +173,8 @@ def round_config(run: Run, policy_role: str) -> RoundConfig:
     assert run.round is not None, run.pk
     prompt_set = run.input("prompts")
     given: dict[str, dict[str, Any]] = {"rejection": {"earlier": earlier_selected(run.round)}}
+    if run.kind == Run.Kind.REJECTION:
+        given["rejection"]["start"] = _folder(run, "start")
     if "dpo" in stages_of(run.config):
         given["dpo"] = {"pairs": judged_pairs(run.round)}
     given["evaluate"] = _measured_by(run)

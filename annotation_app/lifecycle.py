@@ -293,13 +293,6 @@ def advance(round_: Round) -> Run | None:
         return None
     trained = [done[s] for s in order[: order.index(stage)] if s in TRAINING_STAGES]
     policy = trained[-1].checkpoint if trained else round_.policy
-    further: dict[str, Input] = {}
-    if stage == STAGES[-1]:
-        further |= measured_by(round_)
-    elif round_.demonstrations is not None and stage in dict(
-        exchange.demonstrated_in(round_.config)
-    ):
-        further["demonstrations"] = round_.demonstrations
     return Run.queue(
         stage,
         round_.config,
@@ -309,10 +302,25 @@ def advance(round_: Round) -> Run | None:
             "helpfulness": round_.helpfulness,
             "safety": round_.safety,
             "prompts": round_.prompt_set,
-            **further,
+            **_further(round_, stage, policy),
         },
         round=round_,
     )
+
+
+def _further(round_: Round, stage: str, policy: Checkpoint) -> Mapping[str, Input]:
+    """What a stage is given beside what all are: rejection sampling the model that its fine-tuning
+    begins at (section 3.2.3)."""
+    if stage == STAGES[-1]:
+        return measured_by(round_)
+    found: dict[str, Input] = {}
+    if stage == Run.Kind.REJECTION:
+        found["start"] = policy.supervised()
+    if round_.demonstrations is not None and stage in dict(
+        exchange.demonstrated_in(round_.config)
+    ):
+        found["demonstrations"] = round_.demonstrations
+    return found
 
 
 def measured_by(round_: Round) -> dict[str, Checkpoint | PromptSet]:

@@ -82,6 +82,19 @@ class Checkpoint(models.Model):
     def criterion(self) -> str:
         return "" if self.kind == self.Kind.CHAT else self.kind.removesuffix("_reward")
 
+    def supervised(self) -> Checkpoint:
+        """The chat model before any feedback that this one descends from: it was brought in, or
+        fine-tuned on demonstrations."""
+        from annotation_app.models.run import Run, RunInput
+
+        found = self
+        while found.run is not None and found.run.kind != Run.Kind.SFT:
+            given = RunInput.objects.filter(run=found.run, role="policy")
+            policy = given.select_related("checkpoint__run").get().checkpoint
+            assert policy is not None, found.pk
+            found = policy
+        return found
+
     def annotation_ids(self) -> set[int]:
         """Every annotation behind these weights, through all runs that led to them."""
         read = (item.snapshot for item in self._behind() if item.snapshot is not None)

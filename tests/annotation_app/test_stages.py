@@ -15,6 +15,7 @@ from annotation_app.models import (
     DialogueRoot,
     Person,
     PromptSet,
+    Release,
     Round,
     Run,
 )
@@ -104,6 +105,29 @@ def test_a_round_has_the_stages_of_its_settings(ready):
     names = [runs[kind].checkpoint.name for kind in ("rejection", "dpo")]
     assert names == ["RLHF-V1 before DPO", "RLHF-V1"]
     assert not Checkpoint.objects.filter(run=runs["temperature"]).exists()
+
+
+def test_rejection_sampling_tunes_the_model_before_any_feedback(ready):
+    """Section 3.2.3: whatever round it is, answers come from the newest model and go into the
+    first, or the last that demonstrations made."""
+    first, runs = play()
+    assert asked(runs["rejection"]).start == asked(runs["rejection"]).policy
+    Release.objects.create(checkpoint=first.result)
+    ready(stages=["sft", "rejection", "evaluate"], sft={"data": ["/data/answers.jsonl"]})
+    second, later = play()
+    assert later["sft"].input("policy") == first.result
+    assert later["rejection"].input("start") == later["sft"].checkpoint
+    Release.objects.create(checkpoint=second.result)
+    ready(rejection={"samples": 3})
+    third, last = play()
+    assert last["rejection"].input("policy") == second.result != later["sft"].checkpoint
+    assert last["rejection"].input("start") == later["sft"].checkpoint
+    start = storage.path(later["sft"].checkpoint.storage_key)
+    assert asked(last["rejection"]).start == start
+    ready(rejection={"start": None})
+    Release.objects.create(checkpoint=third.result)
+    _, own = play()
+    assert asked(own["rejection"]).start is None
 
 
 def test_dpo_reads_the_pairs_behind_the_reward_models(ready):
