@@ -80,6 +80,17 @@ PPO: Panels = (
                 is_whole=True,
             ),
             Panel(
+                "split",
+                "Scores by which decides",
+                {
+                    "objective/scores_by_helpfulness": "helpfulness",
+                    "objective/scores_by_gate": "safety, low score",
+                    "objective/scores_by_tag": "safety, tagged prompt",
+                },
+                "Mean combined logits of the answers that each decides; nothing where it decides "
+                "none.",
+            ),
+            Panel(
                 "validation",
                 "Held-out prompts",
                 {

@@ -83,11 +83,17 @@ def rollout_figures(rollout: Rollout, targets: Targets, config: PPOConfig) -> di
     ``objective/kl`` is the sum over tokens of log-probability less that of the reference, nats.
     ``objective/by_…`` are the shares of answers whose reward is the safety score because their
     prompt is tagged, the safety score because it is under the gate, and the helpfulness score;
-    ``whiten/…`` what is taken off combined scores, and what they are divided by.
+    ``objective/scores_by_…`` their mean scores, left out where there is none. ``whiten/…`` is what
+    is taken off combined scores, and what they are divided by.
     """
     log_ratio = rollout.logprobs - rollout.ref_logprobs  # (B, T), 0 outside the mask
     kl = log_ratio.sum(dim=1)  # (B,)
     gated = (rollout.scores == rollout.safety) & ~rollout.is_safety  # (B,)
+    decided = {
+        "objective/scores_by_tag": rollout.is_safety,
+        "objective/scores_by_gate": gated,
+        "objective/scores_by_helpfulness": ~gated & ~rollout.is_safety,
+    }
     known = targets.scores[targets.counted]
     found = {
         "objective/scores": rollout.scores.mean(),
@@ -95,7 +101,8 @@ def rollout_figures(rollout: Rollout, targets: Targets, config: PPOConfig) -> di
         "objective/safety": rollout.safety.mean(),
         "objective/by_tag": rollout.is_safety.float().mean(),
         "objective/by_gate": gated.float().mean(),
-        "objective/by_helpfulness": (~gated & ~rollout.is_safety).float().mean(),
+        "objective/by_helpfulness": decided["objective/scores_by_helpfulness"].float().mean(),
+        **{name: rollout.scores[those].mean() for name, those in decided.items() if those.any()},
         "objective/kl": kl.mean(),
         "objective/kl_k3": kl_k3(log_ratio).sum(dim=1).mean(),
         "objective/non_score_reward": -config.kl_coef * kl.mean(),

@@ -13,7 +13,7 @@ from rlhf_loop.config import TemperatureConfig
 from rlhf_loop.measures.paired_figures import compare
 from tests.annotation_app import played
 
-LOOP = "".join(file.read_text() for file in Path(rlhf_loop.__file__).parent.glob("*.py"))
+LOOP = "".join(file.read_text() for file in Path(rlhf_loop.__file__).parent.rglob("*.py"))
 
 
 def named(stage: str, *given: object) -> dict:

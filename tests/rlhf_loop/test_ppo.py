@@ -252,10 +252,21 @@ def test_the_figures_say_which_model_decided(config, learner):
     assert figures["objective/by_tag"] == pytest.approx(3 / 12)
     assert figures["objective/by_gate"] == pytest.approx(3 / 12)  # of -5 … -1.8 all but the tagged
     assert figures["objective/by_helpfulness"] == pytest.approx(6 / 12)
+    parts = {"tag": [-5, -5 + 40 / 11, -5 + 80 / 11], "gate": [-45 / 11, -35 / 11, -25 / 11]}
+    for name, expected in {**parts, "helpfulness": [1.0]}.items():
+        mean = sum(expected) / len(expected)
+        assert figures[f"objective/scores_by_{name}"] == pytest.approx(mean)
     assert figures["whiten/mean"] == pytest.approx(scores.mean().item())
     assert figures["whiten/deviation"] == pytest.approx(scores.std(correction=0).item())
     missed = (targets.returns - rollout.values)[rollout.mask]
     assert figures["ppo/val/error"] == pytest.approx((missed**2).mean().item())
+
+
+def test_a_model_that_decided_nothing_has_no_mean_score(config, learner):
+    rollout = collected(learner)._replace(is_safety=torch.ones(12, dtype=torch.bool))
+    figures = rollout_figures(rollout, learning_targets(rollout, config), config)
+    named = {name for name in figures if name.startswith("objective/scores_by_")}
+    assert named == {"objective/scores_by_tag"}
 
 
 class LetterCounter:
