@@ -54,14 +54,15 @@ def test_each_stage_starts_from_the_one_before(finished):
 
 def test_a_stage_with_a_result_is_not_run_again(finished, monkeypatch):
     (finished["out"] / "result.json").unlink()
-    monkeypatch.setattr("rlhf_loop.round.subprocess.run", None)  # a call would be a TypeError
+    monkeypatch.setattr("rlhf_loop.round.finish_stage", None)  # a call would be a TypeError
     assert run_round(RoundConfig(**finished))["model"] == "ppo/model"
 
 
 def test_a_stage_that_fails_is_named_with_its_log(prompts, chat_model, judges, tmp_path):
     settings = settings_of(prompts, chat_model, judges, tmp_path / "out")
-    settings["prompts"] = tmp_path / "none.jsonl"
-    with pytest.raises(StageFailed, match=r"stage rejection ended with status 1:(.|\n)*none.jsonl"):
+    settings["prompts"] = tmp_path / "no.jsonl"
+    settings["prompts"].write_text("these are no prompts\n")
+    with pytest.raises(StageFailed, match=r"stage rejection ended with status 1:(.|\n)*no.jsonl"):
         run_round(RoundConfig(**settings))
     assert RunFolder(settings["out"]).result() is None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
 from django.test import Client
@@ -32,7 +32,7 @@ def models(talker) -> list[Checkpoint]:
     found = list(Checkpoint.objects.order_by("pk"))
     for row in found:
         (storage.path(row.storage_key) / "config.json").write_text("{}")
-    Release.objects.get(checkpoint=found[1]).withdraw()
+    Release.objects.get(checkpoint=found[1]).withdraw(None, "Too slow.")
     return found
 
 
@@ -212,6 +212,7 @@ def test_a_second_tab_is_told(browser, models, talker):
         second = browser.post(ASK, data=message(models))
         assert second.status_code == 409
         assert "answering another message of yours" in second.json()["errors"][0]
+        wait_for(lambda: len(talker.requests) == 2, "the first tab's requests")
     wait_for(lambda: not RunningTurn.objects.exists(), "the end of the turn")
     assert len(talker.requests) == 2
 
@@ -442,13 +443,18 @@ def test_one_alone_takes_the_whole_width(play, talker):
     assert histories(talker, 2) == [[QUESTION, first, "And then?"]] * 2
 
 
+def address_of(page) -> str:
+    """The query as the page has it now; ``page.url`` hears of it a little later."""
+    return str(page.evaluate("location.search.slice(1)"))
+
+
 def test_the_address_follows_the_settings(play, models):
     page = play()
     page.locator("#id_temperature").fill("0.4")
     page.locator("#id_right").select_option("")
     page.locator("#id_system").fill("Be kind & brief.")
     page.get_by_label("Combine the scores as of a safety prompt").check()
-    query = parse_qs(urlsplit(page.url).query, keep_blank_values=True)
+    query = parse_qs(address_of(page), keep_blank_values=True)
     assert (query["temperature"], query["right"], query["is_safety"]) == (["0.4"], [""], ["on"])
     assert query["system"] == ["Be kind & brief."]
     page.reload()
@@ -456,7 +462,7 @@ def test_the_address_follows_the_settings(play, models):
     assert page.locator("#id_system").input_value() == "Be kind & brief."
     assert page.locator("#id_right").input_value() == ""
     page.locator("#id_system").fill("x" * 5000)
-    assert "system" not in parse_qs(urlsplit(page.url).query)
+    assert "system" not in parse_qs(address_of(page))
     assert "too long for the address" in page.locator("#link").inner_text()
     page.reload()
     page.locator("#send:enabled").wait_for()

@@ -220,7 +220,7 @@ def test_a_rounds_page_costs_a_fixed_number_of_queries(
         annotation.record(choice="a", strength="better")
     tasks.turn_batches()
     lifecycle.release_round(again(round_), None, WHY)
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         as_alice.get(reverse("round", args=[round_.pk]))
 
 
