@@ -316,9 +316,7 @@ def _further(round_: Round, stage: str, policy: Checkpoint) -> Mapping[str, Inpu
     found: dict[str, Input] = {}
     if stage == Run.Kind.REJECTION:
         found["start"] = policy.supervised()
-    if round_.demonstrations is not None and stage in dict(
-        exchange.demonstrated_in(round_.config)
-    ):
+    if round_.demonstrations is not None and stage in dict(exchange.demonstrated_in(round_.config)):
         found["demonstrations"] = round_.demonstrations
     return found
 
