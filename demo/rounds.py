@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ class Experiment:
     out: Path
     seed: int
     rounds: int = 8
-    helpfulness_comparisons: int = 4_800  # of a round: facts take many to tell right from wrong
-    safety_comparisons: int = 400
+    helpfulness_comparisons: int = 9_600  # of a round: facts take many to tell right from wrong
+    safety_comparisons: int = 800
     train_prompts: int = 1536  # of a round's rejection sampling and PPO
     test_prompts: int = 2350  # that the gold scorer judges versions on
     samples: int = 8  # of a prompt in rejection sampling
@@ -90,7 +90,7 @@ def run(experiment: Experiment) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for criterion in Criterion:
             collect(experiment, number, criterion, samplers(experiment, versions))
-        rewards = train_rewards(experiment, number, versions[-1])
+        rewards = train_rewards(experiment, number, start)
         turn(experiment, number, rewards, versions)
         versions.append(folder / "loop" / _model(folder))
         judge(experiment, versions[-1], folder / "gold")
@@ -111,8 +111,11 @@ def collect(
     if (folder / "pairs.jsonl").exists():
         return
     folder.mkdir(exist_ok=True)
-    asked = list(_batch_prompts(experiment, number, criterion))
-    write_prompts(folder / "prompts.jsonl", map(loop_prompt, asked))
+    asked = dict(_batch_prompts(experiment, number, criterion))
+    write_prompts(
+        folder / "prompts.jsonl",
+        (replace(loop_prompt(prompt), id=name) for name, prompt in asked.items()),
+    )
     seed = _number(experiment.seed, number, criterion)
     command(experiment, "rlhf_loop.sampling", {
         "prompts": folder / "prompts.jsonl", "model": models, "temperature": (1.0, 1.1),
@@ -124,8 +127,8 @@ def collect(
     rng = random.Random(seed)
     pairs = [
         pair
-        for prompt in asked
-        if (pair := judged(prompt, answers[prompt.id], criterion, f"round {number}", rng))
+        for name, prompt in asked.items()
+        if (pair := judged(name, prompt, answers[name], criterion, f"round {number}", rng))
     ]
     write_pairs(folder / "holdout.jsonl", filter(_is_held_out, pairs))
     temporary = folder / "pairs.tmp"
@@ -139,17 +142,20 @@ def _is_held_out(pair: PreferencePair) -> bool:
 
 def _batch_prompts(
     experiment: Experiment, number: int, criterion: Criterion
-) -> Iterator[world.DemoPrompt]:
-    """Train prompts, each asked again only when all of a criterion's have been."""
+) -> Iterator[tuple[str, world.DemoPrompt]]:
+    """Train prompts, each asked again only when all of a criterion's have been, and then under
+    another name: what is drawn for a name is the same for ever."""
     wanted = criterion is Criterion.SAFETY
     fitting = [prompt for prompt in world.prompts("train") if prompt.is_safety == wanted]
     random.Random(f"{experiment.seed} {criterion}").shuffle(fitting)
     count = experiment.comparisons(criterion)
     for place in range((number - 1) * count, number * count):
-        yield fitting[place % len(fitting)]
+        again, which = divmod(place, len(fitting))
+        yield f"{fitting[which].id} time {again + 1}", fitting[which]
 
 
 def judged(
+    asked: str,
     prompt: world.DemoPrompt,
     answers: dict[int, dict[str, Any]],
     criterion: Criterion,
@@ -173,7 +179,7 @@ def judged(
     except ContradictorySafety:
         return None
     messages = (Message("user", prompt.text),)
-    name = f"{batch} {criterion} {prompt.id}"
+    name = f"{batch} {criterion} {asked}"
     return PreferencePair(
         prompt=messages, chosen=chosen["text"], rejected=rejected["text"], criterion=criterion,
         id=name, dialogue=name, root=dialogue_root(messages), strength=found.strength,
@@ -187,8 +193,9 @@ def _origin(line: dict[str, Any]) -> Origin:
     return Origin(line["model"], line["temperature"], line["top_p"], line["seed"])
 
 
-def train_rewards(experiment: Experiment, number: int, policy: Path) -> dict[str, Path]:
-    """Both reward models, on the comparisons of all rounds so far."""
+def train_rewards(experiment: Experiment, number: int, start: Path) -> dict[str, Path]:
+    """Both reward models, on the comparisons of all rounds so far, from the first chat model: what
+    it was pretrained on wears off in the later ones."""
     folder = experiment.round(number)
     for name in ("pairs", "holdout"):
         lines = [
@@ -205,18 +212,20 @@ def train_rewards(experiment: Experiment, number: int, policy: Path) -> dict[str
         out = folder / f"reward-{criterion}"
         command(experiment, "reward.train", {
             "pairs": folder / "pairs.jsonl", "holdout": folder / "holdout.jsonl",
-            "model": policy, "criterion": criterion, "out": out, "seed": experiment.seed,
-            **reward_settings(experiment),
+            "model": start, "criterion": criterion, "out": out, "seed": experiment.seed,
+            **reward_settings(experiment, criterion),
         })  # fmt: skip
         found[str(criterion)] = out / "model"
     return found
 
 
-def reward_settings(experiment: Experiment) -> dict[str, Any]:
-    """How both reward models learn."""
-    settings: dict[str, Any] = {
-        "learning_rate": 5e-4, "pairs_per_step": 32, "epochs": 1, "checkpoint_every_steps": 50,
-    }  # fmt: skip
+def reward_settings(experiment: Experiment, criterion: Criterion) -> dict[str, Any]:
+    """How a reward model learns: facts take many steps, a safe answer is soon told by its words."""
+    settings: dict[str, Any] = {"adam_epsilon": 1e-8, "checkpoint_every_steps": 200}
+    if criterion is Criterion.HELPFULNESS:
+        settings |= {"learning_rate": 1e-3, "pairs_per_step": 16, "epochs": 2}
+    else:
+        settings |= {"learning_rate": 5e-4, "pairs_per_step": 32, "epochs": 3}
     if experiment.without == "margin":
         settings["margin"] = "none"
     if experiment.without == "auxiliary":

@@ -73,7 +73,12 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> int:
 
 
 def read_prompts(path: Path, split: PromptSplit | None = None) -> Iterator[Prompt]:
-    """Read a prompts file, only the lines of ``split`` when it is given. Raises MalformedLine."""
+    """Read a prompts file, only the lines of ``split`` when it is given.
+
+    Raises MalformedLine, also for an id of an earlier line: seeds come from ids, so both would get
+    the same answers.
+    """
+    ids: set[str] = set()
     for number, record in read_json_lines(path):
         reader = RecordReader(record, path, number)
         messages = tuple(reader.messages("messages"))
@@ -89,6 +94,9 @@ def read_prompts(path: Path, split: PromptSplit | None = None) -> Iterator[Promp
             split=reader.one_of("split", PromptSplit),
             is_borderline=_is_borderline(reader, is_safety),
         )
+        if prompt.id in ids:
+            raise reader.refuse("id", prompt.id, "an id that no earlier line has")
+        ids.add(prompt.id)
         if split is None or prompt.split is split:
             yield prompt
 

@@ -44,3 +44,10 @@ def test_a_safety_prompt_cannot_be_borderline():
     prompt = make_prompt(0)
     with pytest.raises(ValueError, match="cannot be borderline"):
         Prompt("x", "y", prompt.messages, True, is_borderline=True)
+
+
+def test_an_id_that_stands_twice_is_refused(tmp_path):
+    """Both would be given the same answers, since these are drawn under the id."""
+    write_prompts(tmp_path / "prompts.jsonl", [make_prompt(0), make_prompt(1), make_prompt(0)])
+    with pytest.raises(MalformedLine, match="line 3: id is"):
+        list(read_prompts(tmp_path / "prompts.jsonl"))
