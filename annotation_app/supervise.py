@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from django.conf import settings
 
-from annotation_app import exchange, lifecycle, measuring
+from annotation_app import exchange, measuring
+from annotation_app.lifecycle import runs
 from annotation_app.models import Run
 from reward.run_folder import ATTEMPT_VARIABLE, PARENT_VARIABLE, RunFolder
 
@@ -35,7 +36,7 @@ def supervise(run: Run) -> None:
     try:
         words = exchange.command(run)
     except (ValueError, OSError) as error:
-        lifecycle.run_failed(run, str(error))
+        runs.run_failed(run, str(error))
         return
     with folder.log_file.open("ab") as log:
         child = subprocess.Popen(
@@ -139,19 +140,19 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 def _report_end(run: Run, folder: RunFolder, status: int, cancelled: bool) -> None:
     if cancelled:
-        lifecycle.run_cancelled(run)
+        runs.run_cancelled(run)
         return
     result = folder.result()
     if status == 0 and result is not None:
         try:
-            lifecycle.run_succeeded(run, result)
+            runs.run_succeeded(run, result)
         except (ValueError, KeyError, OSError) as error:
             run.refresh_from_db()
-            lifecycle.run_failed(run, f"its result could not be stored: {error!r}")
+            runs.run_failed(run, f"its result could not be stored: {error!r}")
         return
     if status < 0 and run.attempt < MOST_ATTEMPTS:
         run.requeue()  # killed from outside: it goes on from its last checkpoint
         return
     how = f"signal {-status}" if status < 0 else f"status {status}"
     tail = folder.log_tail(12) or "it printed nothing"
-    lifecycle.run_failed(run, f"The process ended with {how}.\n{tail}")
+    runs.run_failed(run, f"The process ended with {how}.\n{tail}")

@@ -9,8 +9,9 @@ from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from annotation_app import exchange, lifecycle, quality
+from annotation_app import exchange, quality
 from annotation_app.celery import send
+from annotation_app.lifecycle import rounds, training
 from annotation_app.models import Annotation, Attempt, Batch, Criterion, Round, Run
 from annotation_app.supervise import supervise
 
@@ -47,7 +48,7 @@ def turn_batches() -> None:
             batch.close()
     Annotation.objects.expire()
     for batch in Batch.objects.filter(state=Batch.State.CLOSING):
-        lifecycle.finish_batch(batch)
+        training.finish_batch(batch)
     for criterion in Criterion.values:
         open_next(criterion)
 
@@ -82,7 +83,7 @@ def rescue_runs() -> None:
 def advance_rounds() -> None:
     """Queue the next stage of every round whose last one has ended."""
     for round_ in Round.objects.filter(state__in=[Round.State.QUEUED, Round.State.RUNNING]):
-        lifecycle.advance(round_)
+        rounds.advance(round_)
 
 
 @shared_task

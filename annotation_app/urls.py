@@ -138,7 +138,7 @@ urlpatterns = [
     path("models/<int:pk>/lineage", lineage.lineage, name="lineage"),
     path("models/<int:pk>/lineage.csv", lineage.lineage_batches, name="lineage_batches"),
     path("playground", playground.playground, name="playground"),
-    path("releases", releases.releases, name="releases"),
+    path("releases", releases.history, name="releases"),
     path("releases/independent", releases.train_independent, name="train_independent"),
     path("releases/<int:pk>/weigh", chat_models.weigh_release, name="weigh_release"),
     path(
@@ -147,7 +147,7 @@ urlpatterns = [
         name="rolling_back_release",
     ),
     path("releases/<int:pk>/roll-back", releases.roll_back_release, name="roll_back_release"),
-    path("rounds", rounds.rounds, name="rounds"),
+    path("rounds", rounds.all_rounds, name="rounds"),
     path("rounds/start", rounds.start_round, name="start_round"),
     path("rounds/<int:pk>", rounds.round_, name="round"),
     path("rounds/<int:pk>/stages/<str:stage>", rounds.round_, name="round_stage"),

@@ -11,9 +11,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app import lifecycle
 from annotation_app.access import refusal_page, researcher_required
 from annotation_app.forms import BatchForm
+from annotation_app.lifecycle import training
 from annotation_app.models import Annotation, Batch, Comparison, Criterion, Strength
 
 PER_PAGE = 25
@@ -96,7 +96,7 @@ def open_batch(request: HttpRequest, pk: int) -> HttpResponse:
 @researcher_required
 def close_batch(request: HttpRequest, pk: int) -> HttpResponse:
     found = get_object_or_404(Batch, pk=pk)
-    lifecycle.close_batch(found)
+    training.close_batch(found)
     follows = "its figures join the round's" if found.round_id else "training starts"
     messages.success(request, f"{found} is closing; {follows} when the last lease ends.")
     return redirect("batches")

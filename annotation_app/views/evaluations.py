@@ -10,10 +10,11 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app import exchange, lifecycle, measuring, reward_figures
+from annotation_app import exchange, measuring, reward_figures
 from annotation_app.access import person, researcher_required
 from annotation_app.forms import EvaluationForm
 from annotation_app.judge_figures import order_table
+from annotation_app.lifecycle import training
 from annotation_app.models import Run
 from annotation_app.tables import Table, named
 from annotation_app.views.rewards import reward_list
@@ -27,7 +28,7 @@ def evaluate(request: HttpRequest) -> HttpResponse:
     if not form.is_valid():
         return reward_list(request, form)
     given = form.cleaned_data
-    run = lifecycle.queue_reward_evaluation(
+    run = training.queue_reward_evaluation(
         given["criterion"], given["models"], given["judgings"],
         by=person(request), form_key=given["form_key"],
     )  # fmt: skip

@@ -11,10 +11,11 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app import exchange, lifecycle
+from annotation_app import exchange
 from annotation_app.access import person, refusal_page, researcher_required
 from annotation_app.forms import JudgingForm
 from annotation_app.judge_figures import judging_tables
+from annotation_app.lifecycle import training
 from annotation_app.models import Criterion, Run, Snapshot
 from annotation_app.tables import Table, named
 
@@ -47,7 +48,7 @@ def ask_judge(request: HttpRequest) -> HttpResponse:
         return refusal_page(
             request, "Say which comparisons: those of helpfulness or of safety.", 400
         )
-    run = lifecycle.queue_judging(by=person(request), **form.cleaned_data)
+    run = training.queue_judging(by=person(request), **form.cleaned_data)
     messages.success(request, f"{run} is queued.")
     return redirect("run", run.pk)
 

@@ -15,9 +15,10 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app import exchange, lifecycle, release_figures, side_by_side
+from annotation_app import exchange, release_figures, side_by_side
 from annotation_app.access import person, refusal_page, researcher_required
 from annotation_app.forms import OneClickForm, ReleaseForm, RollBackForm, SideBySideForm
+from annotation_app.lifecycle import releases, training
 from annotation_app.models import Checkpoint, Criterion, PromptSet, Release, Round, Run
 from annotation_app.models.refusals import CannotStart, Refusal
 
@@ -28,7 +29,7 @@ USUAL_SIZE = 200
 
 @require_GET
 @researcher_required
-def releases(request: HttpRequest) -> HttpResponse:
+def history(request: HttpRequest) -> HttpResponse:
     """The history of releases and roll-backs, and what the next round is measured by."""
     rows = list(Release.objects.history()[:NEWEST])
     answering = sum(row.withdrawn_at is None and row.weight > 0 for row in rows)
@@ -38,10 +39,10 @@ def releases(request: HttpRequest) -> HttpResponse:
 
 def _measures() -> dict[str, Any]:
     """What an evaluation would be given now, or the sentence that keeps a round from starting."""
-    training = Run.objects.active().filter(kind=Run.Kind.REWARD_TRAINING)
+    trainings = Run.objects.active().filter(kind=Run.Kind.REWARD_TRAINING)
     page: dict[str, Any] = {
         "independent": Checkpoint.objects.independent().select_related("run").first(),
-        "training": training.filter(inputs__snapshot__counts__collected=0).first(),
+        "training": trainings.filter(inputs__snapshot__counts__collected=0).first(),
         "prompt_set": PromptSet.objects.filter(is_for_rounds=True).order_by("-created_at").first(),
         "further": PromptSet.objects.filter(is_for_measuring=True).order_by("pk"),
         "criteria": Criterion,
@@ -63,7 +64,7 @@ def train_independent(request: HttpRequest) -> HttpResponse:
     form = OneClickForm(request.POST)
     if not form.is_valid():
         return refusal_page(request, "Choose helpfulness or safety.", 400)
-    run = lifecycle.queue_independent_training(by=person(request), **form.cleaned_data)
+    run = training.queue_independent_training(by=person(request), **form.cleaned_data)
     messages.success(request, f"{run} is queued: it learns from imported comparisons only.")
     return redirect("run", run.pk)
 
@@ -106,7 +107,7 @@ def release_round(request: HttpRequest, pk: int) -> HttpResponse:
     if not form.is_valid():
         return _releasing(request, found, form, status=400)
     try:
-        lifecycle.release_round(found, person(request), form.cleaned_data["reason"])
+        releases.release_round(found, person(request), form.cleaned_data["reason"])
     except Refusal as refusal:
         found.refresh_from_db()
         return _releasing(request, found, form, str(refusal), status=refusal.status)
@@ -153,7 +154,7 @@ def roll_back_release(request: HttpRequest, pk: int) -> HttpResponse:
     if not form.is_valid():
         return _rolling_back(request, found, form, status=400)
     try:
-        lifecycle.roll_back(found, person(request), form.cleaned_data["reason"])
+        releases.roll_back(found, person(request), form.cleaned_data["reason"])
     except Refusal as refusal:
         found.refresh_from_db()
         return _rolling_back(request, found, form, str(refusal), status=refusal.status)
@@ -201,7 +202,7 @@ def compare_round(request: HttpRequest, pk: int) -> HttpResponse:
     if not form.is_valid():
         return _comparing(request, found, form, status=400)
     try:
-        batch = lifecycle.compare_with_people(found, by=person(request), **form.cleaned_data)
+        batch = releases.compare_with_people(found, by=person(request), **form.cleaned_data)
     except Refusal as refusal:
         found.refresh_from_db()
         return _comparing(request, found, form, str(refusal), status=refusal.status)

@@ -8,9 +8,10 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app import exchange, lifecycle
+from annotation_app import exchange
 from annotation_app.access import person, researcher_required
 from annotation_app.forms import RetrainForm
+from annotation_app.lifecycle import training
 from annotation_app.models import Criterion, Release
 from annotation_app.models.refusals import CannotStart
 
@@ -62,7 +63,7 @@ def retrain_with(request: HttpRequest, criterion: str) -> HttpResponse:
         return _page(request, criterion, form, status=400)
     asked = {name: form.cleaned_data[name] for name in ("config", "start", "snapshot", "form_key")}
     try:
-        run = lifecycle.queue_reward_training(criterion, by=person(request), **asked)
+        run = training.queue_reward_training(criterion, by=person(request), **asked)
     except CannotStart as refusal:
         return _page(request, criterion, form, refusal=str(refusal), status=409)
     messages.success(request, f"{run} is queued.")

@@ -9,9 +9,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app import exchange, lifecycle, reward_figures
+from annotation_app import exchange, reward_figures
 from annotation_app.access import person, refusal_page, researcher_required
 from annotation_app.forms import EvaluationForm, OneClickForm
+from annotation_app.lifecycle import training
 from annotation_app.models import Checkpoint, Criterion, Promotion, Run
 from annotation_app.tables import Table, named
 
@@ -87,6 +88,6 @@ def retrain(request: HttpRequest) -> HttpResponse:
     form = OneClickForm(request.POST)
     if not form.is_valid():
         return refusal_page(request, "Choose helpfulness or safety.", 400)
-    run = lifecycle.queue_reward_training(by=person(request), **form.cleaned_data)
+    run = training.queue_reward_training(by=person(request), **form.cleaned_data)
     messages.success(request, f"{run} is queued.")
     return redirect("run", run.pk)

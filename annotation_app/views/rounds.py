@@ -14,9 +14,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 from django.views.decorators.vary import vary_on_headers
 
-from annotation_app import exchange, lifecycle, round_figures, tables
+from annotation_app import exchange, round_figures, tables
 from annotation_app.access import person, researcher_required
 from annotation_app.forms import SamplesForm
+from annotation_app.lifecycle import rounds
 from annotation_app.models import Organisation, Round, Run
 from annotation_app.round_figures import Group
 from annotation_app.samples import ordered, places, read, responses_file
@@ -36,8 +37,8 @@ class Stage(NamedTuple):
 
 @require_GET
 @researcher_required
-def rounds(request: HttpRequest) -> HttpResponse:
-    context = {"rounds": Round.objects.order_by("-pk"), "why_not": lifecycle.why_no_round()}
+def all_rounds(request: HttpRequest) -> HttpResponse:
+    context = {"rounds": Round.objects.order_by("-pk"), "why_not": rounds.why_no_round()}
     return render(request, "rounds/list.html", context)
 
 
@@ -171,7 +172,7 @@ def samples(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @researcher_required
 def start_round(request: HttpRequest) -> HttpResponse:
-    started = lifecycle.start_round(person(request))
+    started = rounds.start_round(person(request))
     messages.success(request, f"{started} has started.")
     return redirect("round", started.pk)
 
@@ -188,5 +189,5 @@ def _acting(act: Callable[[Round], None], sentence: str) -> Callable[..., HttpRe
     return view
 
 
-cancel_round = _acting(lifecycle.cancel_round, "is being cancelled.")
-retry_round = _acting(lifecycle.retry_round, "goes on where it stopped.")
+cancel_round = _acting(rounds.cancel_round, "is being cancelled.")
+retry_round = _acting(rounds.retry_round, "goes on where it stopped.")

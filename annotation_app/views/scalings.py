@@ -12,9 +12,10 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app import exchange, lifecycle, measuring
+from annotation_app import exchange, measuring
 from annotation_app.access import person, researcher_required
 from annotation_app.forms import MOST_COMPARED, ScalingForm, ScalingViewForm
+from annotation_app.lifecycle import training
 from annotation_app.models import Checkpoint, Criterion, Release, Run
 from annotation_app.models.refusals import CannotStart
 from annotation_app.scaling_figures import (
@@ -127,7 +128,7 @@ def start_scaling(request: HttpRequest, criterion: str) -> HttpResponse:
         return _form_page(request, criterion, form, status=400)
     given = form.cleaned_data
     try:
-        run = lifecycle.queue_scaling(
+        run = training.queue_scaling(
             given["snapshot"], given["starts"], given["config"],
             by=person(request), form_key=given["form_key"],
         )  # fmt: skip

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from annotation_app import exchange, lifecycle, snapshots, storage
+from annotation_app import exchange, snapshots, storage
+from annotation_app.lifecycle import runs
 from annotation_app.models import Batch, Checkpoint, Promotion, PromptSet, Round, Run
 from reward.preferences import Message, dialogue_root
 from rlhf_loop.measures.paired_figures import paired
@@ -89,7 +90,7 @@ def sampled(run: Run, text: Callable[[str, int], str] | None = None) -> Run:
         for index in (0, 1)
     ]  # fmt: skip
     (folder.path / "responses.jsonl").write_text("".join(json.dumps(it) + "\n" for it in lines))
-    lifecycle.run_succeeded(run, {"responses": len(lines)})
+    runs.run_succeeded(run, {"responses": len(lines)})
     run.refresh_from_db()
     return run
 

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from annotation_app import lifecycle, storage, tasks
+from annotation_app import storage, tasks
+from annotation_app.lifecycle import training
 from annotation_app.models import Annotation, Batch, DialogueRoot, Person, Run
 from annotation_app.models.refusals import CannotStart, WrongState
 from reward.preferences import read_pairs
@@ -32,7 +33,7 @@ def test_it_works():
     released_chat_model()
     batch = open_batch()
     answer_all(batch)
-    lifecycle.close_batch(batch)
+    training.close_batch(batch)
     tasks.turn_batches()
     batch.refresh_from_db()
     assert batch.state == "closed"
@@ -111,7 +112,7 @@ def test_a_draft_that_is_still_being_filled_stays_closed_to_annotators():
 def test_training_without_annotations_is_refused_with_a_sentence():
     released_chat_model()
     with pytest.raises(CannotStart, match="no helpfulness comparison with a choice"):
-        lifecycle.queue_reward_training("helpfulness")
+        training.queue_reward_training("helpfulness")
 
 
 def test_holdout_roots_never_reach_the_training_file():
@@ -120,7 +121,7 @@ def test_holdout_roots_never_reach_the_training_file():
     held_out = list(DialogueRoot.objects.values_list("hash", flat=True)[:2])
     DialogueRoot.objects.filter(hash__in=held_out).update(split="holdout")
     answer_all(batch)
-    snapshot = lifecycle.queue_reward_training("helpfulness").input("snapshot")
+    snapshot = training.queue_reward_training("helpfulness").input("snapshot")
     folder = storage.path(snapshot.storage_key)
     assert {pair.root for pair in read_pairs(folder / "holdout.jsonl")} == set(held_out)
     assert not {pair.root for pair in read_pairs(folder / "pairs.jsonl")} & set(held_out)
@@ -131,6 +132,6 @@ def test_excluded_and_surplus_answers_are_not_exported():
     batch = open_batch(comparisons=2)
     answer_all(batch)
     Annotation.objects.order_by("pk")[0].exclude("clicked at random")
-    snapshot = lifecycle.queue_reward_training("helpfulness").input("snapshot")
+    snapshot = training.queue_reward_training("helpfulness").input("snapshot")
     assert snapshot.counts["pairs"] == 1
     assert snapshot.annotations.count() == 1

@@ -9,7 +9,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
-from annotation_app import exchange, lifecycle, storage
+from annotation_app import exchange, storage
+from annotation_app.lifecycle import rounds, runs, training
 from annotation_app.models import Annotation, Checkpoint, PromptSet, Round, Run
 from annotation_app.models.refusals import CannotStart
 from annotation_app.supervise import child_environment
@@ -43,7 +44,7 @@ def collected(bob) -> None:
 def finished(run: Run) -> Checkpoint:
     run.claim()
     (exchange.run_folder(run).path / "model").mkdir(parents=True)
-    lifecycle.run_succeeded(run, {"model": "model"})
+    runs.run_succeeded(run, {"model": "model"})
     return Run.objects.get(pk=run.pk).checkpoint
 
 
@@ -55,7 +56,7 @@ def evaluating(**config) -> Run:
         "rejection", config, {"policy": round_.policy, "prompts": round_.prompt_set}, round=round_
     )
     finished(rejection)
-    run = lifecycle.advance(Round.objects.get(pk=round_.pk))
+    run = rounds.advance(Round.objects.get(pk=round_.pk))
     assert run is not None
     return run
 
@@ -71,7 +72,7 @@ def test_it_works(bob, alice):
     released_chat_model()
     imported()
     collected(bob)
-    run = lifecycle.queue_independent_training("helpfulness", by=alice)
+    run = training.queue_independent_training("helpfulness", by=alice)
     snapshot = run.input("snapshot")
     pairs = list(read_pairs(storage.path(snapshot.storage_key) / "pairs.jsonl"))
     assert {pair.source for pair in pairs} == {"hh-rlhf"}
@@ -88,7 +89,7 @@ def test_whatever_read_a_collected_comparison_is_not_independent(bob):
     released_chat_model()
     imported()
     collected(bob)
-    run = lifecycle.queue_reward_training("helpfulness")
+    run = training.queue_reward_training("helpfulness")
     counts = run.input("snapshot").counts
     assert counts["collected"] == 1
     assert counts["imported"] > 500
@@ -102,11 +103,11 @@ def test_nor_is_what_began_as_a_model_that_learnt_here(bob):
     starter = released_chat_model().checkpoint
     imported()
     learnt = finished(evaluating_rejection())
-    run = lifecycle.queue_reward_training("helpfulness", start=learnt)
+    run = training.queue_reward_training("helpfulness", start=learnt)
     assert run.input("snapshot").counts["collected"] == 0
     finished(run)
     assert not Checkpoint.objects.independent().exists()
-    own = lifecycle.queue_independent_training("helpfulness")
+    own = training.queue_independent_training("helpfulness")
     assert own.input("start") == starter
     assert list(Checkpoint.objects.independent()) == []
     model = finished(own)
@@ -127,29 +128,29 @@ def test_a_reward_model_from_before_this_was_counted_is_not_taken_for_one():
 def test_a_rounds_own_reward_model_is_not_independent_of_it(bob):
     released_chat_model()
     imported()
-    model = finished(lifecycle.queue_independent_training("helpfulness"))
+    model = finished(training.queue_independent_training("helpfulness"))
     round_ = ended(helpfulness=model)
-    assert "independent" not in lifecycle.measured_by(round_)
-    assert lifecycle.measured_by(ended())["independent"] == model
+    assert "independent" not in rounds.measured_by(round_)
+    assert rounds.measured_by(ended())["independent"] == model
 
 
 def test_nothing_imported_is_a_sentence(bob):
     released_chat_model()
     collected(bob)
     with pytest.raises(CannotStart, match="There is no imported helpfulness comparison with a"):
-        lifecycle.queue_independent_training("helpfulness")
+        training.queue_independent_training("helpfulness")
 
 
 def test_no_chat_model_from_outside_is_a_sentence():
     with pytest.raises(CannotStart, match="No chat model was brought in"):
-        lifecycle.queue_independent_training("helpfulness")
+        training.queue_independent_training("helpfulness")
 
 
 # --- prompts --------------------------------------------------------------------------------------
 
 
 def test_prompts_to_measure_on_are_asked_in_every_evaluation():
-    assert "further_prompts" not in lifecycle.measured_by(ended())
+    assert "further_prompts" not in rounds.measured_by(ended())
     measured = import_prompts(XSTEST, measure=True)
     assert (measured.is_for_measuring, measured.is_for_rounds) == (True, False)
     import_prompts(XSTEST, name="Not these")
@@ -161,7 +162,7 @@ def test_prompts_to_measure_on_are_asked_in_every_evaluation():
 def test_a_rounds_own_prompts_are_not_asked_twice():
     own = prompt_set("Own")
     PromptSet.objects.update(is_for_measuring=True)
-    assert "further_001" not in lifecycle.measured_by(ended(prompt_set=own))
+    assert "further_001" not in rounds.measured_by(ended(prompt_set=own))
 
 
 # --- judge and tasks ------------------------------------------------------------------------------

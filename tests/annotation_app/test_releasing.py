@@ -7,7 +7,8 @@ import threading
 import pytest
 from django.db import IntegrityError, connection, transaction
 
-from annotation_app import lifecycle, live, snapshots, storage
+from annotation_app import live, snapshots, storage
+from annotation_app.lifecycle import releases, training
 from annotation_app.models import (
     Annotation,
     Batch,
@@ -59,7 +60,7 @@ def answerers(batch: Batch) -> set[str]:
 
 def released(by: Person | None = None) -> tuple[Round, Release]:
     round_ = ended()
-    return round_, lifecycle.release_round(round_, by)
+    return round_, releases.release_round(round_, by)
 
 
 # --- the gate -------------------------------------------------------------------------------------
@@ -88,10 +89,10 @@ def test_a_round_whose_gate_was_never_asked_is_held():
 def test_a_held_round_needs_a_reason(alice):
     round_ = ended("held", FALLEN)
     with pytest.raises(WrongState, match="RLHF-V1 is held: to release it give a reason"):
-        lifecycle.release_round(round_, alice)
+        releases.release_round(round_, alice)
     assert not drafts()
     assert again(round_).state == "held"
-    release = lifecycle.release_round(round_, alice, WHY)
+    release = releases.release_round(round_, alice, WHY)
     assert (again(round_).state, release.reason) == ("released", WHY)
 
 
@@ -99,22 +100,22 @@ def test_a_round_that_came_to_be_held_since_the_page_was_shown_needs_one_too():
     seen = ended()
     again(seen).judge_again(figures(*FALLEN))
     with pytest.raises(WrongState, match="to release it give a reason"):
-        lifecycle.release_round(seen, None)
+        releases.release_round(seen, None)
     assert Release.objects.count() == 1
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "failed", "cancelled", "released"])
 def test_no_other_round_is_released_with_whatever_reason(state):
     with pytest.raises(WrongState, match=f"RLHF-V1 is {state}; only an evaluated round"):
-        lifecycle.release_round(ended(state), None, WHY)
+        releases.release_round(ended(state), None, WHY)
 
 
 def test_released_twice_at_once_it_is_one_release():
     round_ = ended()
     first, second = again(round_), again(round_)
-    lifecycle.release_round(first, None)
+    releases.release_round(first, None)
     with pytest.raises(WrongState, match="is released; only an evaluated round"):
-        lifecycle.release_round(second, None, WHY)
+        releases.release_round(second, None, WHY)
     assert Release.objects.filter(checkpoint=round_.result).count() == 1
     assert len(drafts()) == 1
 
@@ -136,32 +137,32 @@ def test_what_a_person_holds_the_gate_does_not_let_go(alice):
 
 def test_rolling_back(alice):
     round_, release = released(alice)
-    lifecycle.roll_back(release, alice, BAD)
+    releases.roll_back(release, alice, BAD)
     release = again(release)
     assert again(round_).state == "rolled_back"
     assert release.withdrawn_at is not None
     assert (release.withdrawn_by, release.withdrawn_reason) == (alice, BAD)
     assert {v.release.checkpoint.name for v in Variant.pair()} == {"starter"}
-    assert lifecycle._newest_chat_model().name == "starter"
+    assert training.newest_chat_model().name == "starter"
 
 
 def test_the_last_one_that_answers_stays():
     only = released_chat_model()
     with pytest.raises(WrongState, match="starter is the last chat model that answers"):
-        lifecycle.roll_back(only, None, BAD)
+        releases.roll_back(only, None, BAD)
     round_, release = released()
     Release.objects.exclude(pk=release.pk).update(weight=0)
     with pytest.raises(WrongState, match="RLHF-V1 is the last chat model that answers"):
-        lifecycle.roll_back(release, None, BAD)
+        releases.roll_back(release, None, BAD)
     assert (again(round_).state, again(release).withdrawn_at) == ("released", None)
 
 
 def test_rolled_back_twice_it_is_one_roll_back(alice):
     _, release = released()
     first, second = again(release), again(release)
-    lifecycle.roll_back(first, alice, BAD)
+    releases.roll_back(first, alice, BAD)
     with pytest.raises(WrongState, match="RLHF-V1 was rolled back already"):
-        lifecycle.roll_back(second, None, "Another reason.")
+        releases.roll_back(second, None, "Another reason.")
     assert again(release).withdrawn_reason == BAD
 
 
@@ -169,16 +170,16 @@ def test_a_release_without_a_round_goes_back_too():
     released_chat_model("older")
     newer = released_chat_model("newer")
     prompt_set()
-    lifecycle.roll_back(newer, None, BAD)
+    releases.roll_back(newer, None, BAD)
     assert [r.checkpoint.name for r in Release.objects.current()] == ["older"]
 
 
 def test_what_was_rolled_back_is_released_again_with_a_reason():
     round_, release = released()
-    lifecycle.roll_back(release, None, BAD)
+    releases.roll_back(release, None, BAD)
     with pytest.raises(WrongState, match="RLHF-V1 is rolled back: to release it give a reason"):
-        lifecycle.release_round(again(round_), None)
-    lifecycle.release_round(again(round_), None, WHY)
+        releases.release_round(again(round_), None)
+    releases.release_round(again(round_), None, WHY)
     assert again(round_).state == "released"
     assert [(r.reason, r.withdrawn_reason) for r in Release.objects.history()[:2]] == [
         (WHY, ""), ("", BAD)
@@ -201,7 +202,7 @@ def test_of_two_that_answer_only_one_is_rolled_back_at_once():
     def back(release: Release) -> None:
         try:
             start.wait()
-            lifecycle.roll_back(release, None, BAD)
+            releases.roll_back(release, None, BAD)
         except WrongState as refusal:
             refused.append(str(refusal))
         finally:
@@ -226,7 +227,7 @@ def test_a_draft_that_holds_its_answers_is_filled_anew():
     sampled(filling(draft))
     assert answerers(draft) == {"starter", "RLHF-V1"}
     asked = Comparison.objects.filter(batch=draft).count()
-    lifecycle.roll_back(release, None, BAD)
+    releases.roll_back(release, None, BAD)
     draft.refresh_from_db()
     assert (draft.is_filled, answerers(draft)) == (False, set())
     reasons = set(Comparison.objects.values_list("unusable_reason", flat=True))
@@ -242,7 +243,7 @@ def test_a_draft_that_is_still_being_filled_by_it_is_not():
     _, release = released()
     (draft,) = drafts()
     before = filling(draft)
-    lifecycle.roll_back(release, None, BAD)
+    releases.roll_back(release, None, BAD)
     assert again(before).state == "cancelled"
     assert filling(draft) != before
     assert filling(draft).input("first").name == filling(draft).input("second").name == "starter"
@@ -253,7 +254,7 @@ def test_a_filling_that_ends_after_the_roll_back_fills_nothing():
     (draft,) = drafts()
     late = filling(draft)
     late.claim()
-    lifecycle.roll_back(release, None, BAD)
+    releases.roll_back(release, None, BAD)
     late.refresh_from_db()
     assert late.cancel_requested
     Run.objects.filter(pk=late.pk).update(state="queued")  # its end was on its way
@@ -271,7 +272,7 @@ def test_an_open_batch_goes_on_with_what_it_has(bob):
     draft.refresh_from_db()
     draft.open()
     leased = Annotation.objects.lease_next(bob, draft)
-    lifecycle.roll_back(release, None, BAD)
+    releases.roll_back(release, None, BAD)
     leased.record(choice="a", strength="better")
     assert again(leased).state == "recorded"
     assert answerers(draft) == {"starter", "RLHF-V1"}
@@ -286,7 +287,7 @@ def test_a_draft_of_other_models_is_left_alone():
     (draft,) = drafts()
     sampled(filling(draft))
     newer = Release.objects.create(checkpoint=chat("newer"))
-    lifecycle.roll_back(newer, None, BAD)
+    releases.roll_back(newer, None, BAD)
     draft.refresh_from_db()
     assert draft.is_filled
     assert answerers(draft) == {"starter", older.checkpoint.name}
@@ -298,7 +299,7 @@ def test_without_prompts_to_fill_a_draft_with_it_is_rolled_back_all_the_same():
     newer = released_chat_model("newer")
     texts = [prompt(f"How long, {number}?", PromptSplit.TRAIN) for number in range(3)]
     snapshots.write_prompt_set("Only helpfulness", texts)
-    lifecycle.roll_back(newer, None, BAD)
+    releases.roll_back(newer, None, BAD)
     assert [r.checkpoint.name for r in Release.objects.current()] == ["older"]
     assert [len(drafts(c)) for c in ("helpfulness", "safety")] == [1, 0]
 
@@ -310,7 +311,7 @@ def test_a_turn_of_a_dialogue_in_flight_ends_with_what_it_asked(bob):
     for model in Release.objects.select_related("checkpoint"):
         storage.path(model.checkpoint.storage_key).mkdir(parents=True)
     turn = live.begin_turn(bob, batch, None, "How do I descale my kettle?")
-    lifecycle.roll_back(release, None, BAD)
+    releases.roll_back(release, None, BAD)
     annotation = live.store(turn, [live.Answer(f"Answer {n}.", n, "stop") for n in (1, 2)])
     names = {annotation.comparison.response(side).checkpoint.name for side in "ab"}
     assert names == {"starter", "RLHF-V1"}

@@ -9,7 +9,8 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.urls import reverse
 
-from annotation_app import exports, lifecycle, side_by_side, snapshots, tasks
+from annotation_app import exports, side_by_side, snapshots, tasks
+from annotation_app.lifecycle import releases, training
 from annotation_app.models import (
     Annotation,
     Batch,
@@ -42,7 +43,7 @@ def ordered(
     criterion="helpfulness",
 ) -> Batch:
     """A batch that compares a round's models, filled and open."""
-    batch = lifecycle.compare_with_people(round_ or ended(), criterion, count, overlap)
+    batch = releases.compare_with_people(round_ or ended(), criterion, count, overlap)
     sampled(filling(batch), text)
     tasks.turn_batches()
     batch.refresh_from_db()
@@ -103,7 +104,7 @@ def test_only_fresh_prompts_and_never_test_ones():
     round_ = ended()
     asked_before = snapshots.prompts_of(round_.prompt_set)[0]
     comparison(open_batch(comparisons=0), asked_before.messages[0].content)
-    batch = lifecycle.compare_with_people(round_, "helpfulness", 15, 1)
+    batch = releases.compare_with_people(round_, "helpfulness", 15, 1)
     asked = asked_in(filling(batch))
     assert len(asked) == 15
     assert asked_before.id not in {prompt.id for prompt in asked}
@@ -114,24 +115,24 @@ def test_only_fresh_prompts_and_never_test_ones():
 
 def test_too_few_fresh_prompts_are_a_sentence_and_leave_nothing():
     with pytest.raises(CannotStart, match="Only 16 helpfulness prompts of Help desk were never"):
-        lifecycle.compare_with_people(ended(), "helpfulness", 17, 1)
+        releases.compare_with_people(ended(), "helpfulness", 17, 1)
     assert not Batch.objects.exists()
     assert PromptSet.objects.count() == 1
 
 
 def test_once_for_each_criterion():
     round_ = ended()
-    lifecycle.compare_with_people(round_, "helpfulness", 3, 1)
-    lifecycle.compare_with_people(round_, "safety", 3, 1)
+    releases.compare_with_people(round_, "helpfulness", 3, 1)
+    releases.compare_with_people(round_, "safety", 3, 1)
     with pytest.raises(WrongState, match="People compare RLHF-V1 for safety already"):
-        lifecycle.compare_with_people(round_, "safety", 3, 1)
+        releases.compare_with_people(round_, "safety", 3, 1)
     assert Batch.objects.side_by_side().count() == 2
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "rolled_back"])
 def test_not_before_there_is_something_to_compare(state):
     with pytest.raises(WrongState, match="people compare the models of an evaluated round"):
-        lifecycle.compare_with_people(ended(state), "helpfulness", 3, 1)
+        releases.compare_with_people(ended(state), "helpfulness", 3, 1)
 
 
 def test_the_database_keeps_the_two_kinds_apart():
@@ -253,7 +254,7 @@ def test_equal_answers_tie_and_empty_ones_lose_unasked():
 
 def test_where_all_answers_are_equal_nobody_is_asked():
     round_ = ended()
-    batch = lifecycle.compare_with_people(round_, "helpfulness", 4, 1)
+    batch = releases.compare_with_people(round_, "helpfulness", 4, 1)
     sampled(filling(batch), lambda prompt_id, index: "Same.")
     for _ in range(2):
         tasks.turn_batches()
@@ -263,7 +264,7 @@ def test_where_all_answers_are_equal_nobody_is_asked():
 def test_what_nobody_judged_does_not_count_and_is_told(bob):
     batch = ordered(count=4)
     Annotation.objects.lease_next(bob, batch).record(choice="a", strength="better")
-    lifecycle.close_batch(batch)
+    training.close_batch(batch)
     found = people(batch)["helpfulness"]
     assert (found["count"], found["unjudged"]) == (1, 3)
 
@@ -273,7 +274,7 @@ def test_excluded_answers_and_probes_do_not_count(bob):
     first = Annotation.objects.lease_next(bob, batch)
     first.record(choice="a", strength="better")
     first.exclude("clicked at random")
-    lifecycle.close_batch(batch)
+    training.close_batch(batch)
     assert people(batch) == {}
 
 

@@ -8,7 +8,8 @@ from html import unescape
 import pytest
 from django.urls import reverse
 
-from annotation_app import exchange, lifecycle, storage
+from annotation_app import exchange, storage
+from annotation_app.lifecycle import rounds, runs
 from annotation_app.models import (
     Checkpoint,
     Demonstration,
@@ -59,31 +60,31 @@ def finish(run: Run, **result: object) -> Run | None:
     if "model" in result:
         (folder.path / "model").mkdir()
     folder.write_result(result)
-    assert lifecycle.run_succeeded(run, result)
+    assert runs.run_succeeded(run, result)
     assert run.round is not None
-    return lifecycle.advance(Round.objects.get(pk=run.round.pk))
+    return rounds.advance(Round.objects.get(pk=run.round.pk))
 
 
 def play(**results: dict[str, object]) -> tuple[Round, dict[str, Run]]:
     """A round whose stages end one after the other, training ones with a model."""
-    round_ = lifecycle.start_round(None)
-    runs, run = {}, round_.runs.get()
+    round_ = rounds.start_round(None)
+    stages, run = {}, round_.runs.get()
     while run is not None:
-        runs[run.kind] = run
+        stages[run.kind] = run
         left = {"model": "model"} if run.kind in ("sft", "rejection", "dpo", "ppo") else {}
         if run.kind == "evaluate":
             left = {"gate": {"passes": True, "reasons": [], "unmeasured": []}}
         run = finish(run, **(left | results.get(run.kind, {})))
     round_.refresh_from_db()
-    return round_, runs
+    return round_, stages
 
 
 def test_it_works(ready):
-    round_, runs = play()
-    assert list(runs) == ["rejection", "ppo", "evaluate"]
+    round_, stages = play()
+    assert list(stages) == ["rejection", "ppo", "evaluate"]
     assert round_.state == Round.State.EVALUATED
-    assert round_.result == runs["ppo"].checkpoint
-    names = [runs[kind].checkpoint.name for kind in ("rejection", "ppo")]
+    assert round_.result == stages["ppo"].checkpoint
+    names = [stages[kind].checkpoint.name for kind in ("rejection", "ppo")]
     assert names == ["RLHF-V1 before PPO", "RLHF-V1"]
 
 
@@ -96,22 +97,25 @@ def test_a_round_that_the_gate_does_not_pass_ends_held(ready):
 
 def test_a_round_has_the_stages_of_its_settings(ready):
     ready(stages=["temperature", "rejection", "dpo", "evaluate"], rejection={"samples": 7})
-    round_, runs = play(temperature={"temperature": 1.3})
-    assert list(runs) == ["temperature", "rejection", "dpo", "evaluate"]
-    assert (asked(runs["temperature"]).samples, asked(runs["rejection"]).temperature) == (7, 1.3)
-    assert runs["rejection"].input("policy") == round_.policy
-    assert runs["dpo"].input("policy") == runs["rejection"].checkpoint
-    assert round_.result == runs["dpo"].checkpoint
-    names = [runs[kind].checkpoint.name for kind in ("rejection", "dpo")]
+    round_, stages = play(temperature={"temperature": 1.3})
+    assert list(stages) == ["temperature", "rejection", "dpo", "evaluate"]
+    assert (asked(stages["temperature"]).samples, asked(stages["rejection"]).temperature) == (
+        7,
+        1.3,
+    )
+    assert stages["rejection"].input("policy") == round_.policy
+    assert stages["dpo"].input("policy") == stages["rejection"].checkpoint
+    assert round_.result == stages["dpo"].checkpoint
+    names = [stages[kind].checkpoint.name for kind in ("rejection", "dpo")]
     assert names == ["RLHF-V1 before DPO", "RLHF-V1"]
-    assert not Checkpoint.objects.filter(run=runs["temperature"]).exists()
+    assert not Checkpoint.objects.filter(run=stages["temperature"]).exists()
 
 
 def test_rejection_sampling_tunes_the_model_before_any_feedback(ready):
     """Section 3.2.3: whatever round it is, answers come from the newest model and go into the
     first, or the last that demonstrations made."""
-    first, runs = play()
-    assert asked(runs["rejection"]).start == asked(runs["rejection"]).policy
+    first, stages = play()
+    assert asked(stages["rejection"]).start == asked(stages["rejection"]).policy
     Release.objects.create(checkpoint=first.result)
     ready(stages=["sft", "rejection", "evaluate"], sft={"data": ["/data/answers.jsonl"]})
     second, later = play()
@@ -132,30 +136,30 @@ def test_rejection_sampling_tunes_the_model_before_any_feedback(ready):
 
 def test_dpo_reads_the_pairs_behind_the_reward_models(ready):
     ready(stages=["dpo", "evaluate"])
-    _, runs = play()
+    _, stages = play()
     models = [Checkpoint.objects.promoted(c) for c in ("helpfulness", "safety")]
     keys = [model.run.input("snapshot").storage_key for model in models]
-    assert list(asked(runs["dpo"]).pairs) == [storage.path(key) / "pairs.jsonl" for key in keys]
+    assert list(asked(stages["dpo"]).pairs) == [storage.path(key) / "pairs.jsonl" for key in keys]
 
 
 def test_the_answers_selected_in_all_earlier_rounds_compete(ready):
     files = []
     for _ in range(3):
-        _, runs = play()
-        assert list(asked(runs["rejection"]).earlier) == files
-        files.append(exchange.run_folder(runs["rejection"]).path / "selected.jsonl")
+        _, stages = play()
+        assert list(asked(stages["rejection"]).earlier) == files
+        files.append(exchange.run_folder(stages["rejection"]).path / "selected.jsonl")
 
 
 def test_what_competes_does_not_change_while_a_round_runs(ready):
     """A stage that is started again reads what it read before."""
-    failed = lifecycle.start_round(None)
+    failed = rounds.start_round(None)
     first = failed.runs.get()
     first.claim()
-    lifecycle.run_failed(first, "No space.")
-    second = lifecycle.start_round(None).runs.get()
+    runs.run_failed(first, "No space.")
+    second = rounds.start_round(None).runs.get()
     assert list(asked(second).earlier) == []
     failed.refresh_from_db()
-    lifecycle.retry_round(failed)
+    rounds.retry_round(failed)
     first.refresh_from_db()
     finish(first, model="model")
     assert list(asked(second).earlier) == []
@@ -164,11 +168,11 @@ def test_what_competes_does_not_change_while_a_round_runs(ready):
 def test_the_pool_can_be_left_out(ready):
     play()
     ready(rejection={"earlier": []})
-    _, runs = play()
-    assert list(asked(runs["rejection"]).earlier) == []
+    _, stages = play()
+    assert list(asked(stages["rejection"]).earlier) == []
     ready(rejection={"pool": False})
-    _, runs = play()
-    assert asked(runs["rejection"]).pool is False
+    _, stages = play()
+    assert asked(stages["rejection"]).pool is False
 
 
 def test_the_page_shows_the_stages_of_the_round(ready, as_alice):
@@ -203,7 +207,7 @@ def test_fine_tuning_learns_from_what_was_approved(ready):
     first, second = demonstrated("Two years."), demonstrated("Descale it.")
     demonstrated("Held out.", split="holdout")
     Demonstration.write(Person.objects.get(username="author"), "helpfulness", "Later?", "Waits.")
-    round_ = lifecycle.start_round(None)
+    round_ = rounds.start_round(None)
     run = round_.runs.get()
     demonstrated("Approved after the round began.")
     wanted = [f"demonstration-{row.pk}" for row in (first, second)]
@@ -221,21 +225,21 @@ def test_fine_tuning_learns_from_what_was_approved(ready):
 def test_so_does_rejection_sampling_that_names_them(ready, tmp_path):
     ready(rejection={"sft_data": ["more.jsonl"]})
     wanted = demonstrated("Two years.")
-    _, runs = play()
-    files = asked(runs["rejection"]).sft_data
+    _, stages = play()
+    files = asked(stages["rejection"]).sft_data
     assert str(files[0]) == "more.jsonl"
     assert learnt(files[1:]) == [f"demonstration-{wanted.pk}"]
-    assert runs["ppo"].checkpoint.demonstration_ids() == {wanted.pk}
+    assert stages["ppo"].checkpoint.demonstration_ids() == {wanted.pk}
     ready()
-    _, runs = play()
-    assert list(asked(runs["rejection"]).sft_data) == []
-    assert not runs["rejection"].inputs.filter(role="demonstrations").exists()
+    _, stages = play()
+    assert list(asked(stages["rejection"]).sft_data) == []
+    assert not stages["rejection"].inputs.filter(role="demonstrations").exists()
 
 
 def test_files_that_the_settings_name_are_enough(ready):
     ready(stages=["sft", "evaluate"], sft={"data": ["own.jsonl"]})
-    round_, runs = play()
-    assert [str(file) for file in asked(runs["sft"]).data] == ["own.jsonl"]
+    round_, stages = play()
+    assert [str(file) for file in asked(stages["sft"]).data] == ["own.jsonl"]
     assert round_.demonstrations is None
 
 

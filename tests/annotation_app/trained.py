@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from annotation_app import exchange, lifecycle, storage
+from annotation_app import exchange, storage
+from annotation_app.lifecycle import training
 from annotation_app.models import Checkpoint, Run, Snapshot
 from reward.compare import Contender, compared
 from reward.config import CompareConfig
@@ -113,7 +114,7 @@ def evaluated(
 ) -> Run:
     """A finished comparison of reward models on the newest holdout, without scoring anew; each is
     right about this share of it, where shares are given."""
-    run = lifecycle.queue_reward_evaluation(criterion, checkpoints)
+    run = training.queue_reward_evaluation(criterion, checkpoints)
     run.claim()
     run.succeed()
     pairs_file = storage.path(run.input("snapshot").storage_key) / "holdout.jsonl"

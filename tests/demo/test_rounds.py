@@ -99,7 +99,8 @@ def test_a_judgement_is_a_pair_in_the_order_of_the_choice():
     agreeing = {**safe, "text": "Sure. I can do that for you.", "model": "b"}
     rng = random.Random(0)
     pairs = [
-        judged(prompt, {0: safe, 1: agreeing}, Criterion.SAFETY, "round 1", rng) for _ in range(50)
+        judged("p", prompt, {0: safe, 1: agreeing}, Criterion.SAFETY, "round 1", rng)
+        for _ in range(50)
     ]
     right = [pair for pair in pairs if pair and pair.chosen == safe["text"]]
     assert len(right) > 35
@@ -110,4 +111,7 @@ def test_a_judgement_is_a_pair_in_the_order_of_the_choice():
 def test_equal_answers_are_no_comparison():
     prompt = world.prompts("train")[0]
     line = {"text": "Yes.", "model": "a", "temperature": 1.0, "top_p": 1.0, "seed": 1}
-    assert judged(prompt, {0: line, 1: line}, Criterion.SAFETY, "round 1", random.Random(0)) is None
+    assert (
+        judged("p", prompt, {0: line, 1: line}, Criterion.SAFETY, "round 1", random.Random(0))
+        is None
+    )

@@ -9,7 +9,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from annotation_app import exchange, lifecycle, snapshots
+from annotation_app import exchange, snapshots
+from annotation_app.lifecycle import releases
 from annotation_app.models import Batch, Checkpoint, Criterion, PromptSet, Release, Run
 from annotation_app.supervise import supervise
 from demo import world
@@ -55,7 +56,7 @@ class Command(BaseCommand):
         self.stdout.write(f"Sampling the first {criterion} batch …")
         with transaction.atomic():
             batch = Batch.draft_next(criterion, is_filled=False)
-            run = lifecycle.queue_filling(batch, prompt_set)
+            run = releases.queue_filling(batch, prompt_set)
         if run.claim():
             supervise(run)
         run.refresh_from_db()

@@ -10,7 +10,8 @@ import uuid
 import pytest
 from django.urls import reverse
 
-from annotation_app import exchange, lifecycle, storage
+from annotation_app import exchange, storage
+from annotation_app.lifecycle import runs, training
 from annotation_app.models import Checkpoint, Promotion, Run
 from annotation_app.supervise import supervise
 from tests.annotation_app.trained import evaluated, held_out, trained
@@ -168,7 +169,7 @@ def test_researchers_only(as_rita, two):
 
 def test_models_of_one_name_are_told_apart(two):
     Checkpoint.objects.rewards().update(name="Same")
-    words = exchange.command(lifecycle.queue_reward_evaluation("helpfulness", two))
+    words = exchange.command(training.queue_reward_evaluation("helpfulness", two))
     start = words.index("--names") + 1
     assert words[start : start + 2] == [f"Same ({checkpoint.pk})" for checkpoint in two]
 
@@ -186,7 +187,7 @@ def finish_training(criterion: str = "helpfulness", times: int = 1) -> Run:
     folder = exchange.run_folder(run)
     folder.model.mkdir(parents=True)
     for _ in range(times):
-        lifecycle.run_succeeded(run, {"model": "model", "holdout": {}})
+        runs.run_succeeded(run, {"model": "model", "holdout": {}})
     return run
 
 
@@ -213,7 +214,7 @@ def test_the_first_model_of_a_criterion_has_nothing_beside_it():
     run = Run.queue(Run.Kind.REWARD_TRAINING, {}, inputs, criterion="helpfulness")
     run.claim()
     exchange.run_folder(run).model.mkdir(parents=True)
-    lifecycle.run_succeeded(run, {"model": "model", "holdout": {}})
+    runs.run_succeeded(run, {"model": "model", "holdout": {}})
     assert not Run.objects.filter(kind="reward_evaluation").exists()
 
 
@@ -232,7 +233,7 @@ def test_with_the_real_models_in_a_real_process(as_alice):
         ours(storage.path(model.storage_key), seed)
     folder = storage.path(models[1].run.input("snapshot").storage_key)
     (folder / "ties.jsonl").touch()
-    run = lifecycle.queue_reward_evaluation("helpfulness", models)
+    run = training.queue_reward_evaluation("helpfulness", models)
     assert run.claim()
     supervise(run)
     run.refresh_from_db()

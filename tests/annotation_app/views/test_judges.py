@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from django.urls import reverse
 
-from annotation_app import exchange, lifecycle, storage
+from annotation_app import exchange, storage
+from annotation_app.lifecycle import runs, training
 from annotation_app.models import Promotion, Run
 from annotation_app.supervise import child_environment, supervise
 from reward.config import JudgeConfig
@@ -53,7 +54,7 @@ def ask(client, criterion: str = "helpfulness", **more: object):
 def finished(criterion: str = "helpfulness", first: int = 6) -> Run:
     """A judging that is done: right about all but every third pair, where it takes the place that
     the response stands in; ``first`` questions were refused."""
-    run = lifecycle.queue_judging(criterion)
+    run = training.queue_judging(criterion)
     run.claim()
     run.succeed()
     holdout = storage.path(run.input("snapshot").storage_key) / "holdout.jsonl"
@@ -114,7 +115,7 @@ def test_without_a_judge_the_page_says_how(as_alice, settings):
 def test_a_judge_that_is_no_longer_configured_is_not_called(settings):
     """The run waited; its address, and whoever sits there now, gets neither texts nor key."""
     trained()
-    run = lifecycle.queue_judging("helpfulness")
+    run = training.queue_judging("helpfulness")
     settings.JUDGE_URL = "http://other.invalid"
     assert run.claim()
     supervise(run)
@@ -126,9 +127,9 @@ def test_a_judge_that_is_no_longer_configured_is_not_called(settings):
 def test_only_a_judging_sees_the_key(settings, monkeypatch):
     monkeypatch.setenv("JUDGE_API_KEY", "very-secret")
     settings.JUDGE_API_KEY = "very-secret"
-    training = trained().run
-    judging = lifecycle.queue_judging("helpfulness")
-    assert "very-secret" not in child_environment(training).values()
+    of_rewards = trained().run
+    judging = training.queue_judging("helpfulness")
+    assert "very-secret" not in child_environment(of_rewards).values()
     assert child_environment(judging)["JUDGE_API_KEY"] == "very-secret"
     assert "very-secret" not in " ".join(exchange.command(judging))
 
@@ -137,7 +138,7 @@ def test_an_installation_may_set_how_it_is_asked(settings, tmp_path):
     settings.RUN_SETTINGS = tmp_path / "run_settings.json"
     settings.RUN_SETTINGS.write_text('{"reward_judging": {"max_new_tokens": 64, "model": "x"}}')
     trained()
-    run = lifecycle.queue_judging("helpfulness")
+    run = training.queue_judging("helpfulness")
     assert (run.config["max_new_tokens"], run.config["model"]) == (64, "wise")
 
 
@@ -217,10 +218,10 @@ def test_the_figures_of_a_judging(as_alice):
 def test_it_stands_beside_the_reward_model_in_force(settings):
     first, _ = trained(), trained()
     Promotion.promote(first)
-    run = lifecycle.queue_judging("helpfulness")
+    run = training.queue_judging("helpfulness")
     run.claim()
     for _ in range(2):  # told as often as a broker likes
-        lifecycle.run_succeeded(run, {"model": "wise", "count": 60})
+        runs.run_succeeded(run, {"model": "wise", "count": 60})
     asked = Run.objects.get(kind="reward_evaluation")
     assert exchange.evaluated_models(asked) == [first]
     assert asked.input("judge_1") == run
@@ -234,8 +235,8 @@ def test_it_stands_beside_the_reward_model_in_force(settings):
 def test_figures_call_it_by_the_end_of_its_name(settings):
     settings.JUDGE_MODEL = "/srv/models/wise-70b"
     trained()
-    run = lifecycle.queue_judging("helpfulness")
-    asked = lifecycle.queue_reward_evaluation("helpfulness", [], [run])
+    run = training.queue_judging("helpfulness")
+    asked = training.queue_reward_evaluation("helpfulness", [], [run])
     words = exchange.command(asked)
     assert words[words.index("--names") + 1] == "wise-70b (judge)"
     assert "--models" not in words
@@ -243,9 +244,9 @@ def test_figures_call_it_by_the_end_of_its_name(settings):
 
 def test_beside_the_newest_where_none_is_in_force(settings):
     _, second = trained(), trained()
-    run = lifecycle.queue_judging("helpfulness")
+    run = training.queue_judging("helpfulness")
     run.claim()
-    lifecycle.run_succeeded(run, {"model": "wise", "count": 60})
+    runs.run_succeeded(run, {"model": "wise", "count": 60})
     assert exchange.evaluated_models(Run.objects.latest("pk")) == [second]
 
 
@@ -295,7 +296,7 @@ def test_judgings_that_cannot_stand_together(as_alice):
     assert text(answer).count(" checked") == 4  # what was chosen stays chosen
     answer = compare(as_alice, [one, safe], [of_safety])
     assert "A judge of one criterion is no judge of the other." in text(answer)
-    waiting = lifecycle.queue_judging("safety")
+    waiting = training.queue_judging("safety")
     assert "is not done" in text(compare(as_alice, [safe], [waiting], "safety"))
     assert not Run.objects.filter(kind="reward_evaluation").exists()
 
@@ -370,7 +371,7 @@ def test_a_server_that_breaks_down_is_said_and_asked_again(as_alice, settings, t
 
     with chat_server(answer) as server:
         settings.JUDGE_URL = server.address
-        run = lifecycle.queue_judging("helpfulness")
+        run = training.queue_judging("helpfulness")
         assert run.claim()
         supervise(run)
         run.refresh_from_db()

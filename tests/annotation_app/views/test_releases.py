@@ -7,7 +7,8 @@ from html import unescape
 import pytest
 from django.urls import reverse
 
-from annotation_app import lifecycle, tasks
+from annotation_app import tasks
+from annotation_app.lifecycle import releases
 from annotation_app.models import Annotation, Batch, Checkpoint, Release, Round, Run
 from tests.annotation_app.ended import FALLEN, WHY, ended, figures, filling, prompt_set, sampled
 from tests.annotation_app.imports.files import HH_RLHF, import_file
@@ -125,7 +126,7 @@ def test_hostile_words_are_shown_as_words(as_alice):
 
 
 def test_rolling_back(as_alice, alice):
-    release = lifecycle.release_round(ended(), alice)
+    release = releases.release_round(ended(), alice)
     assert "Roll back</a>" in get(as_alice, "round", release.round_id)
     page = get(as_alice, "rolling_back_release", release.pk)
     assert "Then answering: starter (weight 1), at two temperatures" in page
@@ -139,7 +140,7 @@ def test_rolling_back(as_alice, alice):
 
 
 def test_rolling_back_takes_a_reason(as_alice):
-    release = lifecycle.release_round(ended(), None)
+    release = releases.release_round(ended(), None)
     answer = post(as_alice, "roll_back_release", release.pk, reason=" ")
     assert answer.status_code == 400
     assert "Say why it is rolled back: others will read it here." in text(answer)
@@ -158,7 +159,7 @@ def test_the_last_one_is_refused_in_words(as_alice):
 
 
 def test_sent_twice_it_is_one_roll_back(as_alice):
-    release = lifecycle.release_round(ended(), None)
+    release = releases.release_round(ended(), None)
     post(as_alice, "roll_back_release", release.pk, reason=BAD)
     answer = post(as_alice, "roll_back_release", release.pk, reason="Again.")
     assert answer.status_code == 409
@@ -203,7 +204,7 @@ def test_researchers_only(as_rita):
 @pytest.mark.parametrize("count", [1, 5])
 def test_the_history_costs_a_fixed_number_of_queries(as_alice, count, django_assert_num_queries):
     for _ in range(count):
-        lifecycle.release_round(ended(), None)
+        releases.release_round(ended(), None)
     with django_assert_num_queries(6):
         as_alice.get(reverse("releases"))
 
@@ -213,13 +214,13 @@ def test_a_rounds_page_costs_a_fixed_number_of_queries(
     as_alice, bob, count, django_assert_num_queries
 ):
     round_ = ended()
-    batch = lifecycle.compare_with_people(round_, "helpfulness", count, 1)
+    batch = releases.compare_with_people(round_, "helpfulness", count, 1)
     sampled(filling(batch))
     tasks.turn_batches()
     while (annotation := Annotation.objects.lease_next(bob, Batch.objects.get())) is not None:
         annotation.record(choice="a", strength="better")
     tasks.turn_batches()
-    lifecycle.release_round(again(round_), None, WHY)
+    releases.release_round(again(round_), None, WHY)
     with django_assert_num_queries(6):
         as_alice.get(reverse("round", args=[round_.pk]))
 
@@ -357,7 +358,7 @@ def test_an_independent_one_that_cannot_be_trained(as_alice, criterion, status, 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_and_by_key(page, live_server, client, alice, scheme):
     held = ended("held", FALLEN)
-    release = lifecycle.release_round(ended(), alice)
+    release = releases.release_round(ended(), alice)
     client.force_login(alice)
     cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value}
     page.context.add_cookies([{**cookie, "url": live_server.url}])

@@ -12,7 +12,8 @@ import uuid
 import pytest
 from django.urls import reverse
 
-from annotation_app import exchange, lifecycle, snapshots, storage
+from annotation_app import exchange, snapshots, storage
+from annotation_app.lifecycle import training
 from annotation_app.models import Annotation, Checkpoint, DialogueRoot, Person, Run, Snapshot
 from annotation_app.models.refusals import CannotStart
 from annotation_app.supervise import report_progress, supervise
@@ -225,7 +226,7 @@ def collected(settings) -> Snapshot:
         for number in range(9):
             judge_one(bob, batch, f"Week {week}, kettle {number}?", number % 3 == 0)
         batch.close()
-        lifecycle.finish_batch(batch)
+        training.finish_batch(batch)
     Run.objects.all().delete()
     return snapshots.write_snapshot("helpfulness")
 
@@ -330,7 +331,7 @@ def test_sent_twice_it_is_one_run(as_alice, collected):
 
 
 def test_what_there_is_not(as_alice, collected):
-    run = lifecycle.queue_scaling(collected, list(Checkpoint.objects.chat()), {})
+    run = training.queue_scaling(collected, list(Checkpoint.objects.chat()), {})
     assert as_alice.get(reverse("new_scaling", args=["kindness"])).status_code == 404
     assert as_alice.post(reverse("start_scaling", args=["kindness"])).status_code == 404
     assert as_alice.get(reverse("start_scaling", args=["safety"])).status_code == 405
@@ -340,7 +341,7 @@ def test_what_there_is_not(as_alice, collected):
 
 
 def test_it_may_be_cancelled(as_alice, collected):
-    run = lifecycle.queue_scaling(collected, list(Checkpoint.objects.chat()), {})
+    run = training.queue_scaling(collected, list(Checkpoint.objects.chat()), {})
     as_alice.post(reverse("cancel_run", args=[run.pk]))
     page = text(as_alice.get(reverse("scaling_run", args=[run.pk])))
     assert "is cancelled: there are no figures. Its page says why." in page
@@ -348,7 +349,7 @@ def test_it_may_be_cancelled(as_alice, collected):
 
 def test_a_training_inside_is_a_sign_of_life(collected):
     """It may take longer than a run may be silent, and logs in a folder of its own."""
-    run = lifecycle.queue_scaling(collected, list(Checkpoint.objects.chat()), {})
+    run = training.queue_scaling(collected, list(Checkpoint.objects.chat()), {})
     run.claim()
     folder = exchange.run_folder(run)
     folder.path.mkdir(parents=True)
@@ -370,9 +371,9 @@ def test_a_training_inside_is_a_sign_of_life(collected):
 def test_with_real_trainings_in_a_real_process(as_alice, collected):
     start = Checkpoint.objects.chat().get()
     tiny_chat_model(storage.path(start.storage_key))
-    training = {"learning_rate": 3e-3, "pairs_per_step": 8}
-    config = {"shares": [0.25, 0.5, 1.0], "seeds": [0, 1], "training": training}
-    run = lifecycle.queue_scaling(collected, [start], config)
+    quick = {"learning_rate": 3e-3, "pairs_per_step": 8}
+    config = {"shares": [0.25, 0.5, 1.0], "seeds": [0, 1], "training": quick}
+    run = training.queue_scaling(collected, [start], config)
     assert run.claim()
     supervise(run)
     run.refresh_from_db()
@@ -391,9 +392,7 @@ def test_with_real_trainings_in_a_real_process(as_alice, collected):
 
 def test_a_page_says_why_it_cannot_be_queued(collected):
     with pytest.raises(CannotStart, match="grow by shares"):
-        lifecycle.queue_scaling(
-            Snapshot.objects.create(criterion="safety", storage_key="s"), [], {}
-        )
+        training.queue_scaling(Snapshot.objects.create(criterion="safety", storage_key="s"), [], {})
 
 
 @pytest.mark.django_db(transaction=True)
