@@ -54,9 +54,9 @@ class Experiment:
     out: Path
     seed: int
     rounds: int = 8
-    helpfulness_comparisons: int = 9_600  # of a round: facts take many to tell right from wrong
+    helpfulness_comparisons: int = 4_800  # of a round: facts take many to tell right from wrong
     safety_comparisons: int = 800
-    train_prompts: int = 1536  # of a round's rejection sampling and PPO
+    train_prompts: int = 2048  # of a round's rejection sampling and PPO
     test_prompts: int = 2350  # that the gold scorer judges versions on
     samples: int = 8  # of a prompt in rejection sampling
     ppo_iterations: int = 16
@@ -223,7 +223,8 @@ def reward_settings(experiment: Experiment, criterion: Criterion) -> dict[str, A
     """How a reward model learns: facts take many steps, a safe answer is soon told by its words."""
     settings: dict[str, Any] = {"adam_epsilon": 1e-8, "checkpoint_every_steps": 200}
     if criterion is Criterion.HELPFULNESS:
-        settings |= {"learning_rate": 1e-3, "pairs_per_step": 16, "epochs": 2}
+        facts = {"learning_rate": 1e-3, "pairs_per_step": 16, "epochs": 2, "weight_decay": 0.01}
+        settings |= facts
     else:
         settings |= {"learning_rate": 5e-4, "pairs_per_step": 32, "epochs": 3}
     if experiment.without == "margin":
@@ -259,6 +260,7 @@ def round_settings(experiment: Experiment, number: int, base: Path) -> dict[str,
         "threshold": 1e-9 if experiment.without == "gate" else 0.15,
         "rejection": {
             "samples": experiment.samples, "learning_rate": 1e-3, "epochs": 4, "batch": 32,
+            "temperature": 0.7,  # nearer to what the model knows: see EXPERIMENTS, "temperature"
             "start": str(base), "earlier": earlier,
         },
         "ppo": {
