@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +29,7 @@ def provenance(inputs: Mapping[str, Path | None]) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | _versions(),
         "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
+        "threads": _threads(),
     }
 
 
@@ -52,16 +53,28 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _threads() -> str:
+    """On how many threads torch computes; where it is not loaded, on how many it would."""
+    if (torch := sys.modules.get("torch")) is not None:
+        return str(torch.get_num_threads())
+    return os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+
+
 def _commit() -> str | None:
-    """The commit that is checked out here, "+" behind it where files differ; None outside git."""
+    """The commit that is checked out here, "+" behind it where what a run executes differs from
+    it; None where this code is in no git."""
     here = Path(__file__).parent
+    executed = [str(here), str(here.parent / "rlhf_loop")]
     try:
-        commit, changed = (
-            subprocess.run(
-                ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", str(here)])
-        )
+        _git(here, "ls-files", "--error-unmatch", __file__)  # not another project's repository
+        commit = _git(here, "rev-parse", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--", *executed)
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+    ).stdout.strip()

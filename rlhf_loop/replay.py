@@ -14,7 +14,6 @@ the same. Left out: runs of several processes.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -188,10 +187,9 @@ def refuse_other_inputs(stages: Sequence[Stage], made: Mapping[Path, Path]) -> N
 
 
 def _threads(stage: Stage) -> dict[str, str]:
-    """The variable that sets as many threads as the run had, where this process has others."""
+    """The variable that sets as many threads as the run had."""
     wanted = str(stage.provenance.get("threads"))
-    own = os.environ.get(THREADS_VARIABLE) or str(os.cpu_count())
-    return {THREADS_VARIABLE: wanted} if wanted.isdecimal() and wanted != own else {}
+    return {THREADS_VARIABLE: wanted} if wanted.isdecimal() else {}
 
 
 def other_circumstances(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from reward.provenance import digest, provenance
 from reward.run_folder import RunFolder
@@ -23,6 +30,54 @@ def test_it_works(pairs):
     assert found["inputs"] == {"pairs": hashlib.sha256(b"one line\n").hexdigest()}
     assert found["versions"].keys() >= {"python", "torch", "transformers"}
     assert found["commit"] is None or len(found["commit"].rstrip("+")) == 40
+
+
+def test_the_threads_are_those_that_torch_computes_on(pairs):
+    """Which is not what the environment says once they were set."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert provenance({})["threads"] == "3"
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def code(tmp_path):
+    """A repository with both packages, and what names the commit of a copy of them."""
+
+    def git(*words):
+        signed = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *signed, *words], check=True)
+
+    for name in ("reward", "rlhf_loop"):
+        (tmp_path / name).mkdir()
+        shutil.copy(Path(sys.modules[provenance.__module__].__file__), tmp_path / name)
+    git("init", "-q")
+
+    def commit():
+        spec = importlib.util.spec_from_file_location("copied", tmp_path / "reward/provenance.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.provenance({})["commit"]
+
+    return SimpleNamespace(path=tmp_path, git=git, commit=commit)
+
+
+def test_changed_code_of_the_loop_is_no_clean_commit(code):
+    code.git("add", "-A")
+    code.git("commit", "-q", "-m", "first")
+    clean = code.commit()
+    assert len(clean) == 40
+    (code.path / "rlhf_loop" / "provenance.py").write_text("changed = True\n")
+    assert code.commit() == clean + "+"
+
+
+def test_the_commit_of_a_repository_that_only_surrounds_the_code_is_not_named(code):
+    (code.path / "own.txt").write_text("own")
+    code.git("add", "own.txt")
+    code.git("commit", "-q", "-m", "first")
+    assert code.commit() is None
 
 
 def test_a_folder_is_its_names_and_contents(tmp_path):
