@@ -96,7 +96,10 @@ def _train(config: PPOConfig, run: RunFolder, device: torch.device) -> dict[str,
             _judge(run, learner, validation, standing, figures)
         else:
             run.log_metrics(standing.iteration, config.iterations, **figures)
-        if standing.iteration % config.checkpoint_every == 0:
+        is_best = (
+            standing.best_iteration == standing.iteration
+        )  # best/ and what is said of it agree
+        if is_best or standing.iteration % config.checkpoint_every == 0:
             _save(run, learner, standing)
     return _finish(run, learner, standing)
 

@@ -195,13 +195,18 @@ def counted_rows(rollout: Rollout, config: PPOConfig) -> Tensor:
     return rollout.finished
 
 
+def penalised_scores(rollout: Rollout, config: PPOConfig) -> Tensor:
+    """(B,) combined scores, the penalty for truncation taken off where there is one."""
+    if config.truncated != "penalise":
+        return rollout.scores
+    return rollout.scores - config.truncated_penalty * (~rollout.finished).float()
+
+
 def learning_targets(rollout: Rollout, config: PPOConfig) -> Targets:
     """Scores → whitened scores → rewards per token → advantages and returns (equation 4)."""
     rows = counted_rows(rollout, config)  # (B,)
     mask = rollout.mask & rows[:, None]  # (B, T)
-    scores = rollout.scores
-    if config.truncated == "penalise":
-        scores = scores - config.truncated_penalty * (~rollout.finished).float()
+    scores = penalised_scores(rollout, config)
     rewards = shape_rewards(
         whiten(scores, rows) if config.whiten_scores else scores,
         rollout.logprobs, rollout.ref_logprobs, rollout.mask, config.kl_coef, config.kl == "token",

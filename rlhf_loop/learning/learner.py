@@ -55,6 +55,7 @@ from rlhf_loop.rollout import (
     Targets,
     begin_rollout,
     of_all_ranks,
+    penalised_scores,
     sample_and_score,
 )
 
@@ -375,15 +376,17 @@ class Learner:
     # --- held-out prompts --------------------------------------------------------------------
 
     def validate(self, prompts: Sequence[Prompt]) -> dict[str, float]:
-        """Mean scores and divergence on validation prompts, always with the same random numbers."""
+        """Mean scores and divergence on validation prompts, always with the same random numbers;
+        ``eval/scores`` are those that are learnt from, the penalty for truncation taken off."""
         seeds = [row_seed(self.config.seed, "validation", prompt.id) for prompt in prompts]
         found = self._collect(prompts, seeds, range(CHECKED_LEAST), valued=False)
         return {
-            "eval/scores": found.scores.mean().item(),
+            "eval/scores": penalised_scores(found, self.config).mean().item(),
             "eval/helpfulness": found.helpfulness.mean().item(),
             "eval/safety": found.safety.mean().item(),
             "eval/kl": (found.logprobs - found.ref_logprobs).sum(dim=1).mean().item(),
             "eval/length_tokens": found.mask.sum(dim=1).float().mean().item(),
+            "eval/truncated": (~found.finished).float().mean().item(),
         }
 
 

@@ -1,5 +1,6 @@
 """The PPO run: its first ratio, its targets, and that a killed run ends like a whole one."""
 
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import torch
 
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import to_flags, to_mapping
+from rlhf_loop import ppo
 from rlhf_loop.advantages import combine_scores
 from rlhf_loop.config import Inputs, PPOConfig
 from rlhf_loop.learning.figures import rollout_figures
@@ -178,6 +180,30 @@ def test_it_stops_early_without_a_better_validation(config):
     result = train(replace(config, learning_rate=0.0, iterations=50, validate_every=1, patience=3))
     assert (result["iterations"], result["best_iteration"]) == (3, 0)
     assert result["stopped_early"] is True
+
+
+def test_the_best_policy_is_chosen_by_the_scores_that_are_learnt_from(config):
+    """Answers that were cut cost the chosen policy what they cost in training."""
+    short = replace(config, max_new_tokens=2, truncated_penalty=5.0)
+    prompts = list(read_prompts(config.prompts, PromptSplit.VALIDATION))
+    kept = Learner(replace(short, truncated="keep"), CPU).validate(prompts)
+    found = Learner(short, CPU).validate(prompts)
+    assert found["eval/truncated"] == kept["eval/truncated"] > 0.5
+    lost = 5.0 * found["eval/truncated"]
+    assert found["eval/scores"] == pytest.approx(kept["eval/scores"] - lost, abs=1e-5)
+
+
+def test_a_new_best_policy_is_a_checkpoint_too(config, monkeypatch):
+    """So that a run that goes on never has a best policy of steps it has not taken again."""
+    saved, save = [], ppo._save
+    monkeypatch.setattr(
+        ppo, "_save", lambda run, *rest: (saved.append(rest[1].iteration), save(run, *rest))
+    )
+    result = train(replace(config, checkpoint_every=100, learning_rate=2e-2, validate_every=1))
+    judged = [line["eval/scores"] for line in RunFolder(config.out).metrics()]
+    bests = [i for i, score in enumerate(judged) if score > max(judged[:i], default=-math.inf)]
+    assert saved == bests
+    assert saved[-1] == result["best_iteration"] > 0
 
 
 def test_a_policy_beyond_the_budget_of_divergence_is_not_kept(config):
