@@ -147,6 +147,24 @@ def run_folder(path: Path) -> RunFolder:
     return RunFolder(path) if is_first() else FollowedFolder(path)
 
 
+def once(
+    path: Path,
+    config: Mapping[str, Any],
+    device: str,
+    work: Callable[[RunFolder, torch.device], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Do ``work`` in the run folder ``path`` with all ranks; returns its result, which the first
+    has stored. Where there is one already it is returned as it is.
+
+    Raises ValueError for another configuration than the folder's, RunFolderBusy.
+    """
+    with joined(device) as own:
+        run = run_folder(path)
+        run.once(config, lambda: work(run, own))
+        wait()  # until the first has written it
+        return run.result() or {}
+
+
 def together(write: Callable[[Path], object]) -> Callable[[Path], None]:
     """``write`` for a folder that the first rank makes, and puts in its place when all are done."""
 
@@ -189,6 +207,13 @@ def _explain(error: Exception, path: Path) -> None:
 
 
 # --- the parts of a step -------------------------------------------------------------------------
+
+
+def own_rows(count_of_all: int) -> range:
+    """Those of so many rows that are this rank's, side by side as they share what they have in
+    common; none where there are more ranks than rows."""
+    first, last = (count_of_all * number // count() for number in (rank(), rank() + 1))
+    return range(first, last)
 
 
 def own_part(rows: Sequence[PairRows]) -> Sequence[int]:
@@ -288,17 +313,22 @@ def first_then_all(act: Callable[[], T]) -> T:
     return act() if done is None else done
 
 
-def told(value: T) -> T:
-    """What the first rank says, on all; anything that JSON holds."""
+def told(value: T, by: int = 0) -> T:
+    """What one rank says, on all; anything that JSON holds."""
     if count() == 1:
         return value
-    said = json.dumps(value).encode() if is_first() else b""
+    said = json.dumps(value).encode() if rank() == by else b""
     letters = torch.zeros(int(summed(len(said))[0]), dtype=torch.uint8)
-    if is_first():
+    if rank() == by:
         letters = torch.frombuffer(bytearray(said), dtype=torch.uint8)
-    dist.broadcast(letters, 0)
+    dist.broadcast(letters, by)
     heard: T = json.loads(letters.numpy().tobytes())
     return heard
+
+
+def joined_lists(own: list[T]) -> list[T]:
+    """The lists of all ranks as one, in the order of the ranks; anything that JSON holds."""
+    return [value for by in range(count()) for value in told(own, by)]
 
 
 def first_alone(act: Callable[[], T]) -> T | None:

@@ -64,11 +64,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     or settings that cannot be trained on, RunFolderBusy when another process works there.
     """
     adapter.refuse_impossible(config)
-    with ranks.joined(config.device) as device:
-        folder = ranks.run_folder(config.out)
-        folder.once(to_mapping(config), lambda: _train(config, folder, device))
-        ranks.wait()  # until the first has written it
-        return folder.result() or {}
+    return ranks.once(config.out, to_mapping(config), config.device, partial(_train, config))
 
 
 def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from reward import ranks
 from rlhf_loop.config import Compute
 from rlhf_loop.parts import Record
 from rlhf_loop.policy import Drawing, row_seed
@@ -27,14 +28,15 @@ def draw_candidates(
     """``samples`` answers to each prompt, the answers to one prompt one after the other.
 
     Each has its own seed: from the run's ``seed``, the ``purpose``, the prompt's id and its number
-    among the prompt's answers.
+    among the prompt's answers. Every rank, which has the whole chat model, draws its own prompts'.
     """
-    asked = [(prompt, number) for prompt in prompts for number in range(samples)]
+    own = ranks.own_rows(len(prompts))
+    asked = [(prompts[i], number) for i in own for number in range(samples)]
     seeds = [row_seed(seed, purpose, prompt.id, number) for prompt, number in asked]
     answers, texts, scores = sample_and_score(
         model, tokenizer, rewards, [prompt for prompt, _ in asked], seeds, drawing, compute
     )
-    return [
+    drawn = [
         {
             "temperature": drawing.temperature,
             "prompt_id": prompt.id,
@@ -48,6 +50,7 @@ def draw_candidates(
         }
         for i, (prompt, number) in enumerate(asked)
     ]
+    return ranks.joined_lists(drawn)
 
 
 def is_usable(record: Record) -> bool:

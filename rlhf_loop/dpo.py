@@ -26,7 +26,7 @@ from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import DPOConfig, inputs_of
 from rlhf_loop.learning.likelihood import Reading, TokenRow, read_nothing, reading, row_logprobs
-from rlhf_loop.learning.steps import divided, leave_model, optimise, own_rows
+from rlhf_loop.learning.steps import divided, leave_model, optimise
 from rlhf_loop.policy import chunks, load_chat_model, stop_tokens
 from rlhf_loop.sft import answer_row, joined
 
@@ -114,7 +114,7 @@ def with_reference(
 @torch.no_grad()
 def _reference(config: DPOConfig, model: Any, pairs: Sequence[AnswerPair]) -> list[dict[str, Any]]:
     """A line for each pair; every rank, which has the whole model still, does its part of them."""
-    own = own_rows(len(pairs))
+    own = ranks.own_rows(len(pairs))
     part = [pairs[i] for i in own]
     found: dict[int, tuple[float, float]] = {}
     with reading(model) as read:
@@ -137,11 +137,7 @@ def train(config: DPOConfig) -> dict[str, Any]:
     Raises ValueError for pairs that cannot be trained on, RunFolderBusy when another process runs
     in the same folder.
     """
-    with ranks.joined(config.device) as device:
-        run = ranks.run_folder(config.out)
-        run.once(to_mapping(config), lambda: _train(config, run, device))
-        ranks.wait()  # until the first has written it
-        return run.result() or {}
+    return ranks.once(config.out, to_mapping(config), config.device, partial(_train, config))
 
 
 def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:
@@ -195,7 +191,7 @@ def _gradients(read: Reading, step: Sequence[AnswerPair], config: DPOConfig) -> 
     """Add the gradients of one step's mean loss, a minibatch at a time."""
     names = ("loss", "accuracy", "margin", "chosen", "rejected", "computed")
     sums = dict.fromkeys(names, 0.0)
-    own = [step[i] for i in own_rows(len(step))]
+    own = [step[i] for i in ranks.own_rows(len(step))]
     for chosen, tokens in _parts(own, config.tokens_per_minibatch, read.shares):
         pairs = [own[i] for i in chosen]
         found = row_logprobs(read, _both(pairs)).view(2, -1)  # (2, B)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from reward import ranks
 from reward.preferences import Message
 from rlhf_loop.config import Compute, Served, ServedPolicy
 from rlhf_loop.drawing import generate_answers
@@ -69,7 +70,9 @@ def engine_for(compute: Compute, model: Any, tokenizer: Any) -> Here | Address:
     if not isinstance(compute, ServedPolicy) or compute.address is None:
         return Here(model, tokenizer, compute.generation_rows)
     folder = str(model.name_or_path)
-    hand_over(compute, folder)
+    if ranks.is_first():
+        hand_over(compute, folder)
+    ranks.wait()
     stops = tuple(sorted(stop_tokens(model, tokenizer)))
     return address_of(compute, compute.served_model or folder)._replace(
         tokenizer=tokenizer, stops=stops
@@ -112,11 +115,13 @@ def answer_prompts(
     drawing: Drawing,
     progress: Progress = lambda done: None,
 ) -> list[Answer]:
-    """One answer to each prompt by its own seed, in the prompts' order.
+    """One answer to each prompt by its own seed, in the prompts' order; none to none.
 
     Raises ValueError for a prompt that leaves no room for an answer, SamplerRefused where an
     address does not answer.
     """
+    if not prompts:
+        return []
     if isinstance(engine, Address):
         return _answers_from(engine, prompts, seeds, drawing, progress)
     queries = [prompt_tokens(engine.tokenizer, prompt) for prompt in prompts]
@@ -137,8 +142,6 @@ def _answers_from(
     drawing: Drawing,
     progress: Progress,
 ) -> list[Answer]:
-    if not prompts:
-        return []
     key = os.environ.get(API_KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with (

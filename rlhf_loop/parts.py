@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from reward import ranks
 from reward.lines import append_records, whole_records, write_records
 from reward.run_folder import RunFolder
 
@@ -28,18 +29,20 @@ def make_parts(
     """Store the parts that are not stored yet, part i with ``sizes[i]`` records from ``make(i)``.
 
     Each is one step of ``total`` in the metrics with its ``figures``, also where the run was killed
-    between the two.
+    between the two. Of several ranks all make each part together, and the first stores it.
     """
-    done = whole_parts(path, sizes)
+    done = ranks.told(whole_parts(path, sizes) if ranks.is_first() else 0)
     run.rewind_metrics(done)
     stored, ends = whole_records(path), list(accumulate(sizes))
-    for number in range(len(run.metrics()), len(sizes)):
+    for number in range(ranks.told(len(run.metrics())), len(sizes)):
         if number < done:
             records = stored[ends[number] - sizes[number] : ends[number]]
         else:
             records = make(number)
-            append_records(path, records)
+            if ranks.is_first():
+                append_records(path, records)
         run.log_metrics(number + 1, total, **figures(records))
+    ranks.wait()  # until the last is stored
 
 
 def whole_parts(path: Path, sizes: Sequence[int]) -> int:

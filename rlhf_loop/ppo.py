@@ -65,12 +65,7 @@ def train(config: PPOConfig) -> dict[str, Any]:
     Raises ValueError where the prompts file has no train or no validation prompts, or settings and
     models do not go together; RunFolderBusy when another process runs in the same folder.
     """
-    with ranks.joined(config.device) as device:
-        run = ranks.run_folder(config.out)
-        with run.locked():
-            run.write_config(to_mapping(config))
-            ranks.wait()
-            return run.result() or _train(config, run, device)
+    return ranks.once(config.out, to_mapping(config), config.device, partial(_train, config))
 
 
 def _train(config: PPOConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:
@@ -203,25 +198,21 @@ def _resume(run: RunFolder, learner: Learner) -> Standing | None:
 
 
 def _finish(run: RunFolder, learner: Learner, standing: Standing) -> dict[str, Any]:
-    """``best/`` becomes ``model/``, and the result is written last."""
+    """``best/`` becomes ``model/``; returns the result, which is written last."""
     best = whole_folder(_best(run)) if ranks.is_first() else None
     if best is not None:  # None: a run killed right here had moved it already
         shutil.rmtree(run.model, ignore_errors=True)
         best.rename(run.model)
     stopped_by = standing.why_stopped(learner.config)
-    run.write_result(
-        {
-            "model": "model",
-            "iterations": standing.iteration,
-            "best_iteration": standing.best_iteration,
-            "eval/scores": standing.best_score,
-            "stopped_early": standing.iteration < learner.config.iterations,
-            "stopped_by": stopped_by,
-            "ranks": ranks.count(),
-        }
-    )
-    ranks.wait()
-    return run.result() or {}
+    return {
+        "model": "model",
+        "iterations": standing.iteration,
+        "best_iteration": standing.best_iteration,
+        "eval/scores": standing.best_score,
+        "stopped_early": standing.iteration < learner.config.iterations,
+        "stopped_by": stopped_by,
+        "ranks": ranks.count(),
+    }
 
 
 def _run(config: PPOConfig) -> str:

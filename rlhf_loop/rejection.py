@@ -14,7 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
+import torch
+
+from reward import ranks
 from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.preferences import Message, RecordReader, read_json_lines
@@ -36,29 +40,33 @@ def run_rejection(config: RejectionConfig) -> Record:
     Raises ValueError where the prompts file has no train prompts or no answer can be selected,
     RunFolderBusy when another process runs in the same folder.
     """
-    run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _run_rejection(config, run))
+    return ranks.once(config.out, to_mapping(config), config.device, partial(_run, config))
 
 
-def _run_rejection(config: RejectionConfig, run: RunFolder) -> Record:
+def _run(config: RejectionConfig, run: RunFolder, device: torch.device) -> Record:
     run.write_provenance(inputs_of(config))
     prompts = list(read_prompts(config.prompts, PromptSplit.TRAIN))
     if not prompts:
         raise ValueError(f"{config.prompts} has no train prompts, and sampling needs some")
     selected_file = run.path / "selected.jsonl"
-    if not selected_file.exists():
-        write_records(selected_file, _select(config, run, prompts))
+    if not ranks.told(selected_file.exists()):
+        best = _select(config, run, prompts, str(device))
+        if ranks.is_first():
+            write_records(selected_file, best)
+        ranks.wait()
     selected = whole_records(selected_file)
-    figures = _fine_tune(config, run, selected, len(_part_sizes(config, prompts)))
+    figures = _fine_tune(config, run, selected, len(_part_sizes(config, prompts)), device)
     return {"model": "model", **_summary(config, run, prompts, selected), **figures}
 
 
 # --- sampling -------------------------------------------------------------------------------------
 
 
-def _select(config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt]) -> list[Record]:
+def _select(
+    config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt], device: str
+) -> list[Record]:
     rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
-    _sample(config, run, prompts, rewards)
+    _sample(config, run, prompts, rewards, device)
     earlier = _earlier_candidates(config, prompts, rewards) if config.pool else []
     return select_best(prompts, [*_candidates(run), *earlier])
 
@@ -77,10 +85,14 @@ def _candidates(run: RunFolder) -> list[Record]:
 
 
 def _sample(
-    config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt], rewards: RewardModels
+    config: RejectionConfig,
+    run: RunFolder,
+    prompts: Sequence[Prompt],
+    rewards: RewardModels,
+    device: str,
 ) -> None:
     """Append the candidates of the chunks of prompts that are not stored yet."""
-    model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
+    model, tokenizer = load_chat_model(config.policy, device, config.dtype)
     drawing = Drawing(config.max_new_tokens, config.temperature, config.top_p)
     parts, sizes = list(_parts(config, prompts)), _part_sizes(config, prompts)
     total = len(sizes) + config.epochs * math.ceil(len(prompts) / config.batch)
@@ -106,9 +118,6 @@ def _earlier_candidates(
     for path in config.earlier:
         answered = [_answered(RecordReader(r, path, n), known) for n, r in read_json_lines(path)]
         for part in chunks(len(answered), config.chunk_prompts):
-            asked = [prompt for prompt, _ in answered[part]]
-            texts = [text for _, text in answered[part]]
-            scores = rewards.score(asked, texts)
             records += [
                 {
                     "prompt_id": prompt.id,
@@ -116,14 +125,24 @@ def _earlier_candidates(
                     "sample": None,
                     "text": text,
                     "finish_reason": "stop",
-                    "helpfulness": scores.helpfulness[i].item(),
-                    "safety": scores.safety[i].item(),
-                    "score": scores.combined[i].item(),
+                    "helpfulness": helpfulness,
+                    "safety": safety,
+                    "score": score,
                     "source": str(path),
                 }
-                for i, (prompt, text) in enumerate(zip(asked, texts, strict=True))
+                for (prompt, text), (helpfulness, safety, score) in zip(
+                    answered[part], _scores(rewards, answered[part]), strict=True
+                )
             ]
     return records
+
+
+def _scores(rewards: RewardModels, answered: Sequence[tuple[Prompt, str]]) -> list[list[float]]:
+    """Helpfulness, safety and combined score of each answer; every rank does its part of them."""
+    own = ranks.own_rows(len(answered))
+    part = answered[own.start : own.stop]
+    scores = rewards.score([prompt for prompt, _ in part], [text for _, text in part])
+    return ranks.joined_lists(torch.stack(scores, dim=1).tolist())
 
 
 def _answered(line: RecordReader, known: dict[tuple[Message, ...], Prompt]) -> tuple[Prompt, str]:
@@ -174,7 +193,11 @@ def _dialogue(prompt: Prompt, record: Record) -> Record:
 
 
 def _fine_tune(
-    config: RejectionConfig, run: RunFolder, selected: Sequence[Record], first_step: int
+    config: RejectionConfig,
+    run: RunFolder,
+    selected: Sequence[Record],
+    first_step: int,
+    device: torch.device,
 ) -> dict[str, float]:
     """Fine-tune on the selected answers and the demonstrations, and save ``model/``."""
     if not selected:
@@ -182,14 +205,14 @@ def _fine_tune(
             f"every candidate in {run.path} is empty or was cut at max_new_tokens "
             f"{config.max_new_tokens}: nothing can be selected, allow longer answers"
         )
-    model, tokenizer = load_chat_model(config.start or config.policy, config.device)
+    model, tokenizer = load_chat_model(config.start or config.policy, str(device))
     stops = stop_tokens(model, tokenizer)
     dialogues = ([Message(**m) for m in record["messages"]] for record in selected)
     drawn = [answer_row(tokenizer, messages, stops) for messages in dialogues]
     written = read_answers(config.sft_data, tokenizer, stops)
     kept = [within_length(rows, config.max_length) for rows in (drawn, written)]
     rows = [row._replace(dialogue="") for part in kept for row in part]
-    figures = fine_tune(model, tokenizer, rows, config, run, model.device, first_step)
+    figures = fine_tune(model, tokenizer, rows, config, run, device, first_step)
     return {
         **figures,
         "fine_tuned_on": len(rows),
@@ -212,6 +235,7 @@ def _summary(
         "prompts": len(prompts),
         "candidates": len(candidates),
         "temperature": config.temperature,
+        "ranks": ranks.count(),
         "selected": len(selected),
         "selected_earlier": sum(record["source"] is not None for record in selected),
         "selected_scores": mean(record["score"] for record in selected),
@@ -221,13 +245,19 @@ def _summary(
 
 
 def summary(result: Record) -> str:
-    """A result for reading."""
+    """A result for reading; of a rank that has none, another one tells."""
+    if not result:
+        return ""
     return f"{result['selected']} of {result['prompts']} prompts answered and fine-tuned on"
 
 
-main = command(
-    RejectionConfig, "rlhf_loop.rejection", lambda config: summary(run_rejection(config))
-)
+def _run_and_tell(config: RejectionConfig) -> str:
+    less = "a smaller --tokens-per-minibatch or --generation-rows"
+    with ranks.explaining(config.out, less):
+        return summary(run_rejection(config))
+
+
+main = command(RejectionConfig, "rlhf_loop.rejection", _run_and_tell)
 
 
 if __name__ == "__main__":

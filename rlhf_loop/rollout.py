@@ -57,7 +57,7 @@ class RewardModels:
         ]
         helpfulness = self._ask(self._helpfulness, rows)  # (B,)
         safety = self._ask(self._safety, rows)  # (B,)
-        is_safety = torch.tensor([prompt.is_safety for prompt in prompts])  # (B,)
+        is_safety = torch.tensor([prompt.is_safety for prompt in prompts], dtype=torch.bool)  # (B,)
         combined = combine_scores(helpfulness, safety, is_safety, self.threshold)
         return Scores(helpfulness, safety, combined)
 

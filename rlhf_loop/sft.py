@@ -28,7 +28,7 @@ from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import SFTConfig, inputs_of
 from rlhf_loop.learning.likelihood import Reading, TokenRow, read_nothing, token_logprobs
-from rlhf_loop.learning.steps import divided, leave_model, optimise, own_rows
+from rlhf_loop.learning.steps import divided, leave_model, optimise
 from rlhf_loop.policy import (
     chunks,
     load_chat_model,
@@ -198,7 +198,7 @@ def _gradients(read: Reading, step: list[list[AnswerRow]], config: Any) -> dict[
         bounds.append(bounds[-1] + len(row.wanted))
     spans = [slice(*pair) for pair in pairwise(bounds)]
     loss = computed = 0.0
-    own = own_rows(len(rows))
+    own = ranks.own_rows(len(rows))
     groups = [(rows[i].inputs,) for i in own]
     for places, tokens in minibatches(groups, config.tokens_per_minibatch, read.shares):
         chosen = [own[place] for place in places]
@@ -226,11 +226,7 @@ def within_length(rows: Sequence[AnswerRow], max_length: int) -> list[AnswerRow]
 
 def train(config: SFTConfig) -> dict[str, Any]:
     """Fine-tune on data files; returns the run's result. Raises MalformedLine, RunFolderBusy."""
-    with ranks.joined(config.device) as device:
-        run = ranks.run_folder(config.out)
-        run.once(to_mapping(config), lambda: _train(config, run, device))
-        ranks.wait()  # until the first has written it
-        return run.result() or {}
+    return ranks.once(config.out, to_mapping(config), config.device, partial(_train, config))
 
 
 def _train(config: SFTConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:

@@ -16,11 +16,14 @@ import hashlib
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
+import torch
 from scipy import stats
 
+from reward import ranks
 from reward.command import command
 from reward.lines import whole_records
 from reward.run_folder import RunFolder
@@ -39,14 +42,13 @@ def sweep(config: TemperatureConfig) -> Record:
     Raises ValueError where the prompts file has none of the split, RunFolderBusy when another
     process runs in the same folder.
     """
-    run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _sweep(config, run))
+    return ranks.once(config.out, to_mapping(config), config.device, partial(_sweep, config))
 
 
-def _sweep(config: TemperatureConfig, run: RunFolder) -> Record:
+def _sweep(config: TemperatureConfig, run: RunFolder, device: torch.device) -> Record:
     run.write_provenance(inputs_of(config))
     prompts = fixed_prompts(list(read_prompts(config.prompts, config.split)), config)
-    _sample(config, run, prompts)
+    _sample(config, run, prompts, str(device))
     scores, unusable = scores_by_temperature(whole_records(_file(run)))
     return picked(scores, config) | {"unusable": unusable}
 
@@ -69,11 +71,13 @@ def _file(run: RunFolder) -> Path:
     return run.path / "samples.jsonl"
 
 
-def _sample(config: TemperatureConfig, run: RunFolder, prompts: Sequence[Prompt]) -> None:
+def _sample(
+    config: TemperatureConfig, run: RunFolder, prompts: Sequence[Prompt], device: str
+) -> None:
     """Append what is not stored yet, temperature by temperature, a chunk of prompts at a time."""
     parts = list(product(config.temperatures, chunks(len(prompts), config.chunk_prompts)))
     sizes = [len(prompts[part]) * config.samples for _, part in parts]
-    model, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
+    model, tokenizer = load_chat_model(config.policy, device, config.dtype)
     rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
 
     def draw(number: int) -> list[Record]:
@@ -196,7 +200,12 @@ def summary(result: Record) -> str:
     return "\n".join([*lines, f"picked {result['temperature']:g}, on {result['prompts']} prompts"])
 
 
-main = command(TemperatureConfig, "rlhf_loop.temperature", lambda config: summary(sweep(config)))
+def _run(config: TemperatureConfig) -> str:
+    with ranks.explaining(config.out, "a smaller --generation-rows"):
+        return summary(sweep(config))
+
+
+main = command(TemperatureConfig, "rlhf_loop.temperature", _run)
 
 
 if __name__ == "__main__":

@@ -54,13 +54,6 @@ def divided(model: Any, device: torch.device) -> Iterator[Reading]:
         yield read
 
 
-def own_rows(count: int) -> range:
-    """Those of a step's rows that are this rank's, side by side as they share what they have in
-    common."""
-    first, last = (count * rank // ranks.count() for rank in (ranks.rank(), ranks.rank() + 1))
-    return range(first, last)
-
-
 def leave_model(model: Any, tokenizer: Any, run: RunFolder) -> None:
     """Save what was learnt as the run's ``model/``, all ranks' parts put together."""
     state = ranks.whole_state(model) if ranks.count() > 1 else None

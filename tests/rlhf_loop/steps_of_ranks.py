@@ -15,13 +15,21 @@ from typing import Any
 
 from reward import ranks
 from reward.settings import from_mapping
-from rlhf_loop import dpo, ppo, sft
-from rlhf_loop.config import DPOConfig, PPOConfig, SFTConfig
+from rlhf_loop import dpo, ppo, rejection, sft, temperature
+from rlhf_loop.config import (
+    DPOConfig,
+    PPOConfig,
+    RejectionConfig,
+    SFTConfig,
+    TemperatureConfig,
+)
 
 STAGES = {
     "ppo": (PPOConfig, ppo.train),
     "sft": (SFTConfig, sft.train),
     "dpo": (DPOConfig, dpo.train),
+    "rejection": (RejectionConfig, rejection.run_rejection),
+    "temperature": (TemperatureConfig, temperature.sweep),
 }
 
 
