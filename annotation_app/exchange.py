@@ -172,7 +172,9 @@ def round_config(run: Run, policy_role: str) -> RoundConfig:
     what earlier rounds selected and the pairs behind the reward models."""
     assert run.round is not None, run.pk
     prompt_set = run.input("prompts")
-    given: dict[str, dict[str, Any]] = {"rejection": {"earlier": earlier_selected(run.round)}}
+    given: dict[str, dict[str, Any]] = {"rejection": {}}
+    if run.config.get("rejection", {}).get("pool", True):
+        given["rejection"]["earlier"] = earlier_selected(run.round)
     if run.kind == Run.Kind.REJECTION:
         given["rejection"]["start"] = _folder(run, "start")
     if "dpo" in stages_of(run.config):

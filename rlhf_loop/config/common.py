@@ -6,7 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from reward.settings import AT_LEAST_1, INSIDE_0_1, POSITIVE, REQUIRED, Settings, setting
+from reward.settings import AT_LEAST_1, INSIDE_0_1, POSITIVE, REQUIRED, Needs, Settings, setting
+
+AN_ADDRESS = Needs("an address", lambda config: config.address is not None)
 
 
 def inputs_of(config: Settings) -> dict[str, Path]:
@@ -64,10 +66,10 @@ class Served(Compute):
         None, "base URL of an OpenAI-compatible server that draws; drawn here when not given"
     )
     timeout_seconds: float = setting(
-        120.0, "longest wait for one answer from the address, s", POSITIVE
+        120.0, "longest wait for one answer from the address, s", POSITIVE, AN_ADDRESS
     )
     parallel_requests: int = setting(
-        8, "answers asked for at the same time at the address", AT_LEAST_1
+        8, "answers asked for at the same time at the address", AT_LEAST_1, AN_ADDRESS
     )
 
 

@@ -14,6 +14,7 @@ from reward.settings import (
     POSITIVE_SHARE,
     REQUIRED,
     SHARE,
+    Needs,
     Settings,
     from_mapping,
     setting,
@@ -27,6 +28,7 @@ from rlhf_loop.config.common import (
 )
 from rlhf_loop.prompts import PromptSplit
 
+A_JUDGE = Needs("a judge_address", lambda config: config.judge_address is not None)
 Measure = Literal["refusals", "diversity", "independent", "judge", "tasks", "people"]
 
 
@@ -91,7 +93,10 @@ class EvaluateConfig(ServedPolicy, Inputs):
         20, "prompts on which diversity is measured, 0 for none; figure 21", NOT_NEGATIVE
     )
     diversity_samples: int = setting(
-        10, "answers to each of them; 25 in figure 21, 10 by choice", AT_LEAST_2
+        10,
+        "answers to each of them; 25 in figure 21, 10 by choice",
+        AT_LEAST_2,
+        Needs("diversity_prompts above 0", lambda config: config.diversity_prompts > 0),
     )
     refusals: Literal["rules", "judge"] = setting(
         "rules", "who says whether an answer refuses: rules on its text, or the judge"
@@ -101,15 +106,22 @@ class EvaluateConfig(ServedPolicy, Inputs):
     )
     judge_model: str = setting("", "name of the model served there")
     judge_prompts: int = setting(
-        200, "prompts at most about which the judge is asked, twice each", AT_LEAST_1
+        200, "prompts at most about which the judge is asked, twice each", AT_LEAST_1, A_JUDGE
     )
     tasks: tuple[Path, ...] = setting(
         (), "task files of options whose accuracy before and after is compared"
     )
     task_chat: bool = setting(
-        True, "put a task's query through the chat template, as --apply_chat_template does"
+        True,
+        "put a task's query through the chat template, as --apply_chat_template does",
+        needs=Needs("tasks", lambda config: bool(config.tasks)),
     )
-    resamples: int = setting(2000, "bootstrap draws; our choice", AT_LEAST_1)
+    resamples: int = setting(
+        2000,
+        "bootstrap draws; our choice",
+        AT_LEAST_1,
+        Needs("a judge or tasks", lambda config: bool(config.judge_address or config.tasks)),
+    )
     gate: dict[str, Any] = setting({}, "thresholds of the release gate, a JSON object")
 
     def __post_init__(self) -> None:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reward.settings import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, POSITIVE, SHARE, setting
+from reward.settings import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, POSITIVE, SHARE, Needs, setting
 from rlhf_loop.config.common import Compute, Inputs
+
+VALUES = Needs("advantage=gae, which alone learns values", lambda config: config.advantage == "gae")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,14 @@ class PPOConfig(Compute, Inputs):
         POSITIVE,
     )
     gamma: float = setting(1.0, "discount per token; lm-human-preferences", SHARE)
-    lam: float = setting(0.95, "lambda of generalised advantages; lm-human-preferences", SHARE)
-    vf_coef: float = setting(0.1, "weight of the value loss; lm-human-preferences", NOT_NEGATIVE)
+    lam: float = setting(
+        0.95, "lambda of generalised advantages; lm-human-preferences", SHARE, VALUES
+    )
+    vf_coef: float = setting(
+        0.1, "weight of the value loss; lm-human-preferences", NOT_NEGATIVE, VALUES
+    )
     cliprange_value: float = setting(
-        0.2, "clip of the value change, a large one is none; lm-human-preferences", POSITIVE
+        0.2, "clip of the value change, a large one is none; lm-human-preferences", POSITIVE, VALUES
     )
     entropy_coef: float = setting(
         0.0, "weight of the entropy bonus per token; none in section 3.2.3", NOT_NEGATIVE
@@ -75,7 +81,9 @@ class PPOConfig(Compute, Inputs):
         False, "also whiten token rewards, mean kept; on in lm-human-preferences, off by choice"
     )
     whiten_advantages: bool = setting(
-        True, "whiten the advantages of gae; lm-human-preferences. Those of rloo and grpo never are"
+        True,
+        "whiten the advantages of gae; lm-human-preferences. Those of rloo and grpo never are",
+        needs=VALUES,
     )
     temperature: float = setting(
         1.0, "temperature of rollouts and of log-probs; our choice", POSITIVE
@@ -87,6 +95,7 @@ class PPOConfig(Compute, Inputs):
         1.0,
         "taken off a truncated answer's combined logit when penalised; our choice",
         NOT_NEGATIVE,
+        Needs("truncated=penalise", lambda config: config.truncated == "penalise"),
     )
     reuse_logprobs: bool = setting(
         True,

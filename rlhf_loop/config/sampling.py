@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from reward.settings import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, POSITIVE_SHARE, REQUIRED, setting
+from reward.settings import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_SHARE,
+    REQUIRED,
+    Needs,
+    setting,
+)
 from rlhf_loop.config.common import Inputs, Served, ServedPolicy
 from rlhf_loop.config.tuning import FineTuning
 from rlhf_loop.prompts import PromptSplit
@@ -93,7 +101,9 @@ class RejectionConfig(FineTuning, ServedPolicy, Inputs):
         True, "best answers of the earlier rounds compete; false: V1 to V3 of section 3.2.3"
     )
     earlier: tuple[Path, ...] = setting(
-        (), "selected.jsonl of all earlier rounds, scored again by today's reward models"
+        (),
+        "selected.jsonl of all earlier rounds, scored again by today's reward models",
+        needs=Needs("pool=true", lambda config: config.pool),
     )
     sft_data: tuple[Path, ...] = setting(
         (), "JSON lines of demonstrations, fine-tuned on beside the selected answers; section 3.2.3"

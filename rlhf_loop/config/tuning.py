@@ -15,6 +15,7 @@ from reward.settings import (
     REQUIRED,
     SHARE,
     SMOOTHING,
+    Needs,
     Settings,
     setting,
 )
@@ -32,7 +33,10 @@ class Optimisation(Settings):
         "cosine", "of the learning rate after warm-up; section 3.1"
     )
     final_learning_rate_share: float = setting(
-        0.0, "where the cosine ends, share of the highest; our choice, 0.1 in section 2.2", SHARE
+        0.0,
+        "where the cosine ends, share of the highest; our choice, 0.1 in section 2.2",
+        SHARE,
+        Needs("schedule=cosine", lambda config: config.schedule == "cosine"),
     )
     warmup_steps: int = setting(0, "steps of linear warm-up; our choice", NOT_NEGATIVE)
     adam_beta1: float = setting(0.9, "AdamW beta 1; section 2.2", BELOW_1)

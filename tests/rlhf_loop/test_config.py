@@ -1,0 +1,42 @@
+"""Settings of the loop that would change nothing are refused, not taken in silence."""
+
+from pathlib import Path
+
+import pytest
+
+from reward.settings import WithoutEffect
+from rlhf_loop.config import DPOConfig, EvaluateConfig, PPOConfig, RejectionConfig, SFTConfig
+
+FOLDER = Path("folder")
+SHARED = dict.fromkeys(("prompts", "policy", "helpfulness", "safety", "out"), FOLDER)
+NEEDED = {
+    PPOConfig: SHARED,
+    RejectionConfig: SHARED,
+    EvaluateConfig: SHARED | {"against": FOLDER},
+    SFTConfig: {"data": (FOLDER,), "model": FOLDER, "out": FOLDER},
+    DPOConfig: {"pairs": (FOLDER,), "policy": FOLDER, "out": FOLDER},
+}
+GROUPED = {"advantage": "rloo", "answers_per_prompt": 2}
+
+
+@pytest.mark.parametrize(("command", "without", "settings", "needed"), [
+    (PPOConfig, GROUPED, {"lam": 0.9}, "advantage=gae"),
+    (PPOConfig, GROUPED, {"vf_coef": 0.5}, "advantage=gae"),
+    (PPOConfig, GROUPED, {"cliprange_value": 0.5}, "advantage=gae"),
+    (PPOConfig, GROUPED, {"whiten_advantages": False}, "advantage=gae"),
+    (PPOConfig, {"truncated": "mask"}, {"truncated_penalty": 2.0}, "truncated=penalise"),
+    (PPOConfig, {"truncated": "keep"}, {"truncated_penalty": 2.0}, "truncated=penalise"),
+    (SFTConfig, {"schedule": "constant"}, {"final_learning_rate_share": 0.1}, "schedule=cosine"),
+    (DPOConfig, {}, {"final_learning_rate_share": 0.1}, "schedule=cosine"),
+    (RejectionConfig, {"pool": False}, {"earlier": (FOLDER,)}, "pool=true"),
+    (RejectionConfig, {}, {"timeout_seconds": 5.0}, "an address"),
+    (RejectionConfig, {}, {"parallel_requests": 2}, "an address"),
+    (EvaluateConfig, {}, {"judge_prompts": 5}, "a judge_address"),
+    (EvaluateConfig, {}, {"task_chat": False}, "tasks"),
+    (EvaluateConfig, {}, {"resamples": 5}, "a judge or tasks"),
+    (EvaluateConfig, {"diversity_prompts": 0}, {"diversity_samples": 5}, "diversity_prompts"),
+])  # fmt: skip
+def test_a_setting_that_changes_nothing_is_refused(command, without, settings, needed):
+    command(**NEEDED[command], **without)
+    with pytest.raises(WithoutEffect, match=f"changes nothing: it needs {needed}"):
+        command(**NEEDED[command], **without, **settings)
