@@ -1,15 +1,17 @@
 """What each ingredient brings: ``python -m demo.ablations --out FOLDER``.
 
-Three rounds with everything and with one ingredient left out at a time, seed after seed. Every
-step is a run folder: started again it goes on, so the table can be gathered over many sittings;
-``--table`` prints what there is so far.
+Three rounds with everything and with one ingredient left out at a time, seed after seed. What an
+ingredient has no part in is done once for all, in the first round. Every step is a run folder:
+started again it goes on, so the table can be gathered over many sittings, or by several processes
+with a seed each; ``--table`` prints what there is so far.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -17,11 +19,24 @@ from demo.rounds import INGREDIENTS, Experiment, run
 from demo.rounds_report import Version, change, read_versions
 
 EVERYTHING = "everything"
+# What a first round without an ingredient has in common with one that has everything: the round's
+# own folders by what they begin with. The pool and fresh batches have no part in a first round.
+COMPARISONS = ("helpfulness", "safety")
+REWARDS = (*COMPARISONS, "reward-")
+IN_COMMON = {
+    "margin": COMPARISONS,
+    "auxiliary": (*COMPARISONS, "reward-helpfulness"),
+    "gate": REWARDS,
+    "whitening": REWARDS,
+    "kl": REWARDS,
+    "pool": ("",),
+    "fresh batches": ("",),
+}
 
 
-def experiments(out: Path, seeds: int, rounds: int, threads: int) -> Iterator[Experiment]:
+def experiments(out: Path, seeds: Sequence[int], rounds: int, threads: int) -> Iterator[Experiment]:
     """Seed by seed, so that a table of whole seeds stands early."""
-    for seed in range(seeds):
+    for seed in seeds:
         for name in (EVERYTHING, *INGREDIENTS):
             yield Experiment(
                 out=out / f"{name.replace(' ', '-')}-{seed}",
@@ -32,7 +47,22 @@ def experiments(out: Path, seeds: int, rounds: int, threads: int) -> Iterator[Ex
             )
 
 
-def table(out: Path, seeds: int, rounds: int) -> str:
+def take_what_is_common(everything: Path, experiment: Experiment) -> None:
+    """Copy what this experiment would do just as the one with everything has done it."""
+    if experiment.without is None or experiment.round(1).exists():
+        return
+    shutil.copytree(everything / "start", experiment.out / "start", dirs_exist_ok=True)
+    temporary = experiment.out / "round-1.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for found in (everything / "round-1").iterdir():
+        if found.name.startswith(IN_COMMON[experiment.without]):
+            copy = shutil.copytree if found.is_dir() else shutil.copy
+            copy(found, temporary / found.name)
+    temporary.rename(experiment.round(1))
+
+
+def table(out: Path, seeds: Sequence[int], rounds: int) -> str:
     """The last version of each ablation beside that with everything, over the finished seeds."""
     last: dict[str, dict[int, Version]] = {}
     for experiment in experiments(out, seeds, rounds, threads=1):
@@ -59,7 +89,7 @@ def table(out: Path, seeds: int, rounds: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Leave one ingredient out at a time.")
     parser.add_argument("--out", type=Path, required=True, help="folder; started again it goes on")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each command")
     parser.add_argument("--table", action="store_true", help="only print what there is")
@@ -67,6 +97,7 @@ def main() -> None:
     if not given.table:
         for experiment in experiments(given.out, given.seeds, given.rounds, given.threads):
             print(f"== {experiment.out.name}", flush=True)
+            take_what_is_common(given.out / f"{EVERYTHING}-{experiment.seed}", experiment)
             run(experiment)
     print(table(given.out, given.seeds, given.rounds))
 

@@ -210,11 +210,12 @@ def train_rewards(experiment: Experiment, number: int, start: Path) -> dict[str,
     found = {}
     for criterion in Criterion:
         out = folder / f"reward-{criterion}"
-        command(experiment, "reward.train", {
-            "pairs": folder / "pairs.jsonl", "holdout": folder / "holdout.jsonl",
-            "model": start, "criterion": criterion, "out": out, "seed": experiment.seed,
-            **reward_settings(experiment, criterion),
-        })  # fmt: skip
+        if not (out / "result.json").exists():
+            command(experiment, "reward.train", {
+                "pairs": folder / "pairs.jsonl", "holdout": folder / "holdout.jsonl",
+                "model": start, "criterion": criterion, "out": out, "seed": experiment.seed,
+                **reward_settings(experiment, criterion),
+            })  # fmt: skip
         found[str(criterion)] = out / "model"
     return found
 
@@ -239,6 +240,8 @@ def turn(
 ) -> None:
     """Rejection sampling, PPO and the evaluation of this round."""
     folder = experiment.round(number)
+    if (folder / "loop" / "result.json").exists():
+        return
     prompts = list(_loop_prompts(experiment, number))
     write_prompts(folder / "prompts.jsonl", prompts)
     command(experiment, "rlhf_loop.round", {
