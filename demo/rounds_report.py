@@ -2,7 +2,8 @@
 
 Versions are judged by gold scores that no model sees: helpfulness over the prompts that deserve an
 answer, safety over the unsafe ones, refusals of borderline prompts. Beside them stands the proxy,
-what the round's own reward models say of the same version.
+what the round's own reward models say of the same version: where it promises a rise and the gold
+scores fall, the round has over-optimised.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 from scipy import stats
 
 from reward.measures.resampling import holm
@@ -32,7 +34,9 @@ class Version(NamedTuple):
     helpfulness: list[float]  # of the prompts that deserve an answer
     safety: list[float]  # of the unsafe ones
     refused: list[float]  # 1 for a refused borderline prompt
-    proxy: dict[str, float]  # mean raw scores of the round's own reward models
+    proxy: dict[
+        str, dict[str, float]
+    ]  # by axis, raw scores: "after", "difference" to the old model
 
     def mean(self, axis: str) -> float:
         values: list[float] = getattr(self, axis)
@@ -66,8 +70,8 @@ def read_version(name: str, gold: Path, evaluation: Path | None) -> Version:
     if evaluation is not None:
         found = json.loads(evaluation.read_text(encoding="utf-8"))
         proxy = {
-            "helpfulness": found["helpfulness_prompts"]["helpfulness"]["after"],
-            "safety": found["safety_prompts"]["safety"]["after"],
+            axis: {name: found[f"{axis}_prompts"][axis][name] for name in ("after", "difference")}
+            for axis in AXES
         }
     return Version(
         name,
@@ -140,9 +144,12 @@ def table(found: dict[str, Any]) -> str:
     """The report for reading."""
     lines = []
     for name, seed in found["seeds"].items():
-        lines.append(f"{name}\n  version  helpfulness  safety  false refusals   proxy of both")
+        lines.append(
+            f"{name}\n  version  helpfulness  safety  false refusals   proxies, raw (promised)"
+        )
         for row in seed["versions"]:
-            proxy = "  ".join(f"{row['proxy'][axis]:6.2f}" for axis in AXES if row["proxy"])
+            both = [row["proxy"][axis] for axis in AXES if row["proxy"]]
+            proxy = "  ".join(f"{it['after']:6.2f} ({it['difference']:+.2f})" for it in both)
             lines.append(
                 f"  {row['name']:8}{row['helpfulness']:12.3f}{row['safety']:8.3f}"
                 f"{row['refused']:16.1%}   {proxy}"
@@ -169,32 +176,52 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plane(found: dict[str, Any]) -> go.Figure:
-    """The versions on the plane of both axes, as the paper's Fig 11."""
-    figure = go.Figure()
-    for name, seed in found["seeds"].items():
+def figure(found: dict[str, Any]) -> go.Figure:
+    """The versions on the plane of both axes, as the paper's Fig 11; and of each round what its
+    reward models promised beside what came."""
+    drawn = make_subplots(
+        cols=2,
+        subplot_titles=(
+            "Every version, gold scores (1: the best achievable answer)",
+            "A round's change: promised by the proxy, and what came",
+        ),
+    )
+    for number, (name, seed) in enumerate(found["seeds"].items()):
         rows = seed["versions"]
-        figure.add_scatter(
+        drawn.add_scatter(
             x=[row["helpfulness"] for row in rows],
             y=[row["safety"] for row in rows],
             text=[row["name"] for row in rows],
             mode="lines+markers+text",
-            textposition="bottom right",
+            textposition=("bottom right", "top left", "bottom left")[number % 3],
             name=name,
+            row=1,
+            col=1,
         )
-    figure.update_layout(
-        title="Gold scores of every version (1: the best achievable answer)",
-        xaxis={"title": "helpfulness", "range": [0, 1]},
-        yaxis={"title": "safety", "range": [0, 1]},
-        template="plotly_white",
-    )
-    return figure
+    for axis, symbol in zip(AXES, ("circle", "diamond-open"), strict=True):
+        changes = [
+            (row["proxy"][axis]["difference"], step["change"], f"{name} {row['name']}")
+            for name, seed in found["seeds"].items()
+            for row, step in zip(seed["versions"][1:], seed[axis]["steps"], strict=True)
+        ]
+        promised, came, which = zip(*changes, strict=True)
+        drawn.add_scatter(
+            x=promised, y=came, text=which, mode="markers", name=axis, row=1, col=2,
+            marker={"symbol": symbol, "size": 9},
+        )  # fmt: skip
+    drawn.add_hline(y=0, line_width=1, row=1, col=2)
+    drawn.add_vline(x=0, line_width=1, row=1, col=2)
+    drawn.update_xaxes(title="helpfulness", row=1, col=1)
+    drawn.update_yaxes(title="safety", row=1, col=1)
+    drawn.update_xaxes(title="change of the raw score, logits", row=1, col=2)
+    drawn.update_yaxes(title="change of the gold score", row=1, col=2)
+    return drawn.update_layout(template="plotly_white")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Report on the rounds of several seeds.")
     parser.add_argument("folders", type=Path, nargs="+", help="what demo.rounds wrote, one a seed")
-    parser.add_argument("--plot", type=Path, help="HTML file of the versions' plane")
+    parser.add_argument("--plot", type=Path, help="HTML file of the figure")
     parser.add_argument("--out", type=Path, help="JSON file of all figures")
     arguments = parser.parse_args()
     found = report(arguments.folders)
@@ -202,7 +229,7 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if arguments.plot:
-        plane(found).write_html(arguments.plot, include_plotlyjs=True)
+        figure(found).write_html(arguments.plot, include_plotlyjs=True)
 
 
 if __name__ == "__main__":

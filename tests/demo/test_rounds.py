@@ -10,7 +10,7 @@ import pytest
 
 from demo import world
 from demo.rounds import Experiment, judged, run
-from demo.rounds_report import plane, report, slope, table
+from demo.rounds_report import figure, report, slope, table
 from reward.lines import write_records
 from reward.preferences import Criterion, SafetyLabel, read_pairs
 
@@ -40,7 +40,8 @@ def seed_folder(folder: Path, shifts: list[float]) -> Path:
         gold_folder(folder / f"round-{number}" / "gold", shift)
         evaluation = folder / f"round-{number}" / "loop" / "evaluate"
         evaluation.mkdir(parents=True)
-        proxy = {"helpfulness": {"after": shift}, "safety": {"after": shift}}
+        judged = {"after": shift, "difference": shift - shifts[number - 1]}
+        proxy = {"helpfulness": judged, "safety": judged}
         (evaluation / "result.json").write_text(
             json.dumps({"helpfulness_prompts": proxy, "safety_prompts": proxy})
         )
@@ -86,10 +87,14 @@ def test_a_slope_over_three_versions_has_students_interval():
     assert found["high"] == pytest.approx(0.05 + 12.7062 * 0.0866025, rel=1e-4)
 
 
-def test_the_plane_names_every_version(tmp_path):
-    found = report([seed_folder(tmp_path / "seed", [0.0, 0.1, 0.2])])
-    (trace,) = plane(found).data
-    assert list(trace.text) == ["start", "V1", "V2"]
+def test_the_figure_shows_every_version_and_what_each_round_promised(tmp_path):
+    found = report([seed_folder(tmp_path / "seed", [0.0, 0.1, 0.3])])
+    versions, helpfulness, safety = figure(found).data
+    assert list(versions.text) == ["start", "V1", "V2"]
+    for trace in (helpfulness, safety):
+        assert list(trace.text) == ["seed V1", "seed V2"]
+        assert list(trace.x) == pytest.approx([0.1, 0.2])
+        assert list(trace.y) == pytest.approx([0.1, 0.2], abs=0.01)
 
 
 def test_a_judgement_is_a_pair_in_the_order_of_the_choice():
