@@ -161,6 +161,8 @@ def _preferred(figures: Figures, who: str, words: str, least: float) -> Iterator
         high, reason, measured = found.get("high"), "", ""
         if high is not None:
             measured = f"{found['win_rate']:.1%} ({found['low']:.1%} to {high:.1%})"
+            if found.get("unclear"):
+                measured += f", {found['unclear']} of {found['asked']} not understood"
             if high < least:
                 reason = f"{words} the old answers for {criterion}: the new ones win"
                 reason += f" {found['win_rate']:.1%} (at most {high:.1%}); wanted are {least:.0%}."
@@ -189,11 +191,19 @@ def _missing(figures: Figures) -> dict[str, str]:
         ),
         "diversity": ("diversity", _paired(figures, "self_bleu")),
         "independent": ("an independent reward model", _paired(figures, "all", "independent")),
-        "judge": ("a judge", figures.get("judge") or None),
+        "judge": ("a judge", _preference(figures, "judge")),
         "tasks": ("task accuracy", figures.get("tasks") or None),
-        "people": ("people, side by side", figures.get("people") or None),
+        "people": ("people, side by side", _preference(figures, "people")),
     }  # fmt: skip
     return {name: words for name, (words, found) in wanted.items() if found is None}
+
+
+def _preference(figures: Figures, who: str) -> Figures | None:
+    """What a judge or people prefer, None where a criterion has no win rate: a judge of whom too
+    little was understood."""
+    found: Figures = figures.get(who) or {}
+    known = [it.get("win_rate") is not None for it in found.values()]
+    return found if known and all(known) else None
 
 
 GROUP_WORDS = {
