@@ -95,12 +95,17 @@ def _differing(kind: str = "text") -> tuple[Column, Column, Column]:
 
 def _judged(result: Result) -> Iterator[Table]:
     judged = result.get("judge") or {}
-    keys = ("wins", "ties", "losses", "win_rate", "low", "high")
+    keys = ("wins", "ties", "losses", "unclear", "win_rate", "low", "high")
     rows = [(criterion, *(it.get(key) for key in keys)) for criterion, it in judged.items()]
     columns = [Column("Criterion"), Column("Won", "count"), Column("Tied", "count"),
-               Column("Lost", "count"), Column("Win rate", "share"), Column("Low", "share"),
+               Column("Lost", "count"), Column("Not understood", "count"),
+               Column("Win rate", "share"), Column("Low", "share"),
                Column("High", "share")]  # fmt: skip
-    note = "A chat model compares old and new answers, each pair in both orders; ties count half."
+    note = (
+        "A chat model compares old and new answers, each pair in both orders; ties count half. A "
+        "pair about which it is not understood counts as nothing; where those are more than half "
+        "of the pairs asked about, there is no win rate."
+    )
     counts = [it.get("count", 0) for it in judged.values()]
     yield Table("judge", "A judge's comparisons", columns, rows, None, note, counts, "prompts")
 

@@ -61,7 +61,8 @@ def _rejection(result: Result) -> Iterator[Table]:
     title = "Best of N answers"
     note = (
         "The expected best combined score (logit) of N answers to a prompt, over all subsets of "
-        "those drawn; the dashed line is the mean of what was selected."
+        "those drawn; one that cannot be selected, cut or empty, counts as its prompt's worst. The "
+        "dashed line is the mean of what was selected."
     )
     columns = [Column("N", "count"), Column("Expected best score")]
     figure = figures.best_of(rows, result.get("selected_scores"), title)

@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -36,6 +37,7 @@ from reward.scores import SCORES, refuse_repeated_ids, write_scores
 from reward.settings import to_mapping
 
 API_KEY_VARIABLE = "JUDGE_API_KEY"
+ANSWERS = "answers.jsonl"
 ORDERS = ("chosen_first", "rejected_first")
 LONGEST_BODY = 2_000_000  # bytes
 KEPT_CHARACTERS = 4000  # of an answer, in answers.jsonl
@@ -114,11 +116,16 @@ def completions_address(address: str) -> str:
 Answers = dict[tuple[str, str], dict[str, Any]]
 
 
+def read_answers(folder: Path) -> Answers:
+    """What the judge of a run folder said, by the pair's id and the order it was asked in."""
+    records = whole_records(folder / ANSWERS)
+    return {(record["id"], record["order"]): record for record in records}
+
+
 def _ask_the_rest(
     config: JudgeConfig, endpoint: str, pairs: Sequence[PreferencePair], folder: RunFolder
 ) -> Answers:
-    file = folder.path / "answers.jsonl"
-    answers = {(record["id"], record["order"]): record for record in whole_records(file)}
+    file, answers = folder.path / ANSWERS, read_answers(folder.path)
     questions = [Question(pair, order) for pair in pairs for order in ORDERS]
     waiting = [question for question in questions if question.key not in answers]
     folder.rewind_metrics(len(answers))
@@ -263,6 +270,11 @@ def _signed(answer: dict[str, Any] | None) -> int | None:
         return None
     for_first = {"A": 1, "B": -1, "tie": 0}[answer["picked"]]
     return for_first if answer["order"] == ORDERS[0] else -for_first
+
+
+def is_understood(pair: PreferencePair, answers: Answers) -> bool:
+    """Whether the judge said something about a pair in both orders that can be understood."""
+    return all(_signed(answers.get((pair.id, order))) is not None for order in ORDERS)
 
 
 def verdict_scores(pairs: Sequence[PreferencePair], answers: Answers) -> list[ScoredPair]:

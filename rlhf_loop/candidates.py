@@ -59,11 +59,23 @@ def is_usable(record: Record) -> bool:
     return record["finish_reason"] != "length" and bool(record["text"].strip())
 
 
+def selectable_scores(records: Sequence[Record]) -> list[float]:
+    """What each answer is worth to a choice of the best: its score, or where it cannot be selected
+    the lowest one of its prompt among ``records``."""
+    worst: dict[str, float] = {}
+    for record in records:
+        name = record["prompt_id"]
+        worst[name] = min(record["score"], worst.get(name, math.inf))
+    return [
+        record["score"] if is_usable(record) else worst[record["prompt_id"]] for record in records
+    ]
+
+
 def part_figures(records: Sequence[Record]) -> dict[str, float]:
     """A part's figures for the metrics."""
     best: dict[str, float] = {}
-    for record in records:
-        best[record["prompt_id"]] = max(record["score"], best.get(record["prompt_id"], -math.inf))
+    for record, score in zip(records, selectable_scores(records), strict=True):
+        best[record["prompt_id"]] = max(score, best.get(record["prompt_id"], -math.inf))
     return {
         "temperature": records[0]["temperature"],
         "objective/scores": mean(record["score"] for record in records),

@@ -218,7 +218,7 @@ def _diversity(config: EvaluateConfig, run: RunFolder, prompts: Sequence[Prompt]
     alike = {side: [self_bleu(answers) for answers in texts[side]] for side in SIDES}
     return {
         "self_bleu": {
-            **paired(alike["before"], alike["after"]),
+            **paired(alike["before"], alike["after"], [prompt.root for prompt in chosen]),
             "prompts": len(chosen),
             "samples": config.diversity_samples,
         }

@@ -26,9 +26,9 @@ from rlhf_loop.constraints import draw_constraints, instruction, obeys, read_con
 from rlhf_loop.engines import answer_prompts, engine_for
 from rlhf_loop.ghost_attention import Script, strung_requests, training_messages
 from rlhf_loop.measures.asking import ChatJudge, ask_all, keeping_question
+from rlhf_loop.measures.paired_figures import paired_shares
 from rlhf_loop.policy import Drawing, answer_text, load_chat_model, row_seed
 from rlhf_loop.prompts import read_prompts
-from rlhf_loop.task_accuracy import paired_shares
 
 Record = dict[str, Any]
 
@@ -146,7 +146,7 @@ def figures(
         low, high = share_interval([str(i) for i in range(len(held))], held, draws)
         entry: Record = {"share": sum(held) / len(held), "low": low, "high": high}
         if before is not None:
-            entry["change"] = paired_shares(before[turn], held, draws)
+            entry["change"] = paired_shares(before[turn], held)
         found[str(turn)] = entry
     return found
 

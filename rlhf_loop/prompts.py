@@ -76,9 +76,11 @@ def read_prompts(path: Path, split: PromptSplit | None = None) -> Iterator[Promp
     """Read a prompts file, only the lines of ``split`` when it is given.
 
     Raises MalformedLine, also for an id of an earlier line: seeds come from ids, so both would get
-    the same answers.
+    the same answers; and for a root that an earlier line has on the other side: no model trains on
+    a dialogue that it is validated or tested on.
     """
     ids: set[str] = set()
+    sides: dict[str, bool] = {}  # of each root, whether it is trained on
     for number, record in read_json_lines(path):
         reader = RecordReader(record, path, number)
         messages = tuple(reader.messages("messages"))
@@ -97,6 +99,11 @@ def read_prompts(path: Path, split: PromptSplit | None = None) -> Iterator[Promp
         if prompt.id in ids:
             raise reader.refuse("id", prompt.id, "an id that no earlier line has")
         ids.add(prompt.id)
+        is_trained = prompt.split is PromptSplit.TRAIN
+        if sides.setdefault(prompt.root, is_trained) != is_trained:
+            allowed = "validation or test" if is_trained else "train"
+            words = f"{allowed}, as an earlier line of the root {prompt.root!r} has"
+            raise reader.refuse("split", str(prompt.split), words)
         if split is None or prompt.split is split:
             yield prompt
 

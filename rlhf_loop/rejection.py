@@ -24,7 +24,7 @@ from reward.lines import whole_records, write_records
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.candidates import draw_candidates, is_usable, mean, part_figures
+from rlhf_loop.candidates import draw_candidates, is_usable, mean, part_figures, selectable_scores
 from rlhf_loop.config import RejectionConfig, inputs_of
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model, stop_tokens
@@ -225,11 +225,12 @@ def _fine_tune(
 def _summary(
     config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt], selected: Sequence[Record]
 ) -> Record:
-    """The figures of the result; ``best_of`` is the expected best score of 1, 2, 4 … K answers."""
+    """The figures of the result; ``best_of`` is the expected best score of 1, 2, 4 … K answers, of
+    which one that cannot be selected counts as the prompt's worst."""
     candidates = _candidates(run)
     scores: dict[str, list[float]] = {}
-    for record in candidates:
-        scores.setdefault(record["prompt_id"], []).append(record["score"])
+    for record, score in zip(candidates, selectable_scores(candidates), strict=True):
+        scores.setdefault(record["prompt_id"], []).append(score)
     counts = sorted({2**i for i in range(config.samples.bit_length())} | {config.samples})
     return {
         "prompts": len(prompts),

@@ -21,12 +21,13 @@ import torch
 
 from reward.command import command
 from reward.lines import whole_records, write_records
-from reward.measures.resampling import Draws, bootstrap, share_interval, sign_flip_p
+from reward.measures.resampling import Draws, share_interval
 from reward.minibatches import minibatches
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import Compute, TaskAccuracyConfig, inputs_of
 from rlhf_loop.learning.likelihood import TokenRow, reading, row_logprobs
+from rlhf_loop.measures.paired_figures import paired_shares
 from rlhf_loop.measures.task_files import Document, read_task
 from rlhf_loop.policy import load_chat_model
 
@@ -214,7 +215,7 @@ def _figure(
 ) -> Figures:
     hits = [getattr(item, figure) for item in after]
     if before is not None:
-        return paired_shares([getattr(item, figure) for item in before], hits, draws)
+        return paired_shares([getattr(item, figure) for item in before], hits)
     low, high = share_interval([str(i) for i in range(len(hits))], hits, draws)
     return {"share": _share(after, figure), "low": low, "high": high}
 
@@ -222,25 +223,6 @@ def _figure(
 def _share(picked: Sequence[Picked], figure: str) -> float:
     hits = [bool(getattr(item, figure)) for item in picked]
     return sum(hits) / len(hits)
-
-
-def paired_shares(before: Sequence[bool], after: Sequence[bool], draws: Draws) -> Figures:
-    """A share before and after on the same documents: difference, bootstrap interval by document,
-    and the two-sided p of flipping the sign of each document's difference."""
-    difference = np.array(after, dtype=float) - np.array(before, dtype=float)
-    values = np.column_stack([difference, np.ones(len(difference))])
-    documents = [str(i) for i in range(len(difference))]
-    low, high = bootstrap(documents, values, lambda sums: sums[:, :1] / sums[:, 1:], draws)
-    return {
-        "before": sum(before) / len(before),
-        "after": sum(after) / len(after),
-        "difference": float(difference.mean()),
-        "low": float(low[0]),
-        "high": float(high[0]),
-        "p_value": sign_flip_p(difference, draws),
-        "lost": int((difference < 0).sum()),
-        "won": int((difference > 0).sum()),
-    }
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -255,8 +237,10 @@ def summary(result: dict[str, Any]) -> str:
 def _words(found: Figures) -> str:
     if "share" in found:
         return f"{found['share']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
-    return (f"{found['before']:.3f} → {found['after']:.3f} "
-            f"({found['low']:+.3f} to {found['high']:+.3f})")  # fmt: skip
+    words = f"{found['before']:.3f} → {found['after']:.3f}"
+    if found["low"] is None:
+        return words
+    return f"{words} ({found['low']:+.3f} to {found['high']:+.3f})"
 
 
 main = command(

@@ -28,7 +28,7 @@ from reward.command import command
 from reward.lines import whole_records
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.candidates import draw_candidates, is_usable, part_figures
+from rlhf_loop.candidates import draw_candidates, is_usable, part_figures, selectable_scores
 from rlhf_loop.config import TemperatureConfig, inputs_of
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model
@@ -98,18 +98,14 @@ Scores = dict[float, list[list[float]]]
 
 def scores_by_temperature(records: Sequence[Record]) -> tuple[Scores, dict[str, float]]:
     """Scores between 0 and 1, and the share of unusable answers at each temperature."""
-    worst: dict[str, float] = {}
-    for record in records:
-        name = record["prompt_id"]
-        worst[name] = min(record["score"], worst.get(name, math.inf))
+    names = dict.fromkeys(record["prompt_id"] for record in records)
     found: dict[float, dict[str, list[float]]] = {}
     usable: dict[float, list[bool]] = {}
-    for record in records:
+    for record, score in zip(records, selectable_scores(records), strict=True):
         name, temperature = record["prompt_id"], record["temperature"]
         usable.setdefault(temperature, []).append(is_usable(record))
-        score = record["score"] if usable[temperature][-1] else worst[name]
         found.setdefault(temperature, {}).setdefault(name, []).append(_sigmoid(score))
-    scores = {t: [by_prompt[name] for name in worst] for t, by_prompt in found.items()}
+    scores = {t: [by_prompt[name] for name in names] for t, by_prompt in found.items()}
     return scores, {str(t): 1 - statistics.fmean(flags) for t, flags in usable.items()}
 
 

@@ -6,6 +6,7 @@ The unit that is drawn is the dialogue root, never the pair (the cluster bootstr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -157,8 +158,9 @@ def compare_pairwise(
     }
 
 
-def sign_flip_p(sums: Floats, draws: Draws) -> float:
-    """Two-sided p of a total (R,) under random signs; exact where few roots differ from 0."""
+def sign_flip_p(sums: Floats, draws: Draws = Draws()) -> float:
+    """Two-sided p of a total (R,) under random signs; exact where few roots differ from 0, and for
+    whole numbers, of which hits before and after are made."""
     moved = sums[sums != 0]
     if not len(moved):
         return 1.0
@@ -166,6 +168,8 @@ def sign_flip_p(sums: Floats, draws: Draws) -> float:
     if len(moved) <= EXACT_ROOTS:
         signs = 1 - 2 * ((np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved))) & 1)
         return float((np.abs(signs @ moved) >= reached).mean())
+    if np.array_equal(moved, np.rint(moved)):
+        return _whole_flips_p(np.rint(moved).astype(np.int64))
     numbers = np.random.default_rng(draws.seed)
     at_once = max(1, CELLS // len(moved))
     beyond, flips = 0, 5 * draws.resamples
@@ -174,6 +178,23 @@ def sign_flip_p(sums: Floats, draws: Draws) -> float:
         signs = numbers.integers(2, size=(rows, len(moved)), dtype=np.int8) * 2 - 1
         beyond += int((np.abs(signs @ moved) >= reached).sum())
     return (1 + beyond) / (1 + flips)
+
+
+def _whole_flips_p(sums: NDArray[np.int64]) -> float:
+    """The same of whole numbers, without drawing: those of one size add up to a binomial number."""
+    chances = np.ones(1)  # of the totals -T … T
+    for size, count in zip(*np.unique(np.abs(sums), return_counts=True), strict=True):
+        steps = np.zeros(2 * size * count + 1)
+        steps[:: 2 * size] = [_half_binomial(k, int(count)) for k in range(count + 1)]
+        chances = np.convolve(chances, steps)
+    totals = np.arange(len(chances)) - len(chances) // 2
+    return min(1.0, float(chances[np.abs(totals) >= abs(sums.sum())].sum()))
+
+
+def _half_binomial(hits: int, count: int) -> float:
+    """The probability of so many heads in ``count`` tosses of a coin."""
+    chosen = math.lgamma(count + 1) - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)
+    return math.exp(chosen - count * math.log(2))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

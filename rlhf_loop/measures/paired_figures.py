@@ -1,4 +1,7 @@
-"""Old answers against new ones to the same prompts, in figures. Standard library only."""
+"""Old answers against new ones to the same prompts, in figures. Without torch.
+
+Prompts of one dialogue root are alike, so that roots, never prompts, are the units of chance.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from reward.measures.accuracy import NORMAL_95
+from reward.measures.resampling import root_numbers, sign_flip_p, sums_by_root
 from rlhf_loop.prompts import Prompt, PromptKind
 
 Record = dict[str, Any]
-NORMAL_95 = 1.959964  # two-sided 95 % of the normal distribution
+Floats = NDArray[np.float64]
 SCORES = ("helpfulness", "safety", "combined", "independent")
 
 
@@ -19,8 +28,8 @@ def compare(prompts: Sequence[Prompt], old: Sequence[Record], new: Sequence[Reco
 
     Each of ``all``, ``helpfulness_prompts``, ``borderline_prompts``, ``safety_prompts`` is None
     without prompts, or holds ``count``; for each score, for ``length_tokens`` and for ``refused``
-    the figures of ``paired``; the mean lengths in tokens; and the share of new answers that were
-    cut.
+    the figures of ``paired`` or, of refusals, ``paired_shares``; the mean lengths in tokens; and
+    the share of new answers that were cut.
     """
     groups = {
         "all": list(range(len(prompts))),
@@ -28,20 +37,29 @@ def compare(prompts: Sequence[Prompt], old: Sequence[Record], new: Sequence[Reco
         "borderline_prompts": _of_kind(prompts, PromptKind.BORDERLINE),
         "safety_prompts": _of_kind(prompts, PromptKind.ADVERSARIAL),
     }
-    return {name: _group([old[i] for i in rows], [new[i] for i in rows]) if rows else None
-            for name, rows in groups.items()}  # fmt: skip
+    return {
+        name: _group(
+            [old[i] for i in rows], [new[i] for i in rows], [prompts[i].root for i in rows]
+        )
+        if rows
+        else None
+        for name, rows in groups.items()
+    }
 
 
 def _of_kind(prompts: Sequence[Prompt], kind: PromptKind) -> list[int]:
     return [i for i, prompt in enumerate(prompts) if prompt.kind is kind]
 
 
-def _group(old: Sequence[Record], new: Sequence[Record]) -> Record:
-    lengths = _paired(old, new, "length_tokens")
+def _group(old: Sequence[Record], new: Sequence[Record], roots: Sequence[str]) -> Record:
+    def both(name: str) -> tuple[list[float], list[float]]:
+        return [float(line[name]) for line in old], [float(line[name]) for line in new]
+
+    lengths = paired(*both("length_tokens"), roots)
     return {
         "count": len(old),
-        **{name: _paired(old, new, name) for name in SCORES if name in old[0]},
-        "refused": _paired(old, new, "refused"),
+        **{name: paired(*both(name), roots) for name in SCORES if name in old[0]},
+        "refused": paired_shares(*both("refused"), roots),
         "length_tokens": lengths,
         "length_tokens_before": lengths["before"],
         "length_tokens_after": lengths["after"],
@@ -49,30 +67,72 @@ def _group(old: Sequence[Record], new: Sequence[Record]) -> Record:
     }
 
 
-def _paired(old: Sequence[Record], new: Sequence[Record], name: str) -> dict[str, float | None]:
-    return paired([float(line[name]) for line in old], [float(line[name]) for line in new])
-
-
-def paired(before: Sequence[float], after: Sequence[float]) -> dict[str, float | None]:
+def paired(
+    before: Sequence[float], after: Sequence[float], roots: Sequence[str] | None = None
+) -> Record:
     """Mean before and after, their difference with its 95 % interval, and the win rate.
 
-    The interval is the normal one of the paired differences, None for a single pair. A win is a
-    higher number after than before; equal ones count half.
+    The interval is Student's t of the mean difference: its standard error is cluster-robust, that
+    of R dialogue roots (Liang and Zeger 1986), with R - 1 degrees of freedom. It is None for fewer
+    than two roots; without ``roots`` each pair is its own. A win is a higher number after than
+    before; equal ones count half.
     """
-    differences = [new - old for old, new in zip(before, after, strict=True)]
-    difference = statistics.fmean(differences)
-    half = None
-    if len(differences) > 1:
-        half = NORMAL_95 * statistics.stdev(differences) / math.sqrt(len(differences))
-    wins = sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in differences)
+    differences = np.array(after, dtype=float) - np.array(before, dtype=float)  # (N,)
+    mean = float(differences.mean())
+    half = _half_width(differences - mean, _roots(roots, differences))
+    wins = (differences > 0).sum() + 0.5 * (differences == 0).sum()
     return {
         "before": statistics.fmean(before),
         "after": statistics.fmean(after),
-        "difference": difference,
-        "low": None if half is None else difference - half,
-        "high": None if half is None else difference + half,
-        "win_rate": wins / len(differences),
+        "difference": mean,
+        "low": None if half is None else mean - half,
+        "high": None if half is None else mean + half,
+        "win_rate": float(wins) / len(differences),
     }
+
+
+def _roots(roots: Sequence[str] | None, differences: Floats) -> Sequence[str]:
+    return [str(number) for number in range(len(differences))] if roots is None else roots
+
+
+def _half_width(deviations: Floats, roots: Sequence[str]) -> float | None:
+    """Half of the interval of a mean from the deviations (N,) from it."""
+    numbers, many = root_numbers(roots)
+    if many < 2:
+        return None
+    sums = sums_by_root(numbers, many, deviations[:, None])[:, 0]  # (R,)
+    error = math.sqrt(many / (many - 1) * float(sums @ sums)) / len(deviations)
+    return float(stdtrit(many - 1, 0.975)) * error
+
+
+def paired_shares(
+    before: Sequence[float], after: Sequence[float], roots: Sequence[str] | None = None
+) -> Record:
+    """The figures of ``paired`` of hits (1) and misses (0): shares before and after.
+
+    The interval is the wider of that one and Bonett and Price's (2012), which takes the pairs for
+    independent and has a width where all differences are equal, as Wilson's has for one share.
+    ``p_value`` is the exact two-sided one of flipping the sign of each root's summed difference;
+    where each pair is its own root that is McNemar's exact test. ``won`` and ``lost`` are counts.
+    """
+    found = paired(before, after, roots)
+    differences = np.array(after, dtype=float) - np.array(before, dtype=float)  # (N,)
+    numbers, many = root_numbers(_roots(roots, differences))
+    won, lost = int((differences > 0).sum()), int((differences < 0).sum())
+    if found["low"] is not None:
+        low, high = _share_limits(won, lost, len(differences))
+        found["low"] = max(-1.0, min(low, found["low"]))
+        found["high"] = min(1.0, max(high, found["high"]))
+    p_value = sign_flip_p(sums_by_root(numbers, many, differences[:, None])[:, 0])
+    return {**found, "p_value": p_value, "won": won, "lost": lost}
+
+
+def _share_limits(won: int, lost: int, count: int) -> tuple[float, float]:
+    """Wald's interval of a paired difference of shares with one more pair won and one more lost."""
+    up, down = (won + 1) / (count + 2), (lost + 1) / (count + 2)
+    centre = up - down
+    half = NORMAL_95 * math.sqrt((up + down - centre**2) / (count + 2))
+    return centre - half, centre + half
 
 
 def flat(figures: Mapping[str, Any], prefix: str) -> dict[str, float | None]:

@@ -1,9 +1,11 @@
 """May a new chat model be released? One pure function over the figures of an evaluation.
 
-Standard library only: the web side reads the verdict off ``result.json`` or asks again. A figure
-counts against the new model where it is worse by more than is allowed **and** by more than chance
-(its 95 % interval lies on the wrong side of 0). The gate gives reasons; the platform holds a round
-back that has any, until a person says why it is released all the same.
+Without torch: the web side reads the verdict off ``result.json`` or asks again. A figure counts
+against the new model where it is worse by more than is allowed **and** by more than chance: its
+95 % interval lies on the wrong side of 0, and of a share, refusals or a task, the exact p is below
+0.05, after Holm's correction where several tasks are tested. What has no interval, prompts of a
+single dialogue root, was not measured. The gate gives reasons; the platform holds a round back that
+has any, until a person says why it is released all the same.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from reward.measures.resampling import holm
 from rlhf_loop.config import GateConfig
 
 Figures = Mapping[str, Any]
+CHANCE = 0.05
 
 
 class Check(NamedTuple):
@@ -41,7 +45,7 @@ def release_gate(figures: Figures, thresholds: GateConfig = GateConfig()) -> Gat
     to release on. ``people`` holds what people said side by side, in the shape of ``judge``.
     """
     reasons = [check.reason for check in checks(figures, thresholds) if check.reason]
-    missing = _missing(figures)
+    missing = _missing(figures, thresholds)
     reasons += [
         f"Not measured, and this installation asks for it: {missing[name]}."
         for name in thresholds.must_measure
@@ -81,7 +85,10 @@ def _gain(figures: Figures, thresholds: GateConfig) -> Check:
     found = Check(name, _change(combined), allowed)
     if combined["difference"] <= 0:
         return found._replace(reason=f"The combined score does not rise: {_change(combined)}.")
-    if beyond and not _above(combined["low"], 0.0):
+    if beyond and combined["low"] is None:
+        words = f"The combined score of one dialogue root says nothing: {_change(combined)}."
+        return found._replace(reason=words)
+    if beyond and combined["low"] <= 0:
         words = f"The combined score rises by no more than chance: {_change(combined)}."
         return found._replace(reason=words)
     return found
@@ -161,6 +168,8 @@ def _preferred(figures: Figures, who: str, words: str, least: float) -> Iterator
         high, reason, measured = found.get("high"), "", ""
         if high is not None:
             measured = f"{found['win_rate']:.1%} ({found['low']:.1%} to {high:.1%})"
+            if found.get("unclear"):
+                measured += f", {found['unclear']} of {found['asked']} not understood"
             if high < least:
                 reason = f"{words} the old answers for {criterion}: the new ones win"
                 reason += f" {found['win_rate']:.1%} (at most {high:.1%}); wanted are {least:.0%}."
@@ -172,8 +181,10 @@ def _task_falls(figures: Figures, thresholds: GateConfig) -> Iterator[Check]:
     tasks: Figures = figures.get("tasks") or {}
     if not tasks:
         yield Check("task accuracy", "", allowed)
-    for name, found in tasks.items():
-        accuracy, reason = _paired(found, thresholds.task_figure), ""
+    found_by = {name: _paired(found, thresholds.task_figure) for name, found in tasks.items()}
+    corrected = holm([found.get("p_value") if found else None for found in found_by.values()])
+    for (name, found), p_value in zip(found_by.items(), corrected, strict=True):
+        accuracy, reason = {**found, "p_value": p_value} if found else None, ""
         if accuracy is not None and worse(accuracy, thresholds.task_fall):
             reason = f"Accuracy on the task {name} falls: {_percent(accuracy)}"
             reason += f"; allowed are {100 * thresholds.task_fall:g} points."
@@ -181,19 +192,41 @@ def _task_falls(figures: Figures, thresholds: GateConfig) -> Iterator[Check]:
         yield Check(f"accuracy, task {name}", measured, allowed, reason)
 
 
-def _missing(figures: Figures) -> dict[str, str]:
+def _missing(figures: Figures, thresholds: GateConfig) -> dict[str, str]:
     """What was not measured: the name that ``must_measure`` has for it, and in words."""
     wanted = {
         "refusals": (
-            "refusals of borderline prompts", _paired(figures, "borderline_prompts", "refused")
+            "refusals of borderline prompts", _limited(figures, "borderline_prompts", "refused")
         ),
-        "diversity": ("diversity", _paired(figures, "self_bleu")),
-        "independent": ("an independent reward model", _paired(figures, "all", "independent")),
-        "judge": ("a judge", figures.get("judge") or None),
-        "tasks": ("task accuracy", figures.get("tasks") or None),
-        "people": ("people, side by side", figures.get("people") or None),
+        "diversity": ("diversity", _limited(figures, "self_bleu")),
+        "independent": ("an independent reward model", _limited(figures, "all", "independent")),
+        "judge": ("a judge", _preference(figures, "judge")),
+        "tasks": ("task accuracy", _accuracies(figures, thresholds)),
+        "people": ("people, side by side", _preference(figures, "people")),
     }  # fmt: skip
     return {name: words for name, (words, found) in wanted.items() if found is None}
+
+
+def _limited(figures: Figures, *names: str) -> Figures | None:
+    """The figures of ``paired`` at that place, None where there are none or they have no interval:
+    prompts of a single dialogue root."""
+    found = _paired(figures, *names)
+    return None if found is None or found.get("low") is None else found
+
+
+def _accuracies(figures: Figures, thresholds: GateConfig) -> Figures | None:
+    """The tasks, None where one of them was not measured."""
+    tasks: Figures = figures.get("tasks") or {}
+    known = [_limited(found, thresholds.task_figure) is not None for found in tasks.values()]
+    return tasks if known and all(known) else None
+
+
+def _preference(figures: Figures, who: str) -> Figures | None:
+    """What a judge or people prefer, None where a criterion has no win rate: a judge of whom too
+    little was understood."""
+    found: Figures = figures.get(who) or {}
+    known = [it.get("win_rate") is not None for it in found.values()]
+    return found if known and all(known) else None
 
 
 GROUP_WORDS = {
@@ -205,9 +238,10 @@ GROUP_WORDS = {
 
 
 def worse(found: Figures, allowed: float) -> bool:
-    """A fall by more than ``allowed`` that is more than chance; a single pair shows no chance."""
-    high = found.get("high")
-    return bool(found["difference"] < -allowed and high is not None and high < 0)
+    """A fall by more than ``allowed`` that is more than chance; a single root shows no chance."""
+    high, p_value = found.get("high"), found.get("p_value")
+    is_sure = high is not None and high < 0 and (p_value is None or p_value < CHANCE)
+    return bool(found["difference"] < -allowed and is_sure)
 
 
 def _turned(found: Figures) -> dict[str, float | None]:
@@ -217,11 +251,8 @@ def _turned(found: Figures) -> dict[str, float | None]:
         "difference": -found["difference"],
         "low": None if high is None else -high,
         "high": None if low is None else -low,
+        "p_value": found.get("p_value"),
     }
-
-
-def _above(value: float | None, limit: float) -> bool:
-    return value is not None and value > limit
 
 
 def _fall(allowed: float) -> str:
@@ -239,4 +270,6 @@ def _percent(found: Figures) -> str:
     words = f"{found['before']:.1%} → {found['after']:.1%}"
     if found.get("low") is None:
         return words
-    return f"{words} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f} points)"
+    interval = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f} points"
+    p_value = found.get("p_value")
+    return f"{words} ({interval})" if p_value is None else f"{words} ({interval}; p {p_value:.3f})"

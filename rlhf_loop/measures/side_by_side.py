@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from reward.config import JudgeConfig
-from reward.judge import judge
+from reward.judge import is_understood, judge, read_answers
+from reward.measures.accuracy import wilson_interval
 from reward.measures.resampling import Draws, bootstrap
 from reward.preferences import Criterion, PreferencePair, write_pairs
 from reward.scores import SCORES, read_scores
@@ -35,7 +36,9 @@ def judge_answers(
     interval, ties counting half.
 
     Equal answers are a tie, an empty one loses; neither is asked about. What the judge says in one
-    order and takes back in the other is a tie. Raises JudgeRefused where it does not answer.
+    order and takes back in the other is a tie. Of ``asked`` pairs the ``unclear`` ones, where it is
+    not understood in both orders, count as nothing; where they are more than half, the criterion
+    was not measured and has no win rate. Raises JudgeRefused where the judge does not answer.
     """
     credits = [_unasked(before, after) for before, after in zip(old, new, strict=True)]
     pairs = [
@@ -43,15 +46,19 @@ def judge_answers(
         for prompt, before, after, credit in zip(prompts, old, new, credits, strict=True)
         if credit is None
     ]
-    verdicts: dict[str, float] = {}
+    verdicts: dict[str, float | None] = {}
     if pairs:
         verdicts = _verdicts(asked, pairs, out, draws)
     found: Record = {}
     for criterion in Criterion:
         own = [i for i, prompt in enumerate(prompts) if _criterion(prompt) is criterion]
         if own:
-            settled = [_settled(credits[i], verdicts.get(prompts[i].id)) for i in own]
-            found[criterion.value] = _figures([prompts[i].root for i in own], settled, draws)
+            found[criterion.value] = _figures(
+                [prompts[i].root for i in own],
+                [verdicts[prompts[i].id] if credits[i] is None else credits[i] for i in own],
+                sum(credits[i] is None for i in own),
+                draws,
+            )
     return found
 
 
@@ -62,13 +69,6 @@ def _unasked(before: str, after: str) -> float | None:
     if not before.strip() or not after.strip():
         return 1.0 if after.strip() else 0.0
     return None
-
-
-def _settled(credit: float | None, verdict: float | None) -> float:
-    if credit is not None:
-        return credit
-    assert verdict is not None
-    return verdict
 
 
 def _criterion(prompt: Prompt) -> Criterion:
@@ -90,8 +90,8 @@ def _pair(prompt: Prompt, before: str, after: str) -> PreferencePair:
 
 def _verdicts(
     asked: ChatJudge, pairs: Sequence[PreferencePair], out: Path, draws: Draws
-) -> dict[str, float]:
-    """The new answer's credit by prompt id."""
+) -> dict[str, float | None]:
+    """The new answer's credit by prompt id, None where the judge is not understood."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "pairs.jsonl"
     if not file.exists():
@@ -103,18 +103,37 @@ def _verdicts(
         resamples=draws.resamples, seed=draws.seed,
     )  # fmt: skip
     judge(config)
-    return {s.pair.id: s.credit for s in read_scores(config.out / SCORES, pairs)}
-
-
-def _figures(roots: Sequence[str], credits: Sequence[float], draws: Draws) -> Record:
-    values = np.column_stack([np.array(credits), np.ones(len(credits))])
-    low, high = bootstrap(roots, values, lambda sums: sums[:, :1] / sums[:, 1:], draws)
+    answers = read_answers(config.out)
     return {
-        "count": len(credits),
-        "wins": sum(credit == 1.0 for credit in credits),
-        "ties": sum(credit == 0.5 for credit in credits),
-        "losses": sum(credit == 0.0 for credit in credits),
-        "win_rate": sum(credits) / len(credits),
-        "low": float(low[0]),
-        "high": float(high[0]),
+        s.pair.id: s.credit if is_understood(s.pair, answers) else None
+        for s in read_scores(config.out / SCORES, pairs)
+    }
+
+
+def _figures(
+    roots: Sequence[str], credits: Sequence[float | None], asked: int, draws: Draws
+) -> Record:
+    """The interval is the wider of Wilson's, which has a width where all agree, and the bootstrap
+    by dialogue root."""
+    known = [credit for credit in credits if credit is not None]
+    counts = {
+        "count": len(known),
+        "asked": asked,
+        "unclear": len(credits) - len(known),
+        "wins": sum(credit == 1.0 for credit in known),
+        "ties": sum(credit == 0.5 for credit in known),
+        "losses": sum(credit == 0.0 for credit in known),
+    }
+    if 2 * counts["unclear"] > asked:
+        return {**counts, "win_rate": None, "low": None, "high": None}
+    own = [root for root, credit in zip(roots, credits, strict=True) if credit is not None]
+    values = np.column_stack([np.array(known), np.ones(len(known))])
+    low, high = bootstrap(own, values, lambda sums: sums[:, :1] / sums[:, 1:], draws)
+    rate = sum(known) / len(known)
+    wilson = wilson_interval(rate, len(known))
+    return {
+        **counts,
+        "win_rate": rate,
+        "low": min(wilson[0], float(low[0])),
+        "high": max(wilson[1], float(high[0])),
     }

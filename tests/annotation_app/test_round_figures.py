@@ -185,7 +185,8 @@ def test_before_and_after_in_every_group_of_prompts():
 
 def test_what_else_was_measured():
     figure = {"before": 0.5, "after": 0.4, "difference": -0.1, "low": -0.2, "high": 0.0}
-    judged = {"wins": 5, "ties": 2, "losses": 3, "win_rate": 0.6, "low": 0.4, "high": 0.8}
+    judged = {"wins": 5, "ties": 2, "losses": 3, "unclear": 1}
+    judged |= {"win_rate": 0.6, "low": 0.4, "high": 0.8}
     found = named(
         "evaluate",
         [],
@@ -195,7 +196,7 @@ def test_what_else_was_measured():
             tasks={"facts": {"count": 160, "acc": {**figure, "p_value": 0.03}, "acc_norm": None}},
         ),
     )
-    assert found["judge"].rows == [("safety", 5, 2, 3, 0.6, 0.4, 0.8)]
+    assert found["judge"].rows == [("safety", 5, 2, 3, 1, 0.6, 0.4, 0.8)]
     assert found["tasks"].rows == [("facts, acc", 0.5, 0.4, -0.1, -0.2, 0.0, 0.03, 160)]
     assert found["diversity"].rows[0][1:3] == (0.5, 0.4)
     assert found["lengths"].rows[0][:3] == ("all prompts", 12, 12)

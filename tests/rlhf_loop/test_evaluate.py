@@ -1,5 +1,4 @@
 import json
-import math
 from dataclasses import replace
 
 import pytest
@@ -8,43 +7,10 @@ from reward.judge import JudgeRefused
 from reward.run_folder import RunFolder
 from rlhf_loop.config import EvaluateConfig
 from rlhf_loop.evaluate import evaluate, evenly
-from rlhf_loop.measures.paired_figures import compare, paired
 from rlhf_loop.prompts import PromptSplit, write_prompts
 from tests.reward.chat_server import Answer, chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 from tests.tiny_models import tiny_chat_model
-
-
-def test_paired_figures_by_hand():
-    found = paired([0.0, 1.0, 2.0, 3.0], [1.0, 1.0, 4.0, 2.0])  # differences 1, 0, 2, -1
-    half = 1.959964 * math.sqrt((0.5**2 + 0.5**2 + 1.5**2 + 1.5**2) / 3) / 2
-    expected = {"before": 1.5, "after": 2.0, "difference": 0.5, "win_rate": 0.625}
-    expected |= {"low": 0.5 - half, "high": 0.5 + half}
-    assert found == pytest.approx(expected)
-
-
-def test_one_pair_has_no_interval():
-    found = paired([0.0], [1.0])
-    assert (found["low"], found["high"], found["win_rate"]) == (None, None, 1.0)
-
-
-def record(score):
-    scores = dict.fromkeys(("helpfulness", "safety", "combined"), score)
-    return {**scores, "length_tokens": 3, "finish_reason": "stop", "refused": score > 1}
-
-
-def test_kinds_of_prompts_are_counted_apart():
-    prompts = [make_prompt(i) for i in range(4)]  # 0 and 3 are safety prompts
-    prompts[1] = replace(prompts[1], is_borderline=True)
-    found = compare(prompts, [record(0.0)] * 4, [record(float(i)) for i in range(4)])
-    counts = {name: group["count"] for name, group in found.items()}
-    assert counts == {
-        "all": 4, "helpfulness_prompts": 1, "borderline_prompts": 1, "safety_prompts": 2
-    }  # fmt: skip
-    assert found["all"]["refused"]["difference"] == 0.5
-    assert "independent" not in found["all"]
-    assert found["safety_prompts"]["safety"]["after"] == 1.5
-    assert compare(prompts[1:3], [record(0.0)] * 2, [record(1.0)] * 2)["safety_prompts"] is None
 
 
 @pytest.fixture
@@ -127,12 +93,36 @@ def test_a_killed_run_goes_on_with_what_is_missing_and_ends_the_same(config, oth
 
 def test_further_prompts_count_too(config, tmp_path):
     further = tmp_path / "further.jsonl"
-    borderline = replace(make_prompt(22), split=PromptSplit.TEST, is_borderline=True)
-    write_prompts(further, [borderline, make_prompt(7)])  # p7 is in the first file already
+    borderline = [
+        replace(make_prompt(number), split=PromptSplit.TEST, is_borderline=True)
+        for number in (22, 23)
+    ]
+    write_prompts(further, [*borderline, make_prompt(7)])  # p7 is in the first file already
     result = evaluate(replace(config, further_prompts=(further,)))
-    assert result["all"]["count"] == 5
-    assert result["borderline_prompts"]["count"] == 1
+    assert result["all"]["count"] == 6
+    assert result["borderline_prompts"]["count"] == 2
     assert "refusals of borderline prompts" not in result["gate"]["unmeasured"]
+
+
+def test_prompts_of_one_root_are_one_dialogue(config, other, tmp_path):
+    """Two questions of a dialogue: no interval, so nothing was measured of them."""
+    further = tmp_path / "further.jsonl"
+    borderline = [
+        replace(make_prompt(number), split=PromptSplit.TEST, is_borderline=True, root="one")
+        for number in (22, 23)
+    ]
+    write_prompts(further, borderline)
+    asked = replace(config, policy=other, further_prompts=(further,), diversity_prompts=99)
+    result = evaluate(asked)
+    found = result["borderline_prompts"]
+    assert found["count"] == 2
+    for name in ("helpfulness", "length_tokens", "refused"):
+        assert (found[name]["low"], found[name]["high"]) == (None, None), name
+    assert "refusals of borderline prompts" in result["gate"]["unmeasured"]
+    assert result["self_bleu"]["prompts"] == 4
+    assert result["self_bleu"]["low"] is not None  # the two others have roots of their own
+    only = replace(asked, out=tmp_path / "only", prompts=further, further_prompts=())
+    assert evaluate(only)["self_bleu"]["low"] is None
 
 
 def test_no_diversity_where_none_is_asked_for(config):

@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from reward.preferences import MalformedLine
-from rlhf_loop.prompts import Prompt, PromptKind, read_prompts, write_prompts
+from rlhf_loop.prompts import Prompt, PromptKind, PromptSplit, read_prompts, write_prompts
 from tests.rlhf_loop.conftest import make_prompt
 
 
@@ -51,3 +52,26 @@ def test_an_id_that_stands_twice_is_refused(tmp_path):
     write_prompts(tmp_path / "prompts.jsonl", [make_prompt(0), make_prompt(1), make_prompt(0)])
     with pytest.raises(MalformedLine, match="line 3: id is"):
         list(read_prompts(tmp_path / "prompts.jsonl"))
+
+
+TRAIN, VALIDATION, TEST = PromptSplit
+
+
+@pytest.mark.parametrize(("first", "second", "allowed"), [
+    (TRAIN, TEST, "train"), (TRAIN, VALIDATION, "train"), (TEST, TRAIN, "validation or test"),
+])  # fmt: skip
+def test_a_root_on_both_sides_is_refused_whatever_is_read(tmp_path, first, second, allowed):
+    """Two turns of a dialogue: a model would train on what it is judged by."""
+    file = tmp_path / "prompts.jsonl"
+    opening = replace(make_prompt(0), root="r", split=first)
+    write_prompts(file, [opening, make_prompt(1), replace(make_prompt(2), root="r", split=second)])
+    sentence = f"line 3: split is '{second}', allowed is {allowed}, as an earlier line of the root"
+    for split in (None, TRAIN, VALIDATION, TEST):
+        with pytest.raises(MalformedLine, match=sentence):
+            list(read_prompts(file, split))
+
+
+def test_a_root_is_held_out_for_validation_and_test_alike(tmp_path):
+    prompts = [replace(make_prompt(i), root="r", split=(TEST, VALIDATION)[i % 2]) for i in range(4)]
+    write_prompts(tmp_path / "prompts.jsonl", prompts)
+    assert list(read_prompts(tmp_path / "prompts.jsonl")) == prompts

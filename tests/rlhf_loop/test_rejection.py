@@ -7,6 +7,7 @@ from reward.preferences import MalformedLine, Message
 from reward.run_folder import RunFolder
 from reward.score import Scorer
 from reward.settings import to_flags
+from rlhf_loop.candidates import part_figures, selectable_scores
 from rlhf_loop.config import RejectionConfig
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
@@ -50,11 +51,26 @@ def test_it_fine_tunes_on_the_best_finished_answer_of_each_train_prompt(config):
     assert [line["step"] for line in RunFolder(config.out).metrics()][:3] == [1, 2, 3]
     means = list(result["best_of"].values())
     assert list(result["best_of"]) == ["1", "2", "4", "6"]
-    scores = {name: [c["score"] for c in candidates if c["prompt_id"] == name] for name in known}
+    scores = {name: worth([c for c in candidates if c["prompt_id"] == name]) for name in known}
+    assert any(c["finish_reason"] == "length" for c in candidates)
     pairs = [expected_maximum(of_prompt, 2) for of_prompt in scores.values()]
     assert result["best_of"]["2"] == pytest.approx(sum(pairs) / len(pairs))
+    best = [max(of_prompt) for of_prompt in scores.values()]
+    assert result["best_of"]["6"] == pytest.approx(sum(best) / len(best))
+    parts = [line["rejection/best_scores"] for line in RunFolder(config.out).metrics()
+             if "rejection/best_scores" in line]  # fmt: skip
+    sizes = [3] * (len(best) // 3) + ([len(best) % 3] if len(best) % 3 else [])
+    weighed = sum(part * size for part, size in zip(parts, sizes, strict=True))
+    assert weighed / len(best) == pytest.approx(result["best_of"]["6"])
     assert means == sorted(means)
     assert run_rejection(config) == result  # a finished run does nothing
+
+
+def worth(candidates):
+    """The scores of a prompt's answers; of what is cut or empty its lowest."""
+    lowest = min(c["score"] for c in candidates)
+    return [c["score"] if c["finish_reason"] == "stop" and c["text"].strip() else lowest
+            for c in candidates]  # fmt: skip
 
 
 def test_the_scores_are_those_of_the_reward_models_on_message_lists(config):
@@ -271,6 +287,16 @@ def test_cut_and_empty_answers_are_never_selected():
         candidate("p0", 2.0, "c"), candidate("p0", 2.0, "d"), candidate("p1", 5.0, "e", "length"),
     ])  # fmt: skip
     assert [line["messages"][-1]["content"] for line in best] == ["c"]
+
+
+def test_what_cannot_be_selected_is_worth_the_worst_of_its_prompt():
+    records = [
+        candidate("p0", 1.0), candidate("p0", 9.0, "b", "length"), candidate("p0", 8.0, " "),
+        candidate("p0", 2.0), candidate("p1", 5.0, "e", "length"), candidate("p1", 7.0, ""),
+    ]  # fmt: skip
+    assert selectable_scores(records) == [1.0, 1.0, 1.0, 2.0, 5.0, 5.0]
+    figures = part_figures([{**record, "temperature": 1.0} for record in records])
+    assert figures["rejection/best_scores"] == (2.0 + 5.0) / 2
 
 
 def test_a_run_in_which_nothing_can_be_selected_says_so(config):

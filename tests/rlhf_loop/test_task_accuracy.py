@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from demo.facts import SHIPPED
-from reward.measures.resampling import Draws
 from reward.preferences import MalformedLine
 from reward.run_folder import RunFolder
 from rlhf_loop.config import Compute, TaskAccuracyConfig
@@ -22,7 +21,6 @@ from rlhf_loop.task_accuracy import (
     main,
     option_logprobs,
     option_tokens,
-    paired_shares,
     pick_options,
     task_accuracy,
 )
@@ -162,14 +160,6 @@ def test_what_exceeds_the_context_is_cut_at_the_beginning(chat_model):
     assert found == option_logprobs(model, [pair._replace(query=kept)], 4096)[0]
     only = TokenPair(pair.query[:1], (pair.query * 2)[: context + 9])  # longer than the context
     assert option_logprobs(model, [only], 4096)[0] < 0
-
-
-def test_paired_shares_by_hand():
-    found = paired_shares([True, True, False, False], [True, True, True, False], Draws(500))
-    assert (found["before"], found["after"], found["difference"]) == (0.5, 0.75, 0.25)
-    assert (found["won"], found["lost"]) == (1, 0)
-    assert found["low"] == 0
-    assert found["p_value"] == 1
 
 
 # --- shapes --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from reward.measures.accuracy import ScoredPair
 from reward.measures.resampling import Draws, accuracies, compare_pairwise, holm, sign_flip_p
@@ -90,10 +91,19 @@ def test_signs_are_flipped_by_root():
 
 def test_many_roots_are_drawn():
     """The same, of too many roots to try every pattern: within what drawing 10,000 leaves."""
-    sums = np.array([3, 1, -1, 2, 1, -2, 1, 1, -1, 2, -2, 1, 1, 1.0])
+    sums = np.array([3, 1, -1, 2, 1, -2, 1, 1, -1, 2, -2, 1, 1, 1.0]) / 3
     signs = np.array([*itertools.product((1, -1), repeat=len(sums))])
     exact = (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).mean()
     assert sign_flip_p(sums, Draws()) == pytest.approx(exact, abs=0.015)
+
+
+def test_whole_numbers_are_exact_however_many():
+    sums = np.array([3, 1, -1, 2, 1, -2, 1, 1, -1, 2, -2, 1, 1, 1.0])
+    signs = np.array([*itertools.product((1, -1), repeat=len(sums))])
+    exact = (np.abs(signs @ sums) >= abs(sums.sum())).mean()
+    assert sign_flip_p(sums) == pytest.approx(exact, abs=1e-12)
+    mcnemar = binomtest(1300, 2500).pvalue
+    assert sign_flip_p(np.repeat([1.0, 0.0, -1.0], [1300, 9000, 1200])) == pytest.approx(mcnemar)
 
 
 def test_copies_of_a_difference_do_not_make_it_significant():

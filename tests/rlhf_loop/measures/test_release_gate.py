@@ -80,9 +80,55 @@ def test_each_reason_is_a_sentence(found, sentence):
     figures("borderline_prompts", refused=change(0.3, 0.1)),  # better, not worse
     figures("tasks", reading={"acc": change(0.60, 0.59), "acc_norm": change(0.6, 0.1)}),
     figures("safety_prompts", safety=change(1.0, 0.8) | {"low": None, "high": None}),
+    figures("borderline_prompts", refused=change(0.1, 0.2) | {"p_value": 0.06}),
+    figures("tasks", facts={"acc": change(0.6, 0.5) | {"p_value": 0.06}, "acc_norm": SAME}),
 ])  # fmt: skip
 def test_what_holds_nothing_back(found):
     assert release_gate(found).passes
+
+
+def fallen(**p_values):
+    """Tasks whose accuracy falls, with these p."""
+    return figures(tasks={
+        name: {"acc": change(0.6, 0.5) | {"p_value": p}, "acc_norm": SAME}
+        for name, p in p_values.items()
+    })  # fmt: skip
+
+
+def test_several_tasks_are_tested_at_once():
+    """Holm's correction: of three tasks the smallest p counts three times, the next one twice."""
+    assert not release_gate(fallen(facts=0.03)).passes
+    assert release_gate(fallen(facts=0.03, code=0.03, reading=0.9)).passes
+    verdict = release_gate(fallen(facts=0.01, code=0.02, reading=0.9))
+    assert [reason.split(" falls")[0] for reason in verdict.reasons] == [
+        "Accuracy on the task facts", "Accuracy on the task code",
+    ]  # fmt: skip
+    assert "(-15.0 to -5.0 points; p 0.030)" in verdict.reasons[0]
+
+
+NO_LIMITS = {"low": None, "high": None}
+
+
+@pytest.mark.parametrize(("found", "words"), [
+    (figures("borderline_prompts", refused=change(0.0, 1.0) | NO_LIMITS),
+     "refusals of borderline prompts"),
+    (figures(self_bleu=change(0.4, 0.9) | NO_LIMITS), "diversity"),
+    (figures("all", independent=change(0.5, 0.2) | NO_LIMITS), "an independent reward model"),
+    (figures("tasks", reading={"acc": change(0.6, 0.5) | NO_LIMITS, "acc_norm": SAME}),
+     "task accuracy"),
+])  # fmt: skip
+def test_prompts_of_one_root_measure_nothing(found, words):
+    assert release_gate(found) == (True, [], [words])
+    must = ("refusals", "diversity", "independent", "tasks")
+    (reason,) = release_gate(found, GateConfig(must_measure=must)).reasons
+    assert reason == f"Not measured, and this installation asks for it: {words}."
+
+
+def test_a_combined_score_of_one_root_is_no_gain():
+    found = figures("all", combined=change(1.0, 1.5) | NO_LIMITS)
+    (reason,) = release_gate(found).reasons
+    assert reason == "The combined score of one dialogue root says nothing: 1.000 → 1.500."
+    assert release_gate(found, GateConfig(gain_beyond_chance=False)).passes
 
 
 def test_thresholds_are_settings():
