@@ -48,6 +48,7 @@ from rlhf_loop.policy import (
 )
 from rlhf_loop.prompts import Prompt, read_prompts
 from rlhf_loop.rollout import RewardModels, sample_and_score
+from rlhf_loop.room import refuse_without_room
 from rlhf_loop.task_accuracy import picked_options, read_tasks, task_figures
 
 Record = dict[str, Any]
@@ -58,7 +59,8 @@ STEPS = 7  # for the progress: two models, KL, diversity, judge, tasks, the resu
 def evaluate(config: EvaluateConfig) -> Record:
     """Compare the two models and return the run's result.
 
-    Raises ValueError where the prompts file has none of the split, JudgeRefused where a configured
+    Raises ValueError where the prompts file has none of the split or one of them leaves no room for
+    an answer, JudgeRefused where a configured
     judge does not answer, RunFolderBusy when another process runs in the same folder.
     """
     run = RunFolder(config.out)
@@ -68,6 +70,10 @@ def evaluate(config: EvaluateConfig) -> Record:
 def _evaluate(config: EvaluateConfig, run: RunFolder) -> Record:
     run.write_provenance(inputs_of(config))
     prompts = _prompts(config)
+    judges = (config.helpfulness, config.safety, config.independent)
+    refuse_without_room(
+        prompts, config.max_new_tokens, [config.against, config.policy], filter(None, judges)
+    )
     run.rewind_metrics(-1)
     old, new = (_answered(config, run, side, prompts) for side in SIDES)
     _mark_refusals(config, run, prompts, old, new)
