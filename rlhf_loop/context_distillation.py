@@ -67,7 +67,7 @@ def _distil(config: ContextDistillationConfig, run: RunFolder) -> Record:
     write_records(
         run.path / "distilled.jsonl",
         [
-            _training_line(prompt, line)
+            _training_line(config, prompt, line)
             for prompt, line in zip(prompts, candidates, strict=True)
             if line["kept"]
         ],
@@ -219,13 +219,14 @@ def _scores(
     return scores
 
 
-def _training_line(prompt: Prompt, line: Record) -> Record:
+def _training_line(config: ContextDistillationConfig, prompt: Prompt, line: Record) -> Record:
     messages = [*prompt.messages, Message("assistant", line["distilled"])]
     return {
         "messages": [message._asdict() for message in messages],
         "prompt_id": prompt.id,
         "root": prompt.root,
         "is_safety": True,
+        "split": config.split,
         "safety": line["distilled_safety"],
         "source": "context distillation",
     }

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from reward.model import context_tokens
 from reward.preferences import Message
 from rlhf_loop.config import Compute, Served, ServedPolicy
 from rlhf_loop.drawing import generate_answers
@@ -58,6 +59,7 @@ class Address(NamedTuple):
     parallel_requests: int
     tokenizer: Any = None
     stops: tuple[int, ...] = ()
+    context: int | None = None  # tokens, of the folder that it serves
 
 
 Progress = Callable[[int], None]
@@ -74,7 +76,7 @@ def engine_for(compute: Compute, model: Any, tokenizer: Any) -> Here | Address:
     hand_over(compute, folder)
     stops = tuple(sorted(stop_tokens(model, tokenizer)))
     return address_of(compute, compute.served_model or folder)._replace(
-        tokenizer=tokenizer, stops=stops
+        tokenizer=tokenizer, stops=stops, context=context_tokens(model)
     )
 
 
@@ -105,6 +107,15 @@ def hand_over(compute: ServedPolicy, folder: str) -> None:
             f"{done.returncode}: {said}"
         )
     _handed[str(compute.address)] = folder
+
+
+def has_room(engine: Here | Address, prompt: Sequence[Message], max_new_tokens: int) -> bool:
+    """Whether the prompt and an answer of so many tokens are within the model's context; True where
+    that is not known."""
+    context = engine.context if isinstance(engine, Address) else context_tokens(engine.model)
+    if context is None or engine.tokenizer is None:
+        return True
+    return len(prompt_tokens(engine.tokenizer, prompt)) + max_new_tokens <= context
 
 
 def answer_prompts(
