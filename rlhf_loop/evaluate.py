@@ -26,6 +26,7 @@ from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws
 from reward.minibatches import minibatches
+from reward.model import load_tokenizer
 from reward.preferences import Message
 from reward.run_folder import RunFolder
 from reward.score import Scorer
@@ -43,6 +44,7 @@ from rlhf_loop.policy import (
     Drawing,
     answer_text,
     load_chat_model,
+    other_word,
     prompt_tokens,
     row_seed,
 )
@@ -193,12 +195,18 @@ def _score_independently(
             line["independent"] = score
 
 
-def _mean_kl(config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequence[Record]) -> float:
+def _mean_kl(
+    config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequence[Record]
+) -> float | None:
     """Mean over answers of KL(new ‖ old), nats: the exact divergence of every next token, summed.
 
     Unbiased for the whole-answer divergence where answers are drawn at temperature 1 and top-p 1.
+    None where the models have other tokens: those of one mean nothing to the other.
     """
-    new, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
+    tokenizer = load_tokenizer(config.policy)
+    if other_word(tokenizer, load_tokenizer(config.against)) is not None:
+        return None
+    new, _ = load_chat_model(config.policy, config.device, config.dtype)
     old, _ = load_chat_model(config.against, config.device, config.dtype)
     rows = [
         tail_row(prompt_tokens(tokenizer, prompt.messages), answer["tokens"])

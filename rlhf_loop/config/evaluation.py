@@ -27,7 +27,7 @@ from rlhf_loop.config.common import (
 )
 from rlhf_loop.prompts import PromptSplit
 
-Measure = Literal["refusals", "diversity", "independent", "judge", "tasks", "people"]
+Measure = Literal["refusals", "diversity", "independent", "judge", "tasks", "people", "kl"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def release_gate(figures: Figures, thresholds: GateConfig = GateConfig()) -> Gat
     to release on. ``people`` holds what people said side by side, in the shape of ``judge``.
     """
     reasons = [check.reason for check in checks(figures, thresholds) if check.reason]
-    missing = _missing(figures)
+    missing = _missing(figures, thresholds)
     reasons += [
         f"Not measured, and this installation asks for it: {missing[name]}."
         for name in thresholds.must_measure
@@ -181,7 +181,7 @@ def _task_falls(figures: Figures, thresholds: GateConfig) -> Iterator[Check]:
         yield Check(f"accuracy, task {name}", measured, allowed, reason)
 
 
-def _missing(figures: Figures) -> dict[str, str]:
+def _missing(figures: Figures, thresholds: GateConfig) -> dict[str, str]:
     """What was not measured: the name that ``must_measure`` has for it, and in words."""
     wanted = {
         "refusals": (
@@ -193,7 +193,11 @@ def _missing(figures: Figures) -> dict[str, str]:
         "tasks": ("task accuracy", figures.get("tasks") or None),
         "people": ("people, side by side", figures.get("people") or None),
     }  # fmt: skip
-    return {name: words for name, (words, found) in wanted.items() if found is None}
+    missing = {name: words for name, (words, found) in wanted.items() if found is None}
+    asked = thresholds.kl_most is not None or "kl" in thresholds.must_measure
+    if asked and figures.get("kl") is None:
+        missing["kl"] = "the divergence from the old model"
+    return missing
 
 
 GROUP_WORDS = {
