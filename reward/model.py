@@ -198,7 +198,22 @@ def recompute_activations(model: Any) -> None:
 
 def context_tokens(model: Any) -> int | None:
     """The longest row that the trunk's positions allow, where its configuration names it."""
-    found: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return _context(model.config)
+
+
+def stored_context(folder: Path) -> int | None:
+    """The same of a saved model of any kind, without its weights. Raises ValueError for a folder
+    that holds none."""
+    refuse_no_model(folder)
+    try:
+        return _context(AutoConfig.from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError) as error:
+        why = _line(error)
+        raise ValueError(f"{folder} has no configuration that can be read: {why}") from None
+
+
+def _context(config: Any) -> int | None:
+    found: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return found
 
 

@@ -17,9 +17,20 @@ from reward.config import ScoreConfig
 from reward.data import PairRows, row_tokens
 from reward.measures.accuracy import ScoredPair
 from reward.minibatches import minibatches
-from reward.model import load_reward_model, pick_device, score_rows
+from reward.model import context_tokens, load_reward_model, pick_device, score_rows
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.trunk import shares_prefixes
+
+
+class TooLong(ValueError):
+    """A conversation beyond the reward model's context; ``number`` is its place, from 0."""
+
+    def __init__(self, number: int, tokens: int, allowed: int) -> None:
+        super().__init__(
+            f"conversation {number + 1} has {tokens} tokens, allowed are {allowed}: "
+            "the model's context"
+        )
+        self.number = number
 
 
 class Scorer:
@@ -33,11 +44,18 @@ class Scorer:
         self.dtype, self.tokens = dtype, tokens
 
     def __call__(self, conversations: Sequence[Sequence[Message]]) -> Tensor:
-        """Raw scores (B,) of B conversations that each end with the answer to be judged."""
+        """Raw scores (B,) of B conversations that each end with the answer to be judged.
+
+        Raises ValueError for one that the chat template refuses, TooLong.
+        """
         return self.score_tokens([row_tokens(self.tokenizer, c) for c in conversations])
 
     def score_tokens(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Raw scores (B,) of B token rows."""
+        """Raw scores (B,) of B token rows. Raises TooLong."""
+        most = context_tokens(self.model)
+        for number, row in enumerate(rows):
+            if most is not None and len(row) > most:
+                raise TooLong(number, len(row), most)
         return score_tokens(self.model, rows, self.tokens, self.dtype)
 
 
@@ -70,8 +88,9 @@ def score_pairs(
 
 
 def score_file(config: ScoreConfig) -> int:
-    """Add a score to every line of a file; returns how many. Raises MalformedLine."""
-    records, conversations = [], []
+    """Add a score to every line of a file; returns how many. Raises MalformedLine, and ValueError
+    naming a line that is too long for the model."""
+    records, conversations, numbers = [], [], []
     for number, record in read_json_lines(config.input):
         reader = RecordReader(record, config.input, number)
         messages = list(reader.messages("messages"))
@@ -79,8 +98,12 @@ def score_file(config: ScoreConfig) -> int:
             raise reader.refuse("messages", record["messages"], "messages that end with an answer")
         records.append(record)
         conversations.append(messages)
+        numbers.append(number)
     scorer = Scorer(config.model, config.device, config.dtype, config.tokens_per_minibatch)
-    scores = scorer(conversations).tolist()
+    try:
+        scores = scorer(conversations).tolist()
+    except TooLong as error:
+        raise ValueError(f"{config.input}, line {numbers[error.number]}: {error}") from None
     temporary = config.output.with_name(config.output.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         for record, score in zip(records, scores, strict=True):

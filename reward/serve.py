@@ -15,7 +15,6 @@ import re
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -80,7 +79,8 @@ class Models:
         folder = self.folder(asked.model)
         try:
             with self.lock:
-                return _scores(self._scorer(folder), asked.conversations)
+                found: list[float] = self._scorer(folder)(asked.conversations).tolist()
+                return found
         except ValueError as error:
             raise NotScored(HTTPStatus.UNPROCESSABLE_ENTITY, _without(folder, error)) from None
         except STUMBLES as error:
@@ -124,23 +124,6 @@ def _version(folder: Path) -> object:
     """Something that is another one as soon as a file of the folder is."""
     files = sorted(folder.iterdir())
     return [(f.name, s.st_ino, s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()]]
-
-
-def _scores(scorer: Scorer, conversations: Sequence[Sequence[Message]]) -> list[float]:
-    """Raises ValueError for a conversation that the template refuses or that is too long."""
-    from reward.data import row_tokens
-    from reward.model import context_tokens
-
-    rows = [row_tokens(scorer.tokenizer, conversation) for conversation in conversations]
-    most = context_tokens(scorer.model)
-    for number, row in enumerate(rows, start=1):
-        if most is not None and len(row) > most:
-            raise ValueError(
-                f"conversation {number} has {len(row)} tokens, allowed are {most}: "
-                "the model's context"
-            )
-    found: list[float] = scorer.score_tokens(rows).tolist()
-    return found
 
 
 def _without(folder: Path, error: Exception) -> str:

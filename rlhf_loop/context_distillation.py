@@ -17,6 +17,7 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from rlhf_loop.engines import Address, Here, answer_prompts, engine_for
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Answer, Drawing, answer_text, chunks, load_chat_model, row_seed
 from rlhf_loop.prompts import Prompt, read_prompts
+from rlhf_loop.room import refuse_without_room
 
 SHIPPED = Path(__file__).with_name("preprompts.json")
 BINS = (0.0, 0.2, 0.4, 0.6, 0.8)  # where each bin of original safety begins, as a probability
@@ -49,7 +51,8 @@ class Preprompts(NamedTuple):
 def distil(config: ContextDistillationConfig) -> Record:
     """Answer, score and select what is not done yet; returns the run's result.
 
-    Raises ValueError where the prompts file has no safety prompts of the split, RunFolderBusy.
+    Raises ValueError where the prompts file has no safety prompts of the split or one of them
+    leaves no room for an answer, RunFolderBusy.
     """
     run = RunFolder(config.out)
     return run.once(to_mapping(config), lambda: _distil(config, run))
@@ -64,7 +67,7 @@ def _distil(config: ContextDistillationConfig, run: RunFolder) -> Record:
     write_records(
         run.path / "distilled.jsonl",
         [
-            _training_line(prompt, line)
+            _training_line(config, prompt, line)
             for prompt, line in zip(prompts, candidates, strict=True)
             if line["kept"]
         ],
@@ -131,6 +134,9 @@ def _candidates(
     """Both answers of every prompt, whole chunks of them stored as they come."""
     file = run.path / "candidates.jsonl"
     parts = [prompts[part] for part in chunks(len(prompts), config.chunk_prompts)]
+    behind = [_behind(config, prompt, _preprompt(config, templates, prompt)) for prompt in prompts]
+    refuse_without_room(behind, config.max_new_tokens, [config.policy])
+    refuse_without_room(prompts, config.max_new_tokens, [], [config.safety])
     engine = engine_for(config, *load_chat_model(config.policy, config.device, config.dtype))
     scorer = Scorer(config.safety, config.device, config.dtype)
 
@@ -154,8 +160,7 @@ def _chunk(
 ) -> list[Record]:
     texts = [_preprompt(config, templates, prompt) for prompt in prompts]
     behind = [
-        with_preprompt(prompt.messages, text, config.preprompt_as)
-        for prompt, text in zip(prompts, texts, strict=True)
+        _behind(config, prompt, text).messages for prompt, text in zip(prompts, texts, strict=True)
     ]
     tokenizer = engine.tokenizer
     original = _answers(config, engine, prompts, [p.messages for p in prompts])
@@ -186,6 +191,11 @@ def _preprompt(config: ContextDistillationConfig, templates: Preprompts, prompt:
     return preprompt(templates, category, draw)
 
 
+def _behind(config: ContextDistillationConfig, prompt: Prompt, text: str) -> Prompt:
+    messages = with_preprompt(prompt.messages, text, config.preprompt_as)
+    return replace(prompt, messages=tuple(messages))
+
+
 def _answers(
     config: ContextDistillationConfig,
     engine: Here | Address,
@@ -209,13 +219,14 @@ def _scores(
     return scores
 
 
-def _training_line(prompt: Prompt, line: Record) -> Record:
+def _training_line(config: ContextDistillationConfig, prompt: Prompt, line: Record) -> Record:
     messages = [*prompt.messages, Message("assistant", line["distilled"])]
     return {
         "messages": [message._asdict() for message in messages],
         "prompt_id": prompt.id,
         "root": prompt.root,
         "is_safety": True,
+        "split": config.split,
         "safety": line["distilled_safety"],
         "source": "context distillation",
     }

@@ -27,7 +27,7 @@ from reward.settings import to_mapping
 from rlhf_loop.config import DPOConfig, inputs_of
 from rlhf_loop.learning.likelihood import Reading, TokenRow, read_nothing, reading, row_logprobs
 from rlhf_loop.learning.steps import divided, leave_model, optimise
-from rlhf_loop.policy import chunks, load_chat_model, stop_tokens
+from rlhf_loop.policy import chunks, load_chat_model, refuse_other_words, stop_tokens
 from rlhf_loop.sft import answer_row, joined
 
 
@@ -91,16 +91,19 @@ def _parts(pairs: Sequence[AnswerPair], tokens: int, shared: bool) -> list[tuple
 
 
 def with_reference(
-    config: DPOConfig, run: RunFolder, pairs: Sequence[AnswerPair], policy: Any
+    config: DPOConfig, run: RunFolder, pairs: Sequence[AnswerPair], policy: Any, tokenizer: Any
 ) -> list[AnswerPair]:
     """The pairs with the reference model's log-probabilities, computed where none are stored.
 
-    ``policy`` is the model before its first step, the reference where no other one is named.
+    ``policy`` is the model before its first step, the reference where no other one is named, and
+    ``tokenizer`` its own, which wrote the pairs. Raises ValueError for a reference of other tokens.
     """
     file = run.path / "reference.jsonl"
     if not ranks.told(file.exists()):
-        named = config.reference
-        model = load_chat_model(named, str(policy.device))[0] if named else policy
+        model = policy
+        if config.reference is not None:
+            model, other = load_chat_model(config.reference, str(policy.device))
+            refuse_other_words(tokenizer, other, str(config.reference))
         records = _reference(config, model, pairs)
         if ranks.is_first():
             write_records(file, records)
@@ -150,7 +153,7 @@ def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str,
     ]
     if not fitting:
         raise ValueError(f"all {len(every)} pairs are longer than max_length: none is left")
-    pairs = with_reference(config, run, fitting, model)
+    pairs = with_reference(config, run, fitting, model, tokenizer)
     steps = list(step_pairs(pairs, config))
     with divided(model, device) as read:
         gradients = partial(_gradients, read, config=config)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from reward import ranks
+from reward.model import context_tokens
 from reward.preferences import Message
 from rlhf_loop.config import Compute, Served, ServedPolicy
 from rlhf_loop.drawing import generate_answers
@@ -27,7 +28,9 @@ from rlhf_loop.policy import Answer, Drawing, prompt_tokens, stop_tokens
 API_KEY_VARIABLE = "SAMPLER_API_KEY"
 ATTEMPTS = 3
 HAND_OVER_SECONDS = 1800
-REFUSALS = range(400, 500)
+STRANGERS = (401, 403)  # who asks is refused, whatever is asked
+AGAIN = (408, 409, 429)  # refused for now: asked again, as after an error of the server's own
+SHOWN = 60  # characters of a prompt that name it
 _told: set[tuple[str, str]] = set()  # what has been said of a model at an address
 _handed: dict[str, str] = {}  # the folder that each address was last made to serve
 
@@ -36,8 +39,8 @@ class SamplerRefused(ConnectionError):
     """The address did not answer a request, or not with what can be used."""
 
 
-class TokensRefused(RuntimeError):
-    """The address takes or gives no token ids."""
+class RequestRefused(RuntimeError):
+    """The address refuses a request as such, or gives no token ids; never seen outside."""
 
 
 class Here(NamedTuple):
@@ -57,6 +60,7 @@ class Address(NamedTuple):
     parallel_requests: int
     tokenizer: Any = None
     stops: tuple[int, ...] = ()
+    context: int | None = None  # tokens, of the folder that it serves
 
 
 Progress = Callable[[int], None]
@@ -75,7 +79,7 @@ def engine_for(compute: Compute, model: Any, tokenizer: Any) -> Here | Address:
     ranks.wait()
     stops = tuple(sorted(stop_tokens(model, tokenizer)))
     return address_of(compute, compute.served_model or folder)._replace(
-        tokenizer=tokenizer, stops=stops
+        tokenizer=tokenizer, stops=stops, context=context_tokens(model)
     )
 
 
@@ -108,6 +112,15 @@ def hand_over(compute: ServedPolicy, folder: str) -> None:
     _handed[str(compute.address)] = folder
 
 
+def has_room(engine: Here | Address, prompt: Sequence[Message], max_new_tokens: int) -> bool:
+    """Whether the prompt and an answer of so many tokens are within the model's context; True where
+    that is not known."""
+    context = engine.context if isinstance(engine, Address) else context_tokens(engine.model)
+    if context is None or engine.tokenizer is None:
+        return True
+    return len(prompt_tokens(engine.tokenizer, prompt)) + max_new_tokens <= context
+
+
 def answer_prompts(
     engine: Here | Address,
     prompts: Sequence[Sequence[Message]],
@@ -117,8 +130,8 @@ def answer_prompts(
 ) -> list[Answer]:
     """One answer to each prompt by its own seed, in the prompts' order; none to none.
 
-    Raises ValueError for a prompt that leaves no room for an answer, SamplerRefused where an
-    address does not answer.
+    Raises ValueError for a prompt that leaves no room for an answer here, SamplerRefused where an
+    address does not answer, or refuses a prompt.
     """
     if not prompts:
         return []
@@ -148,11 +161,20 @@ def _answers_from(
         httpx.Client(timeout=address.timeout_seconds, headers=headers) as client,
         ThreadPoolExecutor(address.parallel_requests) as pool,
     ):
-        ask = _way_of_asking(client, address, prompts[0], seeds[0], drawing)
+        way = _way_of_asking(client, address, prompts[0], seeds[0], drawing)
+
+        def ask(of: tuple[Sequence[Message], int]) -> Answer:
+            prompt, seed = of
+            try:
+                return way(client, address, prompt, seed, drawing)
+            except RequestRefused as error:
+                end = repr(prompt[-1].content[-SHOWN:])
+                raise SamplerRefused(f"the prompt that ends with {end}: {error}") from None
+
         asked = [*zip(prompts, seeds, strict=True)]
         again = asked[:1] if drawing.temperature > 0 and not _was_told(address, "seeds") else []
         answers = []
-        for answer in pool.map(lambda a: ask(client, address, a[0], a[1], drawing), asked + again):
+        for answer in pool.map(ask, asked + again):
             answers.append(answer)
             progress(min(len(answers), len(prompts)))
     if again and _words(answers[-1]) != _words(answers[0]):
@@ -179,7 +201,7 @@ def _way_of_asking(
         return _ask_by_messages
     try:
         _ask_by_tokens(client, address, prompt, seed, drawing._replace(max_new_tokens=1))
-    except TokensRefused as error:
+    except RequestRefused as error:
         if not _was_told(address, "tokens"):
             print(
                 f"{address.url} is asked by chat messages and answers with text, without "
@@ -193,7 +215,7 @@ def _way_of_asking(
 def _ask_by_tokens(
     client: httpx.Client, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
 ) -> Answer:
-    """Token ids there and back (vLLM). Raises TokensRefused where the address does not do that.
+    """Token ids there and back (vLLM). Raises RequestRefused where the address does not do that.
 
     Log-probabilities are taken at temperature 1 and top-p 1 only: a server may give them before or
     after both, and only then these are the same.
@@ -209,10 +231,10 @@ def _ask_by_tokens(
         "return_token_ids": True,
         **_request(address, seed, drawing),
     }
-    choice = _post(client, f"{address.url}/v1/completions", request, TokensRefused)
+    choice = _post(client, f"{address.url}/v1/completions", request)
     drawn, finished = choice.get("token_ids"), choice.get("finish_reason") != "length"
     if not isinstance(drawn, list) or not all(isinstance(token, int) for token in drawn):
-        raise TokensRefused("it gives no token ids")
+        raise RequestRefused("the address gives no token ids")
     if (choice.get("prompt_token_ids") or tokens) != tokens:
         raise SamplerRefused(f"{address.url} changed the tokens of a prompt")
     if finished and (not drawn or drawn[-1] not in address.stops):
@@ -235,7 +257,7 @@ def _ask_by_messages(
         "messages": [message._asdict() for message in prompt],
         **_request(address, seed, drawing),
     }
-    choice = _post(client, f"{address.url}/v1/chat/completions", request, SamplerRefused)
+    choice = _post(client, f"{address.url}/v1/chat/completions", request)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise SamplerRefused(f"{address.url} answered without a message")
@@ -257,23 +279,25 @@ def _request(address: Address, seed: int, drawing: Drawing) -> dict[str, Any]:
     }
 
 
-def _post(
-    client: httpx.Client, url: str, request: dict[str, Any], refused: type[Exception]
-) -> dict[str, Any]:
+def _post(client: httpx.Client, url: str, request: dict[str, Any]) -> dict[str, Any]:
     """The first choice of the answer, asked for again a few times where it does not come.
 
-    Raises ``refused`` where the address refuses the request as such, SamplerRefused otherwise.
+    Raises RequestRefused where the address refuses the request as such, SamplerRefused otherwise.
     """
     problem = ""
     for attempt in range(ATTEMPTS):
         try:
             answered = client.post(url, json=request)
-            if answered.status_code in REFUSALS and answered.status_code not in (401, 403, 429):
-                raise refused(f"{url} refuses: {answered.status_code} {answered.text[:300]}")
-            answered.raise_for_status()
-            choice: dict[str, Any] = answered.json()["choices"][0]
-            return choice
+            if answered.is_success:
+                choice: dict[str, Any] = answered.json()["choices"][0]
+                return choice
         except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError) as error:
-            problem = f"{url} did not answer: {error!r}"
-            time.sleep(attempt)
-    raise SamplerRefused(problem)
+            problem = repr(error)
+        else:
+            status, problem = answered.status_code, f"{answered.status_code} {answered.text[:300]}"
+            if status in STRANGERS:
+                raise SamplerRefused(f"{url} refuses: {problem}")
+            if answered.is_client_error and status not in AGAIN:
+                raise RequestRefused(f"{url} refuses: {problem}")
+        time.sleep(attempt)
+    raise SamplerRefused(f"{url} did not answer: {problem}")

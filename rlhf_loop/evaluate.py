@@ -26,6 +26,7 @@ from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws
 from reward.minibatches import minibatches
+from reward.model import load_tokenizer
 from reward.preferences import Message
 from reward.run_folder import RunFolder
 from reward.score import Scorer
@@ -43,11 +44,13 @@ from rlhf_loop.policy import (
     Drawing,
     answer_text,
     load_chat_model,
+    other_word,
     prompt_tokens,
     row_seed,
 )
 from rlhf_loop.prompts import Prompt, read_prompts
 from rlhf_loop.rollout import RewardModels, sample_and_score
+from rlhf_loop.room import refuse_without_room
 from rlhf_loop.task_accuracy import picked_options, read_tasks, task_figures
 
 Record = dict[str, Any]
@@ -58,7 +61,8 @@ STEPS = 7  # for the progress: two models, KL, diversity, judge, tasks, the resu
 def evaluate(config: EvaluateConfig) -> Record:
     """Compare the two models and return the run's result.
 
-    Raises ValueError where the prompts file has none of the split, JudgeRefused where a configured
+    Raises ValueError where the prompts file has none of the split or one of them leaves no room for
+    an answer, JudgeRefused where a configured
     judge does not answer, RunFolderBusy when another process runs in the same folder.
     """
     run = RunFolder(config.out)
@@ -68,6 +72,10 @@ def evaluate(config: EvaluateConfig) -> Record:
 def _evaluate(config: EvaluateConfig, run: RunFolder) -> Record:
     run.write_provenance(inputs_of(config))
     prompts = _prompts(config)
+    judges = (config.helpfulness, config.safety, config.independent)
+    refuse_without_room(
+        prompts, config.max_new_tokens, [config.against, config.policy], filter(None, judges)
+    )
     run.rewind_metrics(-1)
     old, new = (_answered(config, run, side, prompts) for side in SIDES)
     _mark_refusals(config, run, prompts, old, new)
@@ -187,12 +195,18 @@ def _score_independently(
             line["independent"] = score
 
 
-def _mean_kl(config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequence[Record]) -> float:
+def _mean_kl(
+    config: EvaluateConfig, prompts: Sequence[Prompt], answers: Sequence[Record]
+) -> float | None:
     """Mean over answers of KL(new ‖ old), nats: the exact divergence of every next token, summed.
 
     Unbiased for the whole-answer divergence where answers are drawn at temperature 1 and top-p 1.
+    None where the models have other tokens: those of one mean nothing to the other.
     """
-    new, tokenizer = load_chat_model(config.policy, config.device, config.dtype)
+    tokenizer = load_tokenizer(config.policy)
+    if other_word(tokenizer, load_tokenizer(config.against)) is not None:
+        return None
+    new, _ = load_chat_model(config.policy, config.device, config.dtype)
     old, _ = load_chat_model(config.against, config.device, config.dtype)
     rows = [
         tail_row(prompt_tokens(tokenizer, prompt.messages), answer["tokens"])

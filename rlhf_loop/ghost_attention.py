@@ -5,9 +5,9 @@ Dialogues that teach a model to keep an instruction of the first turn. The instr
 stands **in the first turn only**, and the loss is on the last answer only, so that the earlier
 answers, drawn under a repeated instruction, are context and nothing that is learnt.
 
-``dialogues.jsonl`` holds one line ``{messages: […]}`` for each dialogue, as ``rlhf_loop.sft`` reads
-it (its loss is on the last answer). How many dialogues and which hyper-parameters the paper used is
-not said.
+``dialogues.jsonl`` holds one line ``{messages: […], split}`` for each dialogue, as
+``rlhf_loop.sft`` reads it: its loss is on the last answer, and it refuses held-out ones. How many
+dialogues and which hyper-parameters the paper used is not said.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rlhf_loop.constraints import (
     read_constraints,
     values_of_list,
 )
-from rlhf_loop.engines import Address, Here, answer_prompts, engine_for
+from rlhf_loop.engines import Address, Here, answer_prompts, engine_for, has_room
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, answer_text, chunks, load_chat_model, row_seed
 from rlhf_loop.prompts import Prompt, read_prompts
@@ -76,7 +76,7 @@ def _build(config: GhostAttentionConfig, run: RunFolder) -> Record:
     kept = [line for line in drawn if line["left_out"] is None]
     if not kept:
         raise ValueError(f"no dialogue of {file} can be trained on: {_left_out(drawn)}")
-    write_records(run.path / "dialogues.jsonl", [_training_line(line) for line in kept])
+    write_records(run.path / "dialogues.jsonl", [_training_line(config, line) for line in kept])
     return _summary(drawn, kept, kinds)
 
 
@@ -148,14 +148,17 @@ def _answered(
 ) -> list[Record]:
     """Each script with the answers that the model gives under the repeated instruction.
 
-    A dialogue ends where an answer is cut or empty; with fewer than two turns it is left out.
+    A dialogue ends where an answer is cut or empty, or the next one has no room in the context;
+    with fewer than two turns it is left out.
     """
     drawing = Drawing(config.max_new_tokens, config.temperature, config.top_p)
     answers: list[list[str]] = [[] for _ in scripts]
     going = list(range(len(scripts)))
     for turn in range(max(len(script.requests) for script in scripts)):
         going = [i for i in going if turn < len(scripts[i].requests)]
-        asked = [sampling_messages(scripts[i], answers[i]) for i in going]
+        prompts = {i: sampling_messages(scripts[i], answers[i]) for i in going}
+        going = [i for i in going if has_room(engine, prompts[i], config.max_new_tokens)]
+        asked = [prompts[i] for i in going]
         seeds = [row_seed(config.seed, "ghost", scripts[i].number, turn) for i in going]
         drawn = answer_prompts(engine, asked, seeds, drawing)
         still = []
@@ -194,7 +197,7 @@ def _dialogue(requests: Sequence[str], answers: Sequence[str]) -> list[Message]:
 def _drawn_line(config: GhostAttentionConfig, script: Script, answers: Sequence[str]) -> Record:
     left_out = None
     if len(answers) < 2:
-        left_out = "an answer was cut or empty"
+        left_out = "an answer was cut, empty or without room"
     elif config.only_obeying and False in [obeys(c, answers[-1]) for c in script.constraints]:
         left_out = "the last answer does not obey"
     shortened = script._replace(requests=script.requests[: len(answers)])
@@ -206,10 +209,15 @@ def _drawn_line(config: GhostAttentionConfig, script: Script, answers: Sequence[
     }
 
 
-def _training_line(line: Record) -> Record:
+def _training_line(config: GhostAttentionConfig, line: Record) -> Record:
     messages = [Message(**message) for message in line["messages"]]
     kept = {name: value for name, value in line.items() if name != "left_out"}
-    return {**kept, "root": dialogue_root(messages), "source": "ghost attention"}
+    return {
+        **kept,
+        "root": dialogue_root(messages),
+        "split": config.split,
+        "source": "ghost attention",
+    }
 
 
 def _left_out(drawn: Sequence[Record]) -> str:

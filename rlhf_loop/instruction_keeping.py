@@ -5,8 +5,9 @@ stands in the first user message; the model answers every turn itself, and at tu
 its answer is checked against each constraint. A dialogue obeys at a turn where it obeys all of its
 constraints. Before and after are the same dialogues, compared pair by pair.
 
-An answer that was cut counts as it stands. Constraints without a rule need a judge and are left out
-where none is given.
+An answer that was cut counts as it stands. A dialogue ends where the next answer has no room in the
+model's context: it obeys at no later turn, and ``cut_short`` counts it. Constraints without a rule
+need a judge and are left out where none is given. Answers are stored turn by turn.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from reward.command import command
-from reward.lines import whole_records, write_records
+from reward.lines import append_records, whole_records
 from reward.measures.resampling import Draws, share_interval
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import InstructionKeepingConfig, inputs_of
 from rlhf_loop.constraints import draw_constraints, instruction, obeys, read_constraints
-from rlhf_loop.engines import answer_prompts, engine_for
+from rlhf_loop.engines import Address, Here, answer_prompts, engine_for, has_room
 from rlhf_loop.ghost_attention import Script, strung_requests, training_messages
 from rlhf_loop.measures.asking import ChatJudge, ask_all, keeping_question
 from rlhf_loop.measures.paired_figures import paired_shares
@@ -50,13 +51,20 @@ def _keep(config: InstructionKeepingConfig, run: RunFolder) -> Record:
     folders = {"after": config.policy}
     if config.against is not None:
         folders["before"] = config.against
-    held = {}
+    held, cut_short = {}, {}
     for number, (name, folder) in enumerate(folders.items(), start=1):
         answers = _answers(config, run.path / f"{name}.jsonl", folder, scripts)
         held[name] = _held(config, run.path / f"verdicts-{name}.jsonl", scripts, answers)
+        cut_short[name] = {
+            str(turn): sum(len(said) < turn for said in answers) for turn in config.turns
+        }
         run.log_metrics(number, len(folders))
     draws = Draws(config.resamples, config.seed)
-    return {"dialogues": len(scripts), "turns": figures(held["after"], held.get("before"), draws)}
+    return {
+        "dialogues": len(scripts),
+        "turns": figures(held["after"], held.get("before"), draws),
+        "cut_short": cut_short,
+    }
 
 
 def _scripts(config: InstructionKeepingConfig) -> list[Script]:
@@ -82,22 +90,47 @@ def _scripts(config: InstructionKeepingConfig) -> list[Script]:
 def _answers(
     config: InstructionKeepingConfig, file: Path, folder: Path, scripts: Sequence[Script]
 ) -> list[list[str]]:
-    """The model's answer at every turn of every dialogue, stored when it is whole."""
-    if not file.exists():
+    """The model's answers of every dialogue, one for each turn that it came to.
+
+    The file has a line for each turn, null in it where a dialogue had ended before.
+    """
+    answers: list[list[str]] = [[] for _ in scripts]
+    stored = whole_records(file)
+    for record in stored:
+        _say(answers, record["answers"])
+    if len(stored) < max(config.turns):
         engine = engine_for(config, *load_chat_model(folder, config.device, config.dtype))
-        drawing = Drawing(config.max_new_tokens, config.temperature)
-        answers: list[list[str]] = [[] for _ in scripts]
-        for turn in range(max(config.turns)):
-            asked = [
-                training_messages(script, said)
-                for script, said in zip(scripts, answers, strict=True)
-            ]
-            seeds = [row_seed(config.seed, "keeping", s.number, turn) for s in scripts]
-            drawn = answer_prompts(engine, asked, seeds, drawing)
-            for said, answer in zip(answers, drawn, strict=True):
-                said.append(answer_text(engine.tokenizer, answer))
-        write_records(file, [{"answers": said} for said in answers])
-    return [record["answers"] for record in whole_records(file)]
+        for turn in range(len(stored), max(config.turns)):
+            drawn = _turn(config, engine, scripts, answers, turn)
+            append_records(file, [{"turn": turn + 1, "answers": drawn}])
+            _say(answers, drawn)
+    return answers
+
+
+def _say(answers: Sequence[list[str]], turn: Sequence[str | None]) -> None:
+    for said, text in zip(answers, turn, strict=True):
+        said += [] if text is None else [text]
+
+
+def _turn(
+    config: InstructionKeepingConfig,
+    engine: Here | Address,
+    scripts: Sequence[Script],
+    answers: Sequence[Sequence[str]],
+    turn: int,
+) -> list[str | None]:
+    """The answers at one turn (from 0), None for dialogues that have ended or end here."""
+    asked = {
+        i: training_messages(script, said)
+        for i, (script, said) in enumerate(zip(scripts, answers, strict=True))
+        if len(said) == turn
+    }
+    asked = {i: m for i, m in asked.items() if has_room(engine, m, config.max_new_tokens)}
+    seeds = [row_seed(config.seed, "keeping", scripts[i].number, turn) for i in asked]
+    drawing = Drawing(config.max_new_tokens, config.temperature)
+    drawn = answer_prompts(engine, [*asked.values()], seeds, drawing)
+    texts = {i: answer_text(engine.tokenizer, a) for i, a in zip(asked, drawn, strict=True)}
+    return [texts.get(i) for i in range(len(scripts))]
 
 
 def _held(
@@ -106,10 +139,11 @@ def _held(
     scripts: Sequence[Script],
     answers: Sequence[Sequence[str]],
 ) -> dict[int, list[bool]]:
-    """For each judged turn, whether each dialogue obeys; what a judge does not say is a no."""
+    """For each judged turn, whether each dialogue obeys; what a judge does not say is a no, and so
+    is a dialogue that ended before."""
     by_rule = {
         turn: [
-            obeys(script.constraints[0], said[turn - 1])
+            obeys(script.constraints[0], said[turn - 1]) if len(said) >= turn else False
             for script, said in zip(scripts, answers, strict=True)
         ]
         for turn in config.turns
@@ -157,7 +191,9 @@ def summary(result: dict[str, Any]) -> str:
     for turn, found in result["turns"].items():
         before = f"{found['change']['before']:.1%} → " if "change" in found else ""
         interval = f"{found['low']:.1%} to {found['high']:.1%}"
-        lines.append(f"turn {turn}: {before}{found['share']:.1%} still obey ({interval})")
+        ended = max(counts[turn] for counts in result["cut_short"].values())
+        note = f", {ended} of {result['dialogues']} dialogues had no room left" if ended else ""
+        lines.append(f"turn {turn}: {before}{found['share']:.1%} still obey ({interval}){note}")
     return "\n".join(lines)
 
 

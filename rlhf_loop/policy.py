@@ -88,6 +88,25 @@ def answer_text(tokenizer: Any, answer: Answer) -> str:
     return text.strip()
 
 
+def other_word(tokenizer: Any, other: Any) -> str | None:
+    """A token of the first tokenizer to which the other one gives another id or none; None where it
+    reads all of them alike."""
+    its = other.get_vocab()
+    own = tokenizer.get_vocab().items()
+    return next((word for word, number in own if its.get(word) != number), None)
+
+
+def refuse_other_words(tokenizer: Any, other: Any, whose: str) -> None:
+    """Raises ValueError where a model that reads the policy's tokens has others of its own."""
+    word = other_word(tokenizer, other)
+    if word is not None:
+        own, its = (known.get_vocab().get(word) for known in (tokenizer, other))
+        raise ValueError(
+            f"{whose} has the id {its} for {word!r}, and the policy has {own}: "
+            "it must read the policy's tokens"
+        )
+
+
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """The tokens that end an answer: those of the generation config, and the tokenizer's own."""
     named = model.generation_config.eos_token_id

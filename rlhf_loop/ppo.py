@@ -36,6 +36,7 @@ from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import save_chat_model
 from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts
 from rlhf_loop.rollout import learning_targets
+from rlhf_loop.room import refuse_without_room
 
 __all__ = ["Learner", "batch_prompts", "main", "policy_loss", "train", "value_loss"]
 
@@ -62,8 +63,9 @@ class Standing:
 def train(config: PPOConfig) -> dict[str, Any]:
     """Run PPO to its end, from the last checkpoint if there is one; returns the run's result.
 
-    Raises ValueError where the prompts file has no train or no validation prompts, or settings and
-    models do not go together; RunFolderBusy when another process runs in the same folder.
+    Raises ValueError where the prompts file has no train or no validation prompts, one of them
+    leaves no room for an answer, or settings and models do not go together; RunFolderBusy when
+    another process runs in the same folder.
     """
     return ranks.once(config.out, to_mapping(config), config.device, partial(_train, config))
 
@@ -73,6 +75,12 @@ def _train(config: PPOConfig, run: RunFolder, device: torch.device) -> dict[str,
     prompts = _prompts(config, PromptSplit.TRAIN)
     validation = _prompts(config, PromptSplit.VALIDATION)[: config.validation_prompts]
     _refuse_idle_ranks(config, validation)
+    refuse_without_room(
+        [*prompts, *validation],
+        config.max_new_tokens,
+        filter(None, [config.policy, config.reference]),
+        [config.helpfulness, config.safety],
+    )
     learner = Learner(config, device)
     standing = _resume(run, learner)
     if standing is None:

@@ -30,6 +30,7 @@ from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts
 from rlhf_loop.rollout import RewardModels
+from rlhf_loop.room import refuse_without_room
 from rlhf_loop.sft import answer_row, fine_tune, read_answers, within_length
 from rlhf_loop.temperature import expected_maximum
 
@@ -37,8 +38,8 @@ from rlhf_loop.temperature import expected_maximum
 def run_rejection(config: RejectionConfig) -> Record:
     """Sample, select and fine-tune what is not done yet; returns the run's result.
 
-    Raises ValueError where the prompts file has no train prompts or no answer can be selected,
-    RunFolderBusy when another process runs in the same folder.
+    Raises ValueError where the prompts file has no train prompts, one of them leaves no room for an
+    answer or no answer can be selected, RunFolderBusy when another process runs in the same folder.
     """
     return ranks.once(config.out, to_mapping(config), config.device, partial(_run, config))
 
@@ -65,9 +66,12 @@ def _run(config: RejectionConfig, run: RunFolder, device: torch.device) -> Recor
 def _select(
     config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt], device: str
 ) -> list[Record]:
-    rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
-    _sample(config, run, prompts, rewards, device)
+    judges = (config.helpfulness, config.safety)
+    refuse_without_room(prompts, config.max_new_tokens, [config.policy], judges)
+    rewards = RewardModels(*judges, config.threshold, config)
+    # Before sampling, which takes hours: what cannot be read or scored of them ends the run.
     earlier = _earlier_candidates(config, prompts, rewards) if config.pool else []
+    _sample(config, run, prompts, rewards, device)
     return select_best(prompts, [*_candidates(run), *earlier])
 
 

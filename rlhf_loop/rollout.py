@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reward import ranks
 from reward.preferences import Message
-from reward.score import Scorer
+from reward.score import Scorer, TooLong
 from rlhf_loop.advantages import (
     combine_scores,
     estimate_advantages,
@@ -50,13 +50,20 @@ class RewardModels:
             self._divided = {scorer: ranks.put_away(scorer.model) for scorer in both}
 
     def score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Scores:
-        """Score ``texts[i]`` as the answer to ``prompts[i]``."""
+        """Score ``texts[i]`` as the answer to ``prompts[i]``.
+
+        Raises ValueError naming the prompt where both together are too long for a reward model.
+        """
         rows = [
             [*prompt.messages, Message("assistant", text)]
             for prompt, text in zip(prompts, texts, strict=True)
         ]
-        helpfulness = self._ask(self._helpfulness, rows)  # (B,)
-        safety = self._ask(self._safety, rows)  # (B,)
+        try:
+            helpfulness = self._ask(self._helpfulness, rows)  # (B,)
+            safety = self._ask(self._safety, rows)  # (B,)
+        except TooLong as error:
+            asked = prompts[error.number].id
+            raise ValueError(f"prompt {asked!r} with its answer: {error}") from None
         is_safety = torch.tensor([prompt.is_safety for prompt in prompts], dtype=torch.bool)  # (B,)
         combined = combine_scores(helpfulness, safety, is_safety, self.threshold)
         return Scores(helpfulness, safety, combined)

@@ -29,6 +29,7 @@ from rlhf_loop.policy import (
     row_seed,
 )
 from rlhf_loop.prompts import Prompt, read_prompts
+from rlhf_loop.room import refuse_without_room
 
 
 class Source(NamedTuple):
@@ -40,7 +41,11 @@ class Source(NamedTuple):
 
 
 def sample(config: SamplingConfig) -> dict[str, Any]:
-    """Write the answers that ``responses.jsonl`` does not hold yet, and the run's result."""
+    """Write the answers that ``responses.jsonl`` does not hold yet, and the run's result.
+
+    Raises ValueError for prompts that leave no room for an answer in one of the models drawn from
+    here, SamplerRefused where an address does not answer.
+    """
     run = RunFolder(config.out)
     return run.once(to_mapping(config), lambda: _sample(config, run))
 
@@ -48,6 +53,7 @@ def sample(config: SamplingConfig) -> dict[str, Any]:
 def _sample(config: SamplingConfig, run: RunFolder) -> dict[str, Any]:
     run.write_provenance(inputs_of(config))
     prompts = list(read_prompts(config.prompts, config.split))
+    refuse_without_room(prompts, config.max_new_tokens, config.model)
     together = config.generation_rows if config.address is None else config.parallel_requests
     parts = list(product(_sources(config), chunks(len(prompts), together)))
     sizes = [len(prompts[part]) for _, part in parts]

@@ -23,6 +23,7 @@ from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws, share_interval
 from reward.minibatches import minibatches
+from reward.model import context_tokens
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import Compute, TaskAccuracyConfig, inputs_of
@@ -177,7 +178,7 @@ def option_logprobs(model: Any, pairs: Sequence[TokenPair], tokens: int) -> list
     At most so many ``tokens`` go through the model at once. What exceeds its context is cut off at
     the query's beginning.
     """
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_tokens(model)
     rows = [_row(pair, context) for pair in pairs]
     found = [0.0] * len(rows)
     with reading(model) as read:

@@ -34,13 +34,14 @@ from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model
 from rlhf_loop.prompts import Prompt, read_prompts
 from rlhf_loop.rollout import RewardModels
+from rlhf_loop.room import refuse_without_room
 
 
 def sweep(config: TemperatureConfig) -> Record:
     """Draw and score what is not stored yet; returns the run's result, ``temperature`` in it.
 
-    Raises ValueError where the prompts file has none of the split, RunFolderBusy when another
-    process runs in the same folder.
+    Raises ValueError where the prompts file has none of the split or one of them leaves no room for
+    an answer, RunFolderBusy when another process runs in the same folder.
     """
     return ranks.once(config.out, to_mapping(config), config.device, partial(_sweep, config))
 
@@ -77,8 +78,10 @@ def _sample(
     """Append what is not stored yet, temperature by temperature, a chunk of prompts at a time."""
     parts = list(product(config.temperatures, chunks(len(prompts), config.chunk_prompts)))
     sizes = [len(prompts[part]) * config.samples for _, part in parts]
+    judges = (config.helpfulness, config.safety)
+    refuse_without_room(prompts, config.max_new_tokens, [config.policy], judges)
     model, tokenizer = load_chat_model(config.policy, device, config.dtype)
-    rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
+    rewards = RewardModels(*judges, config.threshold, config)
 
     def draw(number: int) -> list[Record]:
         temperature, part = parts[number]

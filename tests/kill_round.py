@@ -202,8 +202,8 @@ STAGES = {
         {"prompts": "prompts", "policy": "brief", "against": "chat", "constraints": "constraints"},
         {**DRAWN, "turns": [2, 4], "dialogues": 12, "resamples": 50, "max_new_tokens": 12},
         {"drawing": "rlhf_loop.instruction_keeping.answer_prompts",
-         "storing": "rlhf_loop.instruction_keeping.write_records", **RESULT},
-        Counter(drawing=2), again=Counter(drawing=7, storing=2),
+         "storing": "rlhf_loop.instruction_keeping.append_records", **RESULT},
+        Counter(drawing=2, storing=1), again=Counter(drawing=7, storing=7),
     ),
     "sampling": Stage(
         "sampling", {"prompts": "prompts", "model": ["chat", "brief"]},

@@ -84,6 +84,16 @@ def tiny_chat_model(
     return folder
 
 
+def other_words(folder: Path) -> Path:
+    """Exchange two of the letters in the model's tokenizer; returns the folder."""
+    file = folder / "tokenizer.json"
+    kept = json.loads(file.read_text())
+    words = kept["model"]["vocab"]
+    words["a"], words["e"] = words["e"], words["a"]
+    file.write_text(json.dumps(kept))
+    return folder
+
+
 def brief_chat_model(folder: Path, start: Path) -> Path:
     """Tune a small chat model until it mostly ends its answers by itself; returns its folder."""
     asked = [Message("user", "Why?"), Message("assistant", "No."), Message("user", "Why so?")]

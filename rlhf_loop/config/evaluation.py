@@ -29,7 +29,7 @@ from rlhf_loop.config.common import (
 from rlhf_loop.prompts import PromptSplit
 
 A_JUDGE = Needs("a judge_address", lambda config: config.judge_address is not None)
-Measure = Literal["refusals", "diversity", "independent", "judge", "tasks", "people"]
+Measure = Literal["refusals", "diversity", "independent", "judge", "tasks", "people", "kl"]
 
 
 @dataclass(frozen=True, kw_only=True)

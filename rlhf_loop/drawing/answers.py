@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from reward.model import context_tokens
 from rlhf_loop.drawing.apart import draw_apart
 from rlhf_loop.drawing.record import Record
 from rlhf_loop.drawing.shared import draw_shared, shares_prompts
@@ -40,7 +41,7 @@ def generate_answers(
 
 
 def _refuse_too_long(model: Any, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_tokens(model)
     longest = max(map(len, prompts), default=0)
     if context is not None and longest + max_new_tokens > context:
         raise ValueError(

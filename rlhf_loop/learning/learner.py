@@ -46,6 +46,7 @@ from rlhf_loop.policy import (
     load_chat_model,
     optimizer_groups,
     prompt_tokens,
+    refuse_other_words,
     row_seed,
 )
 from rlhf_loop.prompts import Prompt
@@ -91,7 +92,7 @@ class Learner:
         self.valuer = ranks.empty_copy(self.critic) if self.critic else None
         self.reference, other = _load_policy(config.reference or config.policy, device)
         if config.reference is not None:
-            _refuse_other_words(self.tokenizer, other, str(config.reference))
+            refuse_other_words(self.tokenizer, other, str(config.reference))
         self.reference.requires_grad_(False)
         self._reference_rows = ranks.put_away(self.reference)
         self.rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
@@ -428,19 +429,8 @@ def _load_critic(config: PPOConfig, tokenizer: Any, device: torch.device) -> Any
         return None
     folder = config.helpfulness if config.value == "helpfulness" else config.safety
     model, other = load_reward_model(folder)
-    _refuse_other_words(tokenizer, other, f"{folder}, which values start from,")
+    refuse_other_words(tokenizer, other, f"{folder}, which values start from,")
     return model.to(device)
-
-
-def _refuse_other_words(tokenizer: Any, other: Any, whose: str) -> None:
-    """Raises ValueError where a model that reads the policy's tokens has others of its own."""
-    own, its = tokenizer.get_vocab(), other.get_vocab()
-    for word, number in own.items():
-        if its.get(word) != number:
-            raise ValueError(
-                f"{whose} has the id {its.get(word)} for {word!r}, and the policy has {number}: "
-                "it must read the policy's tokens"
-            )
 
 
 def build_optimiser(module: torch.nn.Module, config: PPOConfig) -> torch.optim.AdamW:

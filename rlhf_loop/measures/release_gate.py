@@ -204,7 +204,11 @@ def _missing(figures: Figures, thresholds: GateConfig) -> dict[str, str]:
         "tasks": ("task accuracy", _accuracies(figures, thresholds)),
         "people": ("people, side by side", _preference(figures, "people")),
     }  # fmt: skip
-    return {name: words for name, (words, found) in wanted.items() if found is None}
+    missing = {name: words for name, (words, found) in wanted.items() if found is None}
+    asked = thresholds.kl_most is not None or "kl" in thresholds.must_measure
+    if asked and figures.get("kl") is None:
+        missing["kl"] = "the divergence from the old model"
+    return missing
 
 
 def _limited(figures: Figures, *names: str) -> Figures | None:

@@ -22,9 +22,10 @@ from reward.model import (
     save_reward_model,
     start_from_chat_model,
 )
-from reward.preferences import to_record, write_pairs
+from reward.preferences import Message, to_record, write_pairs
 from reward.run_folder import RunFolder
-from reward.score import score_tokens
+from reward.score import Scorer, score_tokens
+from reward.score import main as score_main
 from reward.train import main
 from tests.reward.pairs import pair, pairs
 from tests.tiny_models import tiny_chat_model
@@ -285,6 +286,36 @@ def test_memory_that_runs_out_says_what_needs_less(flags, monkeypatch):
         "CUDA out of memory; a smaller --tokens-per-minibatch or --recompute-activations true "
         "needs less"
     )
+
+
+# --- what is scored -----------------------------------------------------------------------------
+
+
+def test_what_is_longer_than_the_context_is_not_scored(chat, tmp_path):
+    """Positions beyond it were never learnt: the score would be a number without meaning."""
+    save_reward_model(*start_from_chat_model(chat, 0), tmp_path / "model")
+    scorer = Scorer(tmp_path / "model", "cpu")
+    fits, too_long = ([5] * 256, [5] * 257)
+    assert scorer.score_tokens([fits]).isfinite().all()
+    allowed = "conversation 2 has 257 tokens, allowed are 256: the model's context"
+    with pytest.raises(ValueError, match=allowed):
+        scorer.score_tokens([fits, too_long])
+    asked = Message("user", "Why?")
+    with pytest.raises(ValueError, match=r"conversation 1 has \d+ tokens, allowed are 256"):
+        scorer([[asked, Message("assistant", "word " * 300)]])
+
+
+def test_a_line_of_a_file_that_is_too_long_is_named(chat, tmp_path):
+    save_reward_model(*start_from_chat_model(chat, 0), tmp_path / "model")
+    file = tmp_path / "in.jsonl"
+    texts = ["Yes.", "word " * 300]
+    lines = [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": t}]
+             for t in texts]  # fmt: skip
+    file.write_text("\n\n".join(json.dumps({"messages": line}) for line in lines))
+    score = {"model": tmp_path / "model", "input": file, "output": tmp_path / "out.jsonl"}
+    with pytest.raises(SystemExit, match=r"in.jsonl, line 3: .* tokens, allowed are 256"):
+        score_main(words(score | {"device": "cpu"}))
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 # --- numbers ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from reward.preferences import Message, RiskCategory
+from reward.preferences import MalformedLine, Message, RiskCategory
 from reward.score import Scorer
 from rlhf_loop.config import ContextDistillationConfig
 from rlhf_loop.context_distillation import (
@@ -21,7 +21,9 @@ from rlhf_loop.context_distillation import (
     read_preprompts,
     with_preprompt,
 )
+from rlhf_loop.policy import load_chat_model, stop_tokens
 from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
+from rlhf_loop.sft import read_answers
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 
 ASK = [Message("user", "How?")]
@@ -89,6 +91,16 @@ def test_the_kept_answers_are_trained_on_without_their_preprompt(config):
         assert line["messages"][:-1] == [m._asdict() for m in prompt.messages]
         assert line["messages"][-1] == {"role": "assistant", "content": texts[prompt.id]}
     assert distil(config) == result
+
+
+def test_answers_to_held_out_prompts_say_so_and_are_never_learnt(config):
+    test = [replace(p, split=PromptSplit.TEST) for p in read_prompts(config.prompts)]
+    write_prompts(config.prompts, test)
+    distil(replace(config, split=PromptSplit.TEST))
+    assert {line["split"] for line in read_lines(config.out / "distilled.jsonl")} == {"test"}
+    model, tokenizer = load_chat_model(config.policy, "cpu")
+    with pytest.raises(MalformedLine, match="split is 'test', allowed is train"):
+        read_answers([config.out / "distilled.jsonl"], tokenizer, stop_tokens(model, tokenizer))
 
 
 def test_both_answers_are_scored_as_answers_to_the_bare_prompt(config):

@@ -16,7 +16,7 @@ from rlhf_loop.learning.likelihood import reading
 from rlhf_loop.policy import load_chat_model
 from tests.reward.pairs import pair, pairs
 from tests.rlhf_loop.conftest import read_lines
-from tests.tiny_models import CONFIGS, tiny_chat_model
+from tests.tiny_models import CONFIGS, other_words, tiny_chat_model
 
 
 @pytest.fixture
@@ -179,8 +179,16 @@ def test_the_reference_is_computed_once(config, monkeypatch):
     _, tokenizer = load_chat_model(config.policy, "cpu")
     every = answer_pairs(tokenizer, pairs(12), frozenset())
     monkeypatch.setattr("rlhf_loop.dpo._reference", None)  # a call would be a TypeError
-    found = with_reference(config, RunFolder(config.out), every, None)
+    found = with_reference(config, RunFolder(config.out), every, None, tokenizer)
     assert [one.ref_chosen for one in found] == [line["chosen"] for line in stored]
+
+
+def test_a_reference_of_other_tokens_is_refused(config, tmp_path):
+    """Its log-probabilities would be those of other words."""
+    reference = other_words(tiny_chat_model(tmp_path / "reference"))
+    with pytest.raises(ValueError, match=r"reference has the id \d+ for '.*', and the policy has"):
+        train(changed(config, reference=reference))
+    assert not (config.out / "reference.jsonl").exists()
 
 
 # --- what is trained on --------------------------------------------------------------------------

@@ -169,6 +169,57 @@ def test_a_refusal_is_not_repeated():
         assert len(server.heard) <= 2
 
 
+@pytest.mark.parametrize("by_tokens", [True, False])
+def test_a_prompt_that_is_refused_among_others_is_named(loaded, by_tokens):
+    """The one that is asked first to see what the address can is taken, another one is not."""
+    words = {"prompt": prompt_tokens(loaded[1], PROMPTS[3]), "messages": PROMPTS[3][-1].content}
+
+    def answer(request):
+        asked = request.get("prompt") or request["messages"][-1]["content"]
+        if asked in words.values():
+            return Answer(b'{"error": "maximum context length is 8"}', 400)
+        return as_vllm(loaded)(request) if by_tokens else says("Yes.")
+
+    with chat_server(answer) as server:
+        address = address_with(server, loaded)
+        address = address if by_tokens else address._replace(tokenizer=None)
+        with pytest.raises(SamplerRefused, match=r"refuses: 400 .*maximum context") as refused:
+            answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
+        assert f"the prompt that ends with {words['messages']!r}: " in str(refused.value)
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 503])
+def test_what_is_refused_for_now_is_asked_again(loaded, status):
+    heard = []
+
+    def answer(request):
+        heard.append(request["seed"])
+        busy = Answer(b"busy", status)
+        return as_vllm(loaded)(request) if heard.count(request["seed"]) > 1 else busy
+
+    with chat_server(answer) as server:
+        found = answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, Drawing(8))
+    here = answer_prompts(Here(*loaded, 8), PROMPTS, SEEDS, Drawing(8))
+    assert [answer.tokens for answer in found] == [answer.tokens for answer in here]
+
+
+def test_an_address_that_stays_busy_is_refused_with_its_words(loaded):
+    with (
+        chat_server(lambda request: Answer(b"too many requests", 429)) as server,
+        pytest.raises(SamplerRefused, match="did not answer: 429 too many requests"),
+    ):
+        answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, Drawing(8))
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_may_not_ask_is_told_so_at_once(loaded, status):
+    """It is no sign that the address takes no token ids."""
+    with chat_server(lambda request: Answer(b"no such key", status)) as server:
+        with pytest.raises(SamplerRefused, match=f"refuses: {status} no such key"):
+            answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, Drawing(8))
+        assert [heard.path for heard in server.heard] == ["/v1/completions"]
+
+
 # --- new weights ---------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from rlhf_loop.evaluate import evaluate, evenly
 from rlhf_loop.prompts import PromptSplit, write_prompts
 from tests.reward.chat_server import Answer, chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
-from tests.tiny_models import tiny_chat_model
+from tests.tiny_models import other_words, tiny_chat_model
 
 
 @pytest.fixture
@@ -40,6 +40,15 @@ def test_another_model_has_a_divergence_and_its_own_answers(config, tmp_path):
     result = evaluate(EvaluateConfig(**{**vars(config), "policy": other}))
     assert result["kl"] > 0
     assert any(sample["before"]["text"] != sample["after"]["text"] for sample in result["samples"])
+
+
+def test_models_of_other_tokens_have_no_divergence_and_the_gate_says_so(config, tmp_path):
+    """The same tokens are other words to each: any number would be one of nothing."""
+    other = other_words(tiny_chat_model(tmp_path / "other", seed=5))
+    found = evaluate(replace(config, policy=other, gate={"kl_most": 5.0}))
+    assert found["kl"] is None
+    assert "the divergence from the old model" in found["gate"]["unmeasured"]
+    assert found["all"]["count"] == 4
 
 
 def test_prompts_without_the_split_are_refused(config, tmp_path):

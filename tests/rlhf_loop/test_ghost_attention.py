@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from reward.measures.resampling import Draws
-from reward.preferences import Message
+from reward.preferences import MalformedLine, Message
 from rlhf_loop.config import GhostAttentionConfig, InstructionKeepingConfig
 from rlhf_loop.constraints import Constraint
 from rlhf_loop.engines import answer_prompts
@@ -20,11 +21,11 @@ from rlhf_loop.ghost_attention import (
     training_messages,
     with_instruction,
 )
-from rlhf_loop.instruction_keeping import figures, keep
+from rlhf_loop.instruction_keeping import figures, keep, summary
 from rlhf_loop.learning.likelihood import reading, token_logprobs
 from rlhf_loop.policy import load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
-from rlhf_loop.sft import answer_row, joined
+from rlhf_loop.sft import answer_row, joined, read_answers
 from tests.reward.chat_server import chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 
@@ -121,6 +122,42 @@ def test_a_killed_run_ends_the_same(config, tmp_path, monkeypatch):
         assert (config.out / name).read_bytes() == (whole.out / name).read_bytes()
 
 
+def with_context(model, folder, tokens):
+    """The same model, whose context is that long."""
+    shutil.copytree(model, folder)
+    kept = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(kept | {"max_position_embeddings": tokens}))
+    return folder
+
+
+def test_a_dialogue_ends_where_its_next_answer_has_no_room(config, brief_model, tmp_path):
+    """A third request with its history has 75 tokens or more; the others are as they were."""
+    build(config)
+    small = with_context(brief_model, tmp_path / "small", 75 + config.max_new_tokens - 1)
+    result = build(replace(config, policy=small, out=tmp_path / "ended"))
+    assert list(result["turns"]) == ["2"]
+    whole, ended = (read_lines(out / "dialogues.jsonl") for out in (config.out, tmp_path / "ended"))
+    assert {len(line["messages"]) for line in whole} == {4, 6}
+    assert len(ended) == len(whole)
+    for line, other in zip(ended, whole, strict=True):
+        assert line["messages"] == other["messages"][:4]
+
+
+def test_dialogues_that_have_no_room_from_the_start_are_left_out(config, brief_model, tmp_path):
+    small = with_context(brief_model, tmp_path / "small", config.max_new_tokens)
+    with pytest.raises(ValueError, match="an answer was cut, empty or without room: 24"):
+        build(replace(config, policy=small))
+
+
+def test_dialogues_of_held_out_prompts_say_so_and_are_never_learnt(config):
+    held_out = replace(config, split=PromptSplit.TEST)
+    build(held_out)
+    assert {line["split"] for line in read_lines(config.out / "dialogues.jsonl")} == {"test"}
+    model, tokenizer = load_chat_model(config.policy, "cpu")
+    with pytest.raises(MalformedLine, match="split is 'test', allowed is train"):
+        read_answers([config.out / "dialogues.jsonl"], tokenizer, stop_tokens(model, tokenizer))
+
+
 def test_dialogues_that_do_not_obey_are_left_out(config, tmp_path):
     path = tmp_path / "strict.json"
     never = {**ANYTHING, "check": {"pattern": "^never said$"}}
@@ -165,8 +202,57 @@ def test_every_turn_is_answered_and_some_are_judged(keeping):
     assert result["dialogues"] == 6
     assert list(result["turns"]) == ["2", "4"]
     assert result["turns"]["4"]["share"] == 1  # an empty pattern is found everywhere
-    assert [len(line["answers"]) for line in read_lines(keeping.out / "after.jsonl")] == [4] * 6
+    lines = read_lines(keeping.out / "after.jsonl")
+    assert [line["turn"] for line in lines] == [1, 2, 3, 4]
+    assert {len(line["answers"]) for line in lines} == {6}
+    assert result["cut_short"] == {"after": {"2": 0, "4": 0}}
     assert keep(keeping) == result
+
+
+def test_a_dialogue_without_room_obeys_at_no_later_turn(keeping, chat_model, tmp_path):
+    """The third prompt has 50 tokens or more: whatever would have been said, it was not."""
+    keep(keeping)
+    small = with_context(chat_model, tmp_path / "small", 50 + keeping.max_new_tokens - 1)
+    result = keep(replace(keeping, policy=small, against=chat_model, out=tmp_path / "ended"))
+    assert result["cut_short"] == {"after": {"2": 0, "4": 6}, "before": {"2": 0, "4": 0}}
+    assert (result["turns"]["2"]["share"], result["turns"]["4"]["share"]) == (1, 0)
+    assert result["turns"]["4"]["change"]["before"] == 1
+    assert "turn 4: 100.0% → 0.0% still obey" in summary(result)
+    assert summary(result).endswith(", 6 of 6 dialogues had no room left")
+    whole, ended = (read_lines(out / "after.jsonl") for out in (keeping.out, tmp_path / "ended"))
+    assert ended[:2] == whole[:2]
+    assert [line["answers"] for line in ended[2:]] == [[None] * 6] * 2
+
+
+def test_a_judge_is_not_asked_about_turns_that_never_came(keeping, chat_model, tmp_path):
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps({"constraints": [{**ANYTHING, "check": {"judge": True}}]}))
+    small = with_context(chat_model, tmp_path / "small", 50 + keeping.max_new_tokens - 1)
+    with chat_server(lambda request: says("VERDICT: YES")) as server:
+        found = replace(keeping, policy=small, constraints=path, judge_address=server.address,
+                        judge_model="wise")  # fmt: skip
+        assert keep(found)["turns"]["4"]["share"] == 0
+        assert len(server.heard) == 6
+
+
+def test_a_killed_run_keeps_the_turns_that_were_answered(keeping, tmp_path, monkeypatch):
+    whole = replace(keeping, out=tmp_path / "whole")
+    result, asked = keep(whole), []
+
+    def killed_at_the_third(*given):
+        asked.append(given)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return answer_prompts(*given)
+
+    monkeypatch.setattr("rlhf_loop.instruction_keeping.answer_prompts", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        keep(keeping)
+    assert len(read_lines(keeping.out / "after.jsonl")) == 2
+    assert keep(keeping) == result
+    assert len(asked) == 5  # two turns, the third one twice, the fourth
+    for name in ("after.jsonl", "result.json"):
+        assert (keeping.out / name).read_bytes() == (whole.out / name).read_bytes()
 
 
 def test_the_instruction_is_given_once_however_long_the_dialogue(keeping, monkeypatch):

@@ -210,6 +210,14 @@ def test_a_line_of_an_earlier_round_that_is_none_is_named(config, tmp_path):
         run_rejection(changed(config, earlier=(file,)))
 
 
+def test_an_earlier_answer_that_cannot_be_scored_ends_the_run_before_it_draws(config, tmp_path):
+    lines = [answered(make_prompt(0), "Yes."), answered(make_prompt(40), "word " * 300)]
+    file = earlier_round(tmp_path / "e", *lines)
+    with pytest.raises(ValueError, match=r"prompt 'p40' with its answer: .* tokens, allowed are 2"):
+        run_rejection(changed(config, earlier=(file,)))
+    assert not (config.out / "candidates.jsonl").exists()
+
+
 # --- what is fine-tuned on -----------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -273,6 +274,9 @@ def test_a_prompt_without_room_for_an_answer_is_refused(chat_model):
     model, tokenizer = load_chat_model(chat_model, "cpu")
     with pytest.raises(ValueError, match="a prompt has 250 tokens, allowed are 246"):
         generate_answers(model, tokenizer, [[5] * 250], [0], Drawing(10), 4)
+    with_images = SimpleNamespace(config=transformers.LlavaConfig(text_config=model.config))
+    with pytest.raises(ValueError, match="a prompt has 250 tokens, allowed are 246"):
+        generate_answers(with_images, tokenizer, [[5] * 250], [0], Drawing(10), 4)
 
 
 def test_the_model_is_left_as_it_was(llama, monkeypatch):

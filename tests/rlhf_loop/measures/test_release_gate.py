@@ -156,6 +156,17 @@ def test_what_was_not_measured_is_said_and_holds_nothing_back():
     ]  # fmt: skip
 
 
+def test_a_limit_of_what_was_not_measured_is_said():
+    """Other tokens, no divergence: a limit on it has not been kept, nor broken."""
+    words = "the divergence from the old model"
+    assert release_gate(figures(kl=None)).unmeasured == []
+    verdict = release_gate(figures(kl=None), GateConfig(kl_most=5.0))
+    assert verdict == (True, [], [words])
+    assert release_gate(GOOD, GateConfig(kl_most=5.0)) == (True, [], [])
+    (reason,) = release_gate(figures(kl=None), GateConfig(must_measure=("kl",))).reasons
+    assert reason == f"Not measured, and this installation asks for it: {words}."
+
+
 def test_what_must_be_measured_holds_back_where_it_was_not():
     found = {"all": {"combined": change(1.0, 1.5)}}
     verdict = release_gate(found, GateConfig(must_measure=("tasks", "people")))
