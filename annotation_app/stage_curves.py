@@ -40,12 +40,7 @@ POWERS = {"type": "log", "exponentformat": "power"}
 SCORES = {"objective/helpfulness": "helpfulness", "objective/safety": "safety"}
 LEARNING_RATE = Panel("learning-rate", "Learning rate", {"lr": "learning rate"},
                       axis={"rangemode": "tozero", "exponentformat": "power"})  # fmt: skip
-GRADIENT = Panel(
-    "gradient-norm",
-    "Gradient norm",
-    {"ppo/grad_norm": "policy", "ppo/val/grad_norm": "value model", "grad_norm": "norm"},
-    "Before clipping.",
-)
+GRADIENT = Panel("gradient-norm", "Gradient norm", {"grad_norm": "norm"}, "Before clipping.")
 ANSWER_LOSS = Panel(
     "loss",
     "Loss",
@@ -152,7 +147,9 @@ PPO: Panels = (
                 "Nats per token, half the squared log-ratio.",
                 axis={"exponentformat": "power", "rangemode": "tozero"},
             ),
-            GRADIENT,
+            GRADIENT._replace(
+                lines={"ppo/grad_norm": "policy", "ppo/val/grad_norm": "value model"}
+            ),
         ),
     ),
     (
@@ -287,9 +284,9 @@ CURVES: dict[str, Panels] = {Run.Kind.PPO: PPO, Run.Kind.REJECTION: REJECTION,
 def curve(
     stage: str, panel: Panel, metrics: Metrics, result: Result, settings: Mapping[str, Any]
 ) -> Table:
+    """A panel as a table; without rows where nothing of it was logged."""
     points = {key: _points(metrics, key) for key in panel.lines}
     lines = {key: found for key, found in points.items() if found}
-    """A panel as a table; without rows where nothing of it was logged."""
     steps_are = "iteration" if stage == Run.Kind.PPO else "step"
     at = {key: dict(found) for key, found in lines.items()}
     steps = sorted({step for found in at.values() for step in found})

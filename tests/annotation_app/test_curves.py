@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pytest
-
-from annotation_app.curves import CURVES, curves, pace, table, window
+from annotation_app.curves import curves, pace, table, window
 from annotation_app.figures import MOST_POINTS
-from reward.config import TrainConfig
 
 KIND = "reward_training"
 
@@ -66,15 +63,3 @@ def test_a_clock_that_stands_still_gives_no_pace():
 
 def test_columns_are_all_that_was_ever_logged():
     assert table([{"step": 1}, {"step": 2, "loss": 3}]) == (["step", "loss"], [[1, ""], [2, 3]])
-
-
-@pytest.mark.parametrize("curve", CURVES[KIND])
-def test_the_trainer_logs_what_is_drawn(curve):
-    import inspect
-
-    from reward import train
-
-    source = inspect.getsource(train)
-    assert TrainConfig.__name__ in source
-    for name in curve.series:
-        assert f'"{name}"' in source, name

@@ -251,8 +251,10 @@ def test_a_reward_server_that_is_down_is_one_sentence(alice, models, talker, rew
 
 def test_one_reward_model_without_the_other(alice, models, talker, rewards):
     Checkpoint.objects.filter(kind="safety_reward").update(storage_key="gone")
-    (found,) = of(talk(alice, models), "scores")
-    assert found["sides"][0]["helpfulness"] is not None
+    events = talk(alice, models)
+    (found,) = of(events, "scores")
+    wanted = SCORES["checkpoints/helpfulness"] + len(text(events, 0)) / 1000
+    assert found["sides"][0]["helpfulness"] == pytest.approx(wanted)
     assert found["sides"][0]["safety"] is None
     assert "combined" not in found["sides"][0]
     assert len(found["missing"]) == 1

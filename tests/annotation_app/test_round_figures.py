@@ -6,14 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import rlhf_loop
 from annotation_app.round_figures import sentences, stage_groups, tables
-from annotation_app.stage_curves import CURVES
 from rlhf_loop.config import TemperatureConfig
 from rlhf_loop.measures.paired_figures import compare
 from tests.annotation_app import played
-
-LOOP = "".join(file.read_text() for file in Path(rlhf_loop.__file__).parent.rglob("*.py"))
 
 
 def named(stage: str, *given: object) -> dict:
@@ -78,18 +74,6 @@ def test_nothing_to_show_is_no_error(stage, lines):
 def test_a_stage_that_others_add_has_a_page_without_figures():
     assert stage_groups("polish", played.ppo_lines(3), {"model": "model"}) == []
     assert sentences("polish", {"model": "model"}) == []
-
-
-@pytest.mark.parametrize(
-    "name",
-    sorted({key for panels in CURVES.values() for _, group in panels for p in group
-            for key in p.lines}),
-)  # fmt: skip
-def test_the_loop_logs_what_is_drawn(name):
-    composed = {
-        f"dpo/{it}": f'"{it}"' for it in ("loss", "accuracy", "margin", "chosen", "rejected")
-    }
-    assert composed.get(name, f'"{name}"') in LOOP
 
 
 # --- rejection sampling and the sweep ------------------------------------------------------------

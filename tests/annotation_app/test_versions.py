@@ -54,7 +54,7 @@ def test_a_version_without_safety_prompts_has_its_row_and_no_point():
     round_ = begun()
     evaluated(round_, count=1)  # a helpfulness prompt
     won, scores = version_tables([round_])
-    assert won.rows[0][3] is not None
+    assert won.rows[0][3] == 0  # the gain of the only prompt is negative
     assert won.rows[0][7:] == (None,) * 4
     assert (won.figure, scores.figure) == (None, None)
 

@@ -217,7 +217,9 @@ def test_texts_of_strangers_are_texts(as_alice):
 
 def test_a_spreadsheet_runs_nothing(as_alice):
     found = hostile()
-    for row in rows(as_alice.get(reverse("mistakes_csv", args=[found.pk]))):
+    mistaken = rows(as_alice.get(reverse("mistakes_csv", args=[found.pk])))
+    assert len(mistaken) == 10
+    for row in mistaken:
         assert row["Batch"] == "'=1+1"
         assert row["Chosen"].startswith("'@SUM")
         assert row["Rejected"].startswith("'+1")
