@@ -24,9 +24,8 @@ from tests.tiny_models import tiny_chat_model
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory) -> dict[str, set[str]]:
-    """What a run of each kind has logged, with what is drawn only where it is on or happens: the
-    centring penalty, values, and a
-    threshold under which about half of the answers fall."""
+    """What a run of each kind has logged. What is drawn only where it is on or happens is there: a
+    centring penalty, a value model of its own, a threshold that half of the answers are under."""
     folder: Path = tmp_path_factory.mktemp("drawn")
     chat = tiny_chat_model(folder / "chat")
     write_pairs(folder / "pairs.jsonl", pairs(12, "safety"))

@@ -125,9 +125,8 @@ def test_what_stood_left_on_the_screen_stands_left_to_be_judged(bob, batch):
         annotation = posed(events)
         sides = on_screen(events)
         assert sides["left"] == annotation.comparison.response(annotation.shown_left).text
-        assert (
-            sides["right"] == annotation.comparison.response(Side(annotation.shown_left).other).text
-        )
+        right = Side(annotation.shown_left).other
+        assert sides["right"] == annotation.comparison.response(right).text
         lefts.add(annotation.shown_left)
         annotation.skip()
     assert lefts == {"a", "b"}
