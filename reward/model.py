@@ -107,6 +107,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def refuse_no_model(folder: Path) -> None:
+    """Raises ValueError for a folder without a model, or whose model stands in a folder below."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no model: it has no config.json")
     if (folder / "model" / "config.json").is_file():

@@ -40,7 +40,10 @@ class Source(NamedTuple):
 
 
 def sample(config: SamplingConfig) -> dict[str, Any]:
-    """Write the answers that ``responses.jsonl`` does not hold yet, and the run's result."""
+    """Write the answers that ``responses.jsonl`` does not hold yet, and the run's result.
+
+    Raises RunFolderBusy where another process does, ValueError for another configuration.
+    """
     run = RunFolder(config.out)
     return run.once(to_mapping(config), lambda: _sample(config, run))
 
