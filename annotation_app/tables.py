@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from django.http import Http404, HttpResponse
 
@@ -65,6 +65,11 @@ class Table(NamedTuple):
 
     def csv(self) -> HttpResponse:
         return csv_file(f"{self.name}.csv", [column.name for column in self.columns], self.rows)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is one; a missing one is None, and True is no number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def named(tables: Iterable[Table], name: str) -> Table:

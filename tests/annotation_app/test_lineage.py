@@ -14,8 +14,7 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+def no_cap(settings, storage_root):
     settings.HOLDOUT_CAP_PER_BATCH = 1_000
 
 

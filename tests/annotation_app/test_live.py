@@ -32,19 +32,11 @@ from annotation_app.models.refusals import (
     WrongState,
 )
 from tests.annotation_app.rows import open_batch, released_chat_model
-from tests.annotation_app.talking import End, Talker, converse, in_pieces, release_both, run
+from tests.annotation_app.talking import End, converse, in_pieces, release_both, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 QUESTION = "How do I descale my kettle?"
-
-
-@pytest.fixture
-def talker(settings, tmp_path):
-    talker = Talker()
-    settings.SAMPLER_URL, settings.STORAGE_ROOT = talker.url, tmp_path
-    yield talker
-    talker.close()
 
 
 @pytest.fixture

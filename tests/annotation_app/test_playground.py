@@ -26,21 +26,13 @@ from annotation_app.models import (
 from annotation_app.models.refusals import WrongState
 from tests.annotation_app.rows import released_chat_model
 from tests.annotation_app.scoring import promoted
-from tests.annotation_app.talking import Talker, in_pieces, run
+from tests.annotation_app.talking import in_pieces, run
 from tests.reward.chat_server import Answer, ChatServer, chat_server
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SCORES = {"checkpoints/helpfulness": 1.25, "checkpoints/safety": -4.0}
 HELLO = [{"role": "user", "content": "How do I descale my kettle?"}]
-
-
-@pytest.fixture
-def talker(settings, tmp_path):
-    talker = Talker()
-    settings.SAMPLER_URL, settings.STORAGE_ROOT = talker.url, tmp_path
-    yield talker
-    talker.close()
 
 
 @pytest.fixture

@@ -9,12 +9,7 @@ from annotation_app.versions import version_tables
 from reward.measures.accuracy import wilson_interval
 from tests.annotation_app.played import begun, evaluated, played
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 def drawn(table) -> dict:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import uuid
 from typing import Any
 
@@ -20,6 +18,7 @@ from reward.preferences import read_pairs
 from reward.scores import write_scores
 from tests.annotation_app.trained import evaluated, held_out, trained
 from tests.annotation_app.views.axe import PHONE, fits, violations
+from tests.annotation_app.views.conftest import rows, text
 from tests.reward.chat_server import Answer, chat_server, says
 from tests.reward.reward_models import ours
 
@@ -33,14 +32,6 @@ def configured(settings, tmp_path):
     settings.RUN_SETTINGS = None
     settings.JUDGE_URL, settings.JUDGE_MODEL = "http://judge.invalid:9", "wise"
     settings.JUDGE_API_KEY = ""
-
-
-def text(answer) -> str:
-    return answer.content.decode()
-
-
-def rows(answer) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text(answer))))
 
 
 def ask(client, criterion: str = "helpfulness", **more: object):

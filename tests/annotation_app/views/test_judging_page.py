@@ -12,6 +12,7 @@ from annotation_app.models import Annotation, Guideline, Person, Side
 from reward.preferences import read_pairs
 from tests.annotation_app.rows import comparison, open_batch
 from tests.annotation_app.views.axe import PHONE, fits, violations
+from tests.annotation_app.views.conftest import press
 
 pytestmark = pytest.mark.django_db(transaction=True)
 STRENGTHS = ["significantly_better", "better", "slightly_better", "negligibly_better"]
@@ -39,11 +40,6 @@ def shown(page) -> Annotation:
     return Annotation.objects.get(
         pk=page.locator("[data-annotation]").get_attribute("data-annotation")
     )
-
-
-def press(page, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def saved(page, annotation: Annotation) -> Annotation:

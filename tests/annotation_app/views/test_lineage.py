@@ -12,12 +12,7 @@ from tests.annotation_app.rows import released_chat_model
 from tests.annotation_app.test_lineage import judged, turned
 from tests.annotation_app.views.axe import PHONE, fits, violations
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from annotation_app.models import Annotation, Guideline, Organisation, Person, Review
+from tests.annotation_app.conftest import read
 from tests.annotation_app.rows import comparison, open_batch
 
 pytestmark = pytest.mark.django_db
@@ -28,10 +29,6 @@ def address(annotation: Annotation, name: str = "review") -> str:
 def decide(client, annotation: Annotation, decision: str, query: str = "", **fields):
     where = address(annotation, "decide") + query
     return client.post(where, {"decision": decision, **fields})
-
-
-def read(answer) -> str:
-    return " ".join(answer.content.decode().split())
 
 
 def test_it_works(as_rita, bob):

@@ -14,12 +14,7 @@ from reward.lines import whole_records, write_records
 from tests.annotation_app.played import begun, played
 from tests.annotation_app.views.axe import PHONE, fits, violations
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 def get(client, round_, **query):
