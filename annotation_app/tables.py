@@ -25,8 +25,8 @@ class Column(NamedTuple):
         if value is None or value == "":
             return "–"
         if self.kind == "share":
-            return f"{100 * float(value):.1f}\u00a0%"
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+            return in_figures(100 * float(value), ".1f") + "\u00a0%"
+        return in_figures(value) if isinstance(value, float) else str(value)
 
 
 class Table(NamedTuple):
@@ -65,6 +65,11 @@ class Table(NamedTuple):
 
     def csv(self) -> HttpResponse:
         return csv_file(f"{self.name}.csv", [column.name for column in self.columns], self.rows)
+
+
+def in_figures(value: float, form: str = ".4g") -> str:
+    """A number as every page writes it, with a minus sign where it is negative: −1.5."""
+    return format(value, form).replace("-", "−")
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from annotation_app.round_figures import sentences, stage_groups, tables
+from annotation_app.tables import Column, in_figures
 from rlhf_loop.config import TemperatureConfig
 from rlhf_loop.measures.paired_figures import compare
 from tests.annotation_app import played
@@ -74,6 +75,13 @@ def test_nothing_to_show_is_no_error(stage, lines):
 def test_a_stage_that_others_add_has_a_page_without_figures():
     assert stage_groups("polish", played.ppo_lines(3), {"model": "model"}) == []
     assert sentences("polish", {"model": "model"}) == []
+
+
+def test_every_number_has_the_same_minus_sign():
+    assert Column("Score").shown(-1.25) == in_figures(-1.25) == "−1.25"
+    assert Column("Gain", "share").shown(-0.5) == "−50.0\u00a0%"
+    assert in_figures(-1e-7, "+.3g") == "−1e−07"
+    assert Column("Round").shown(3) == "3"
 
 
 # --- rejection sampling and the sweep ------------------------------------------------------------

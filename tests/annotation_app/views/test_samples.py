@@ -50,7 +50,7 @@ def test_both_scores_and_refusals_stand_beside_the_texts(as_alice):
     for score in ("combined", "helpfulness", "safety"):
         gain = record["after"][score] - record["before"][score]
         told = f"{record['before'][score]:.4g} → {record['after'][score]:.4g}"
-        assert f"<strong>{score.capitalize()}</strong> {told}" in card
+        assert f"<strong>{score.capitalize()}</strong> {told.replace('-', '−')}" in card
         assert f"{gain:+.3g}".replace("-", "−") in card
     before, after = card.split("<h3>After")
     assert "refuses" in before
