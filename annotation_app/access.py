@@ -13,7 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, render
 
-from annotation_app.models import Annotation, Attempt, Dialogue, Person, leases
+from annotation_app.models import Annotation, Attempt, Criterion, Dialogue, Person, leases
 from annotation_app.models.refusals import NotAssigned, Refusal
 
 P = ParamSpec("P")
@@ -44,6 +44,13 @@ administrator_required = _guarded(lambda who: who.is_administrator)
 def person(request: HttpRequest) -> Person:
     """Who is signed in; only called behind a guard."""
     return cast(Person, request.user)
+
+
+def known_criterion(word: str) -> str:
+    """The criterion itself. Raises Http404 where there is none of that name."""
+    if word not in Criterion.values:
+        raise Http404
+    return word
 
 
 def own_annotation(request: HttpRequest, pk: int) -> Annotation:

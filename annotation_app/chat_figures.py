@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from annotation_app import figures
-from annotation_app.stage_curves import Result, is_number
-from annotation_app.tables import Column, Table
+from annotation_app.stage_curves import Result
+from annotation_app.tables import Column, Table, is_number
 
 GROUPS = {
     "all": "all prompts",

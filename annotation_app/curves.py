@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from annotation_app.figures import smoothed_lines
 from annotation_app.models import Run
-from annotation_app.tables import Figure
+from annotation_app.tables import Figure, is_number
 
 Metrics = Sequence[Mapping[str, Any]]
+Points = list[tuple[int, float]]
 RECENT = 20  # steps that the pace is read from
 
 
@@ -86,7 +87,7 @@ def curves(kind: str, metrics: Metrics, config: Mapping[str, Any] | None = None)
 
 
 def _shown(curve: Curve, metrics: Metrics) -> Shown:
-    lines = {name: _points(metrics, key) for key, name in curve.series.items()}
+    lines = {name: logged(metrics, key) for key, name in curve.series.items()}
     lines = {name: points for name, points in lines.items() if any(value for _, value in points)}
     numbers = [
         (name, points[-1][1], fmean(value for _, value in points[-window(len(points)) :]))
@@ -97,10 +98,9 @@ def _shown(curve: Curve, metrics: Metrics) -> Shown:
     return Shown(curve.id, curve.title, figure, numbers)
 
 
-def _points(metrics: Metrics, name: str) -> list[tuple[int, float]]:
-    return [
-        (line["step"], line[name]) for line in metrics if isinstance(line.get(name), int | float)
-    ]
+def logged(metrics: Metrics, name: str) -> Points:
+    """Step and value of every line that has this figure."""
+    return [(line["step"], value) for line in metrics if is_number(value := line.get(name))]
 
 
 def window(points: int) -> int:
@@ -110,7 +110,7 @@ def window(points: int) -> int:
 
 def pace(metrics: Metrics) -> Pace:
     """Pairs per second and the time left, from the median of the recent steps."""
-    recent = [line for line in metrics[-RECENT - 1 :] if isinstance(line.get("time"), int | float)]
+    recent = [line for line in metrics[-RECENT - 1 :] if is_number(line.get("time"))]
     seconds = [after["time"] - before["time"] for before, after in itertools.pairwise(recent)]
     if not seconds or (each := median(seconds)) <= 0:
         return Pace(None, None)

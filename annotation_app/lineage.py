@@ -1,7 +1,7 @@
 """What led to a checkpoint: its runs back to the first weights, and the people's work they read.
 
-The same walk as ``Checkpoint.annotation_ids``, a generation of runs at a time, with everything kept
-that was met on the way. Annotations are counted by the database, however many there are.
+A walk back a generation of runs at a time, with everything kept that was met on the way.
+Annotations are counted by the database, however many there are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from annotation_app.models import (
     Annotation,
     Batch,
     Checkpoint,
+    Demonstration,
     DemonstrationSet,
     PromptSet,
     Run,
@@ -139,6 +140,12 @@ def annotations_of(snapshots: Sequence[Snapshot]) -> QuerySet[Annotation]:
     """What any of the snapshots holds, each once."""
     held = Snapshot.annotations.through.objects.filter(snapshot__in=snapshots)
     return Annotation.objects.filter(pk__in=held.values("annotation"))
+
+
+def demonstrations_of(sets: Sequence[DemonstrationSet]) -> QuerySet[Demonstration]:
+    """The same of what fine-tuning read."""
+    held = DemonstrationSet.demonstrations.through.objects.filter(demonstrationset__in=sets)
+    return Demonstration.objects.filter(pk__in=held.values("demonstration"))
 
 
 _COUNTED = {

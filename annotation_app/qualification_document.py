@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotation_app.models.choices import Side, Strength
+from annotation_app.tables import is_number
 
 KINDS = ("quiz", "comparisons", "writing")
 ROLES = ("system", "user", "assistant")
@@ -265,7 +266,7 @@ def _seconds(part: Part) -> int | None:
     value = part.take("minutes")
     if "minutes" not in part.fields:
         return None
-    if not _is_number(value) or not 0 < value <= LONGEST_MINUTES or round(60 * value) < 1:
+    if not is_number(value) or not 0 < value <= LONGEST_MINUTES or round(60 * value) < 1:
         part.wrong("minutes", f"more than 0, {LONGEST_MINUTES} at most, or none for no limit")
         return None
     seconds: int = round(60 * value)
@@ -279,7 +280,7 @@ def _pass_mark(part: Part, kind: str, ask: int) -> float:
     low, high = (LOWEST_GRADE, HIGHEST_GRADE) if kind == "writing" else (0, 1)
     if isinstance(value, str) and kind != "writing":
         value = _fraction(value, ask)
-    if not _is_number(value) or not low <= value <= high or (value == high and is_exclusive):
+    if not is_number(value) or not low <= value <= high or (value == high and is_exclusive):
         allowed = f"a {'mean grade' if kind == 'writing' else 'share'} from {low} to {high}"
         if ask and kind != "writing":
             allowed += f', or right answers of those asked, "{ask}/{ask}" at most'
@@ -370,10 +371,6 @@ def _messages(part: Part, *, needed: bool) -> tuple[Mapping[str, str], ...]:
     if needed and found and found[-1]["role"] in ("system", "assistant"):
         part.fault("messages end without the user's; two responses answer a message of the user")
     return tuple(found)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _plain(number: float) -> float:

@@ -13,8 +13,8 @@ from annotation_app import figures
 from annotation_app.chat_figures import chat_tables
 from annotation_app.curves import Metrics
 from annotation_app.models import Run
-from annotation_app.stage_curves import CURVES, Result, curve, is_number
-from annotation_app.tables import Column, Table
+from annotation_app.stage_curves import CURVES, Result, curve
+from annotation_app.tables import Column, Table, is_number
 
 
 class Group(NamedTuple):

@@ -13,11 +13,17 @@ from django.core.exceptions import ImproperlyConfigured
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
+def env_choice(name: str, default: str, *allowed: str) -> str:
+    """One of ``allowed``, as it is written there; capitals do not count."""
+    value = os.environ.get(name, default)
+    for choice in allowed:
+        if value.lower() == choice.lower():
+            return choice
+    raise ImproperlyConfigured(f"{name} is {value!r}, allowed are {', '.join(allowed)}")
+
+
 def env_bool(name: str, default: bool) -> bool:
-    value = os.environ.get(name, str(default)).lower()
-    if value not in ("true", "false"):
-        raise ImproperlyConfigured(f"{name} is {value!r}, allowed are true, false")
-    return value == "true"
+    return env_choice(name, str(default), "true", "false") == "true"
 
 
 def env_int(name: str, default: int, low: int, high: int) -> int:
@@ -40,6 +46,27 @@ def env_float(name: str, default: float, low: float, high: float) -> float:
 
 def env_list(name: str, default: str) -> list[str]:
     return [item.strip() for item in os.environ.get(name, default).split(",") if item.strip()]
+
+
+def env_url(name: str, default: str, *schemes: str) -> str:
+    """An address without a slash at its end; ``default``, which may be none, where it is empty.
+
+    Addresses of the web are shown and stored: they hold no key.
+    """
+    value = (os.environ.get(name) or default).rstrip("/")
+    try:
+        parts = urlsplit(value)
+        is_address = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:  # the port is no number, or a bracket is open
+        is_address = False
+    holds_key = not {"@", "?"}.isdisjoint(value)
+    is_of_the_web = "http" in schemes
+    if value and (not is_address or (is_of_the_web and holds_key)):
+        what = "cannot be used" if holds_key else f"is {value!r}"
+        without = ", without a key" if is_of_the_web else ""
+        starts = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ImproperlyConfigured(f"{name} {what}, allowed is {starts} and a host{without}")
+    return value
 
 
 # --- where the running system writes ---------------------------------------------------------
@@ -71,7 +98,7 @@ ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS", "")
 BIND_ADDRESS = os.environ.get("BIND_ADDRESS", "127.0.0.1")  # of web, live and the local models
 PORT = env_int("PORT", 8000, 1, 65_535)
-SITE_URL = (os.environ.get("SITE_URL") or f"http://127.0.0.1:{PORT}").rstrip("/")
+SITE_URL = env_url("SITE_URL", f"http://127.0.0.1:{PORT}", "http", "https")
 BEHIND_TLS_PROXY = env_bool("BEHIND_TLS_PROXY", False)
 
 LIVE_PORT = env_int("LIVE_PORT", 8002, 1, 65_535)
@@ -128,11 +155,14 @@ TEMPLATES = [
 DATABASE_URL = os.environ.get("DATABASE_URL", f"sqlite:///{VAR_DIR / 'tandem.sqlite3'}")
 try:
     DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
-except ValueError as error:
+except ValueError:
+    DATABASES = {"default": {}}
+_engine = DATABASES["default"].get("ENGINE")
+if _engine not in ("django.db.backends.sqlite3", "django.db.backends.postgresql"):
     raise ImproperlyConfigured(
-        "DATABASE_URL cannot be read, allowed are sqlite:///FILE and postgres://USER:PASSWORD@HOST/NAME"
-    ) from error
-if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+        "DATABASE_URL cannot be used, allowed are sqlite:///FILE and postgres://USER:PASSWORD@HOST/NAME"
+    )
+if _engine.endswith("sqlite3"):
     VAR_DIR.mkdir(parents=True, exist_ok=True)
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
@@ -153,10 +183,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 def redis_url() -> str:
     """REDIS_URL, or the embedded server's address which it writes when it starts."""
-    if url := os.environ.get("REDIS_URL"):
-        return url
     address = VAR_DIR / "redis" / "url"
-    return address.read_text().strip() if address.exists() else "redis://127.0.0.1:6379/0"
+    embedded = address.read_text().strip() if address.exists() else "redis://127.0.0.1:6379/0"
+    return env_url("REDIS_URL", embedded, "redis", "rediss")
 
 
 REDIS_URL = redis_url()
@@ -196,6 +225,11 @@ if BEHIND_TLS_PROXY:
 
 LEASE_SECONDS = env_int("LEASE_SECONDS", 600, 5, 86_400)
 HEARTBEAT_SECONDS = env_int("HEARTBEAT_SECONDS", 30, 1, 3_600)
+if HEARTBEAT_SECONDS >= LEASE_SECONDS:
+    raise ImproperlyConfigured(
+        f"HEARTBEAT_SECONDS is {HEARTBEAT_SECONDS}, allowed is less than LEASE_SECONDS, "
+        f"{LEASE_SECONDS}"
+    )
 UNDO_SECONDS = env_int("UNDO_SECONDS", 600, 0, 86_400)
 OVERLAP = env_int("OVERLAP", 1, 1, 32)
 DUAL_SHARE = env_float("DUAL_SHARE", 0.0, 0.0, 1.0)
@@ -212,23 +246,17 @@ if os.environ.get("RUN_SETTINGS"):
 if RUN_SETTINGS is not None and not RUN_SETTINGS.is_file():
     raise ImproperlyConfigured(f"RUN_SETTINGS is {str(RUN_SETTINGS)!r}, allowed is a JSON file")
 SAMPLER_PORT = env_int("SAMPLER_PORT", 8001, 1, 65_535)  # of the local sampler
-SAMPLER_URL = (os.environ.get("SAMPLER_URL") or f"http://127.0.0.1:{SAMPLER_PORT}").rstrip("/")
+SAMPLER_URL = env_url("SAMPLER_URL", f"http://127.0.0.1:{SAMPLER_PORT}", "http", "https")
 SAMPLER_API_KEY = os.environ.get("SAMPLER_API_KEY", "")
 SAMPLER_TIMEOUT_SECONDS = env_int("SAMPLER_TIMEOUT_SECONDS", 60, 1, 3_600)
 SAMPLER_MAX_TOKENS = env_int("SAMPLER_MAX_TOKENS", 512, 1, 100_000)
 SCORER_PORT = env_int("SCORER_PORT", 8003, 1, 65_535)  # of the local reward server
-SCORER_URL = (os.environ.get("SCORER_URL") or f"http://127.0.0.1:{SCORER_PORT}").rstrip("/")
+SCORER_URL = env_url("SCORER_URL", f"http://127.0.0.1:{SCORER_PORT}", "http", "https")
 SCORER_API_KEY = os.environ.get("SCORER_API_KEY", "")
 SCORER_TIMEOUT_SECONDS = env_int("SCORER_TIMEOUT_SECONDS", 120, 1, 3_600)
-JUDGE_URL = os.environ.get("JUDGE_URL", "").rstrip("/")  # none: no chat model judges
+JUDGE_URL = env_url("JUDGE_URL", "", "http", "https")  # none: no chat model judges
 JUDGE_MODEL = os.environ.get("JUDGE_MODEL", "")
 JUDGE_API_KEY = os.environ.get("JUDGE_API_KEY", "")
-if JUDGE_URL:
-    _judge = urlsplit(JUDGE_URL)
-    if _judge.scheme not in ("http", "https") or not _judge.hostname or {*"@?"} & {*JUDGE_URL}:
-        raise ImproperlyConfigured(
-            "JUDGE_URL cannot be used, allowed is http:// or https:// and a host, without a key"
-        )
 if bool(JUDGE_URL) != bool(JUDGE_MODEL):
     raise ImproperlyConfigured(
         f"JUDGE_URL is {JUDGE_URL!r} and JUDGE_MODEL is {JUDGE_MODEL!r}, allowed are both or none"
@@ -279,11 +307,12 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 
+LOG_LEVEL = env_choice("LOG_LEVEL", "INFO", "DEBUG", "INFO", "WARNING", "ERROR")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {"httpx": {"level": "WARNING"}},
-    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO").upper()},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
 }

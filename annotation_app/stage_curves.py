@@ -7,15 +7,14 @@ that older runs have a page too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from annotation_app import figures
-from annotation_app.curves import Metrics, window
+from annotation_app.curves import Metrics, Points, logged, window
 from annotation_app.models import Run
-from annotation_app.tables import Column, Figure, Table
+from annotation_app.tables import Column, Figure, Table, is_number
 
 Result = Mapping[str, Any]
-Points = list[tuple[int, float]]
 
 
 class Panel(NamedTuple):
@@ -40,18 +39,23 @@ POWERS = {"type": "log", "exponentformat": "power"}
 SCORES = {"objective/helpfulness": "helpfulness", "objective/safety": "safety"}
 LEARNING_RATE = Panel("learning-rate", "Learning rate", {"lr": "learning rate"},
                       axis={"rangemode": "tozero", "exponentformat": "power"})  # fmt: skip
-GRADIENT = Panel(
-    "gradient-norm",
-    "Gradient norm",
-    {"ppo/grad_norm": "policy", "ppo/val/grad_norm": "value model", "grad_norm": "norm"},
-    "Before clipping.",
-)
+GRADIENT = Panel("gradient-norm", "Gradient norm", {"grad_norm": "norm"}, "Before clipping.")
 ANSWER_LOSS = Panel(
     "loss",
     "Loss",
     {"sft/loss": "of each step"},
     "Negative log-likelihood of the answers' tokens, nats. Nothing is held out from it: how good "
     "the model has become is the evaluation's to say.",
+)
+
+FINE_TUNING = (ANSWER_LOSS, GRADIENT, LEARNING_RATE)
+TRUNCATED = Panel(
+    "truncated",
+    "Cut at the limit",
+    {"objective/truncated": "share"},
+    "Share of the answers that had to end at the longest allowed.",
+    "share",
+    SHARES,
 )
 
 Panels = tuple[tuple[str, tuple[Panel, ...]], ...]
@@ -152,7 +156,9 @@ PPO: Panels = (
                 "Nats per token, half the squared log-ratio.",
                 axis={"exponentformat": "power", "rangemode": "tozero"},
             ),
-            GRADIENT,
+            GRADIENT._replace(
+                lines={"ppo/grad_norm": "policy", "ppo/val/grad_norm": "value model"}
+            ),
         ),
     ),
     (
@@ -190,14 +196,7 @@ PPO: Panels = (
                 "Mean tokens.",
                 axis={"rangemode": "tozero"},
             ),
-            Panel(
-                "truncated",
-                "Cut at the limit",
-                {"objective/truncated": "share"},
-                "Share of the answers that had to end at the longest allowed.",
-                "share",
-                SHARES,
-            ),
+            TRUNCATED,
         ),
     ),
     (
@@ -235,19 +234,12 @@ REJECTION: Panels = (
                 },
                 "Mean logits of each part of the prompts.",
             ),
-            Panel(
-                "truncated",
-                "Cut at the limit",
-                {"objective/truncated": "share"},
-                "Share of the answers; they are never selected.",
-                "share",
-                SHARES,
-            ),
+            TRUNCATED._replace(note="Share of the answers; they are never selected."),
         ),
     ),
-    ("Fine-tuning on the selected answers", (ANSWER_LOSS, GRADIENT, LEARNING_RATE)),
+    ("Fine-tuning on the selected answers", FINE_TUNING),
 )
-SFT: Panels = (("Fine-tuning", (ANSWER_LOSS, GRADIENT, LEARNING_RATE)),)
+SFT: Panels = (("Fine-tuning", FINE_TUNING),)
 DPO: Panels = (
     (
         "Learning from pairs",
@@ -287,9 +279,9 @@ CURVES: dict[str, Panels] = {Run.Kind.PPO: PPO, Run.Kind.REJECTION: REJECTION,
 def curve(
     stage: str, panel: Panel, metrics: Metrics, result: Result, settings: Mapping[str, Any]
 ) -> Table:
-    points = {key: _points(metrics, key) for key in panel.lines}
-    lines = {key: found for key, found in points.items() if found}
     """A panel as a table; without rows where nothing of it was logged."""
+    points = {key: logged(metrics, key) for key in panel.lines}
+    lines = {key: found for key, found in points.items() if found}
     steps_are = "iteration" if stage == Run.Kind.PPO else "step"
     at = {key: dict(found) for key, found in lines.items()}
     steps = sorted({step for found in at.values() for step in found})
@@ -302,15 +294,6 @@ def curve(
         figure["layout"]["showlegend"] = _named(figure) > 1
     return Table(panel.name, panel.title, columns, rows, figure, panel.note, [len(rows)],
                  f"{steps_are}s")  # fmt: skip
-
-
-def _points(metrics: Metrics, name: str) -> Points:
-    return [(line["step"], value) for line in metrics if is_number(value := line.get(name))]
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a figure is one; a missing one is None, and True is no number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _drawn(panel: Panel, lines: Mapping[str, Points], steps_are: str) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from django.http import Http404, HttpResponse
 
@@ -25,8 +25,8 @@ class Column(NamedTuple):
         if value is None or value == "":
             return "–"
         if self.kind == "share":
-            return f"{100 * float(value):.1f}\u00a0%"
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+            return in_figures(100 * float(value), ".1f") + "\u00a0%"
+        return in_figures(value) if isinstance(value, float) else str(value)
 
 
 class Table(NamedTuple):
@@ -65,6 +65,16 @@ class Table(NamedTuple):
 
     def csv(self) -> HttpResponse:
         return csv_file(f"{self.name}.csv", [column.name for column in self.columns], self.rows)
+
+
+def in_figures(value: float, form: str = ".4g") -> str:
+    """A number as every page writes it, with a minus sign where it is negative: −1.5."""
+    return format(value, form).replace("-", "−")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is one; a missing one is None, and True is no number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def named(tables: Iterable[Table], name: str) -> Table:

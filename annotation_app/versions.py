@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from annotation_app import figures
 from annotation_app.models import Round
-from annotation_app.stage_curves import is_number
-from annotation_app.tables import Column, Table
+from annotation_app.tables import Column, Table, is_number
 from reward.measures.accuracy import wilson_interval
 
 AXES = {"helpfulness": "helpfulness_prompts", "safety": "safety_prompts"}

@@ -77,7 +77,8 @@ def score_any(
 ) -> list[ScoredPair]:
     """The pairs with both scores, without those of which a row is longer than ``max_tokens`` or
     the model's context; up to ``tokens`` go through the model at once.
-    ``progress`` hears how many pairs are done.
+    ``progress`` hears how many pairs are done. Raises ValueError naming a pair whose score is not
+    finite.
     """
     longest = min(max_tokens, context_tokens(loaded.model) or max_tokens)
     part = max(64, len(pairs) // 100)

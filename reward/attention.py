@@ -66,6 +66,7 @@ class Layout:
 
     @cached_property
     def gathered(self) -> Gathered:
+        """All chains with their keys, for a kernel that does them at once; made on first use."""
         device = self.tokens.device
         keys = [[i for run in runs for i in range(*run)] for runs in self._runs]
         lengths = [len(of) for of in keys]
@@ -124,6 +125,7 @@ def attend(
 
     ``query`` is (1, H, N, D), ``key`` and ``value`` are that or have fewer heads; returns
     (1, N, H, D). Called by the layers of a model that ``set_attn_implementation`` was told NAME.
+    Raises ValueError where that model is called without a ``layout``.
     """
     if layout is None:
         raise ValueError("attention over a prefix tree was asked for without a layout")

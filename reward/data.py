@@ -92,7 +92,7 @@ def row_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return tokens
 
 
-def last_token(tokenizer: Any) -> int:
+def end_token(tokenizer: Any) -> int:
     """The token that ends every row of the chat template, whatever the answer.
 
     Raises ValueError for a template that writes nothing after an answer: a score would be read

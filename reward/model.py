@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from reward.data import last_token, row_tokens
+from reward.data import end_token, row_tokens
 from reward.preferences import Message
 from reward.trunk import Tails, share_prefixes, states_at, take_trees
 
@@ -102,11 +102,12 @@ def load_tokenizer(folder: Path) -> Any:
         raise ValueError(f"{folder} has no tokenizer that can be read: {_line(error)}") from None
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer of {folder} has no chat template, and one is needed")
-    last_token(tokenizer)
+    end_token(tokenizer)
     return tokenizer
 
 
 def refuse_no_model(folder: Path) -> None:
+    """Raises ValueError for a folder without a model, or whose model stands in a folder below."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no model: it has no config.json")
     if (folder / "model" / "config.json").is_file():
@@ -172,7 +173,7 @@ def _separate_pad_from_end(model: Any, tokenizer: Any) -> None:
     transformers pools at the rightmost token that is not the pad id, so a pad id that is also an
     end token would move every score one token to the left.
     """
-    ends = {tokenizer.eos_token_id, last_token(tokenizer)}
+    ends = {tokenizer.eos_token_id, end_token(tokenizer)}
     if tokenizer.pad_token_id in {None, *ends}:
         if tokenizer.unk_token_id not in {None, *ends}:
             tokenizer.pad_token = tokenizer.unk_token

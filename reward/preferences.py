@@ -315,7 +315,8 @@ _REQUIRED: Any = object()
 
 
 class RecordReader:
-    """Typed access to the fields of one JSON object; every refusal names file, line and field."""
+    """Typed access to the fields of one JSON object. Every method but ``refuse``, which makes it,
+    raises MalformedLine, which names file, line and field, where its field is something else."""
 
     def __init__(self, record: Mapping[str, Any], path: object, line: int) -> None:
         if not isinstance(record, Mapping):

@@ -332,7 +332,10 @@ def joined_lists(own: list[T]) -> list[T]:
 
 
 def first_alone(act: Callable[[], T]) -> T | None:
-    """``act`` on the first rank, nothing on the others; what it refuses they refuse too."""
+    """What ``act`` returns on the first rank, None on the others, which do not call it.
+
+    Raises ValueError on all of them, with its sentence, where ``act`` raises ValueError or OSError.
+    """
     done, refused = None, ""
     if is_first():
         try:

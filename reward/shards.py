@@ -41,7 +41,7 @@ def like(sharded: Tensor, rows: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def own_rows(total: int) -> tuple[int, int]:
+def own_shard(total: int) -> tuple[int, int]:
     """The first of this rank's rows, and the first that is no longer its own."""
     each = -(-total // ranks.count())
     return min(ranks.rank() * each, total), min((ranks.rank() + 1) * each, total)
@@ -51,7 +51,7 @@ def save(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write this rank's rows of the tensors. Every rank must call it; ``file`` is FILE.safetensors
     whatever their number. Raises OSError naming the file where it cannot be written."""
     rows = {
-        name: [own_rows(t.shape[0])[0], t.shape[0]]
+        name: [own_shard(t.shape[0])[0], t.shape[0]]
         for name, t in tensors.items()
         if isinstance(t, DTensor)
     }
@@ -113,7 +113,7 @@ def _piece(opened: Any, name: str, divided: list[int] | None) -> _Piece:
     if not shape:
         return _Piece(0, 0, opened.get_tensor(name))
     start, total = divided or (0, shape[0])
-    own_start, own_end = own_rows(total)
+    own_start, own_end = own_shard(total)
     here = slice(max(own_start - start, 0), max(min(own_end - start, shape[0]), 0))
     return _Piece(max(start, own_start), total, opened.get_slice(name)[here])
 
@@ -122,7 +122,7 @@ def _join(file: Path, name: str, pieces: list[_Piece]) -> Tensor:
     if not pieces[0].rows.ndim:
         return pieces[0].rows
     held = sorted((piece for piece in pieces if len(piece.rows)), key=lambda piece: piece.start)
-    wanted, end = own_rows(pieces[0].total)
+    wanted, end = own_shard(pieces[0].total)
     for piece in held:
         if piece.start != wanted:
             break

@@ -223,7 +223,10 @@ def optimiser_step(
     step: int,
     total: int,
 ) -> dict[str, float | None]:
-    """One update from all pairs of the step, a minibatch at a time; returns its figures."""
+    """One update from all pairs of the step, a minibatch at a time; returns its figures.
+
+    Raises ValueError, before any weight has changed, where loss or gradient norm is not finite.
+    """
     rate = config.learning_rate * learning_rate_share(step, total, config)
     for group in optimiser.param_groups:
         group["lr"] = rate

@@ -56,10 +56,6 @@ class Constraint(NamedTuple):
     check: str  # of CHECKS
     wanted: str  # the pattern, the marker or the language; empty for a judge
 
-    @property
-    def has_rule(self) -> bool:
-        return self.check != "judge"
-
     def record(self) -> dict[str, str]:
         return self._asdict()
 

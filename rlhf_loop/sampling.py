@@ -43,8 +43,9 @@ class Source(NamedTuple):
 def sample(config: SamplingConfig) -> dict[str, Any]:
     """Write the answers that ``responses.jsonl`` does not hold yet, and the run's result.
 
-    Raises ValueError for prompts that leave no room for an answer in one of the models drawn from
-    here, SamplerRefused where an address does not answer.
+    Raises ValueError for another configuration than the folder's and for prompts that leave no room
+    for an answer in one of the models drawn from here, SamplerRefused where an address does not
+    answer, RunFolderBusy where another process runs in the same folder.
     """
     run = RunFolder(config.out)
     return run.once(to_mapping(config), lambda: _sample(config, run))

@@ -32,6 +32,7 @@ from benchmarks.annotation_servers.tandem import ROOT, Tandem, TandemAnnotator
 from tests.postgresql import postgresql
 
 LEASE_SECONDS = 5
+IMPATIENT = {"LEASE_SECONDS": str(LEASE_SECONDS), "HEARTBEAT_SECONDS": "1"}
 CLIENT_PROCESSES = 8
 LATE, AWAY = 0.04, 0.04  # shares of answers that come after the lease, and of those never given
 PREFERENCES = [f"{side}_{how}better" for side in ("left", "right") for how in ("", "slightly_")]
@@ -292,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="annotators-at-once-"))
             url = stack.enter_context(postgresql(durable=True)) if database == "postgresql" else ""
-            server = Tandem(Path(folder), url, LEASE_SECONDS=str(LEASE_SECONDS))
+            server = Tandem(Path(folder), url, **IMPATIENT)
             findings = prove(
                 server, arguments.annotators, arguments.answers, arguments.kills,
                 not arguments.without_slot_constraint,

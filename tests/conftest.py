@@ -12,6 +12,8 @@ from tests import environment  # noqa: F401  (first: it names the settings and t
 from tests.chromium import ARGUMENTS, NO_CHROMIUM, find_chromium
 from tests.reward.small_disks import NO_MOUNT
 
+NO_BITSANDBYTES = "NO BITSANDBYTES, so nothing was trained over 4 bits"
+
 # Tests run side by side: how long an example takes says nothing about the code.
 settings.register_profile("tandem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tandem")
@@ -31,7 +33,7 @@ def pytest_collection_modifyitems(items):
 def pytest_terminal_summary(terminalreporter):
     """Say loudly, as the last word, what this machine left untested."""
     skipped = terminalreporter.stats.get("skipped", [])
-    for why in (NO_CHROMIUM, NO_MOUNT):
+    for why in (NO_CHROMIUM, NO_MOUNT, NO_BITSANDBYTES):
         if missed := [report for report in skipped if why in str(report.longrepr)]:
             terminalreporter.write_sep("!", f"{why}: {len(missed)} tests skipped", red=True)
 

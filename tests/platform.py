@@ -87,7 +87,8 @@ class Platform:
 
     def rows(self, expression: str) -> Any:
         """Evaluate an expression on the platform's own models, in a process of its own."""
-        code = f"import json; from annotation_app.models import *; print(json.dumps({expression}))"
+        names = "from annotation_app.models import *; from annotation_app.lineage import *"
+        code = f"import json; {names}; print(json.dumps({expression}))"
         done = self.manage("shell", "--no-imports", "-c", code)
         return json.loads(done.stdout.strip().splitlines()[-1])
 

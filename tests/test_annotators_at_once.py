@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from benchmarks.annotation_servers.tandem import Tandem
-from tests.annotators_at_once import LEASE_SECONDS, prove
+from tests.annotators_at_once import IMPATIENT, prove
 from tests.postgresql import postgresql
 
 
@@ -15,7 +15,7 @@ from tests.postgresql import postgresql
 def test_every_acknowledged_answer_is_there_once(tmp_path, database):
     with ExitStack() as stack:
         url = stack.enter_context(postgresql(durable=True)) if database == "postgresql" else ""
-        server = Tandem(tmp_path, url, LEASE_SECONDS=str(LEASE_SECONDS))
+        server = Tandem(tmp_path, url, **IMPATIENT)
         findings = prove(server, annotators=16, answers=5, kills=2)
     assert findings.faults == 0, findings
     assert findings.server_kills == 1

@@ -18,7 +18,7 @@ VAR = "/var/lib/tandem"
 OURS = ("prepare", "web", "live", "worker", "gpu", "beat", "sampler", "scorer")
 SAMPLER_PORT = 8001
 SCORER_PORT = 8003
-READERS = {"env_bool", "env_int", "env_float", "env_list"}
+READERS = {"env_choice", "env_bool", "env_int", "env_float", "env_list", "env_url"}
 VARIABLE = re.compile(r"\$\{([A-Z_]+)(:-|:\?)?([^}]*)\}")
 SECRET = re.compile("SECRET|PASSWORD")
 

@@ -116,7 +116,9 @@ def test_one_comparison(platform: Platform, page):
     platform.wait_for(lambda: platform.rows(done) == 2, "two reward models", 300)
     for checkpoint in platform.rows("[c.pk for c in Checkpoint.objects.rewards()]"):
         press(page, f"{platform.url}/rewards/{checkpoint}/promotion", "Promote")
-        assert platform.rows(f"Checkpoint.objects.get(pk={checkpoint}).metrics['count']") >= 0
+        measured = platform.rows(f"Checkpoint.objects.get(pk={checkpoint}).metrics['count']")
+        read = f"Snapshot.objects.get(used_by__run__checkpoint={checkpoint})"
+        assert measured == platform.rows(f"{read}.held_out")
 
     # a round from a button: rejection sampling, PPO, evaluation
     press(page, f"{platform.url}/rounds", "Start")
@@ -128,7 +130,8 @@ def test_one_comparison(platform: Platform, page):
     assert (state in ("evaluated", "held"), error) == (True, "")
 
     # the new chat model comes from exactly what was clicked, and scores higher than the start
-    assert set(platform.rows("list(Round.objects.get().result.annotation_ids())")) == clicked
+    read = "annotations_of(lineage(Round.objects.get().result).snapshots)"
+    assert set(platform.rows(f"list({read}.values_list('pk', flat=True))")) == clicked
     judged = platform.rows("Round.objects.get().evaluation['all']")
     assert judged["count"] == 64
     assert judged["combined"]["low"] > 0, judged

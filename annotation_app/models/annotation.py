@@ -240,10 +240,6 @@ class Annotation(models.Model):
     def __str__(self) -> str:
         return f"annotation {self.pk} ({self.state})"
 
-    @property
-    def shown_right(self) -> str:
-        return Side(self.shown_left).other
-
     def record(
         self,
         *,

@@ -36,9 +36,6 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         """Those in which people compare a round's new chat model with the previous one."""
         return self.filter(kind=Batch.Kind.EVALUATION)
 
-    def due(self, now: datetime) -> BatchQuerySet:
-        return self.open().filter(deadline__lte=now)
-
     def with_progress(self) -> BatchQuerySet:
         """Adds counts of usable comparisons and their work.
 

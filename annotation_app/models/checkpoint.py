@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from django.db import models
@@ -10,7 +9,7 @@ from django.db import models
 from annotation_app.models.choices import Criterion, Split, one_of
 
 if TYPE_CHECKING:
-    from annotation_app.models.run import Run, RunInput
+    from annotation_app.models.run import Run
 
 
 class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
@@ -94,34 +93,6 @@ class Checkpoint(models.Model):
             assert policy is not None, found.pk
             found = policy
         return found
-
-    def annotation_ids(self) -> set[int]:
-        """Every annotation behind these weights, through all runs that led to them."""
-        read = (item.snapshot for item in self._behind() if item.snapshot is not None)
-        return {pk for one in read for pk in one.annotations.values_list("pk", flat=True)}
-
-    def demonstration_ids(self) -> set[int]:
-        """Every demonstration behind these weights, in the same way."""
-        read = (item.demonstration_set for item in self._behind())
-        sets = (one for one in read if one is not None)
-        return {pk for one in sets for pk in one.demonstrations.values_list("pk", flat=True)}
-
-    def _behind(self) -> Iterator[RunInput]:
-        """What all runs that led to these weights were given."""
-        from annotation_app.models.run import RunInput
-
-        seen: set[int] = set()
-        pending = [self.run_id] if self.run_id else []
-        while pending:
-            run_id = pending.pop()
-            if run_id in seen:
-                continue
-            seen.add(run_id)
-            inputs = RunInput.objects.filter(run_id=run_id)
-            for item in inputs.select_related("checkpoint", "snapshot", "demonstration_set"):
-                yield item
-                if item.checkpoint is not None and item.checkpoint.run_id:
-                    pending.append(item.checkpoint.run_id)
 
 
 class SnapshotQuerySet(models.QuerySet["Snapshot"]):

@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 from annotation_app.forms import in_words
 from annotation_app.keys import shown
 from annotation_app.markdown import render_markdown
+from annotation_app.tables import in_figures
 
 register = template.Library()
 register.filter("markdown", render_markdown)
@@ -75,11 +76,11 @@ def key(layout: Mapping[str, str], action: str) -> str:
 
 @register.filter
 def figure(value: Any) -> str:
-    """A number with three significant places; anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A number with four significant places; anything else as it is."""
+    return in_figures(value) if isinstance(value, float) else str(value)
 
 
 @register.filter
 def signed(value: float) -> str:
     """A change: +0.25, −1.5."""
-    return f"{value:+.3g}".replace("-", "−", 1)
+    return in_figures(value, "+.3g")

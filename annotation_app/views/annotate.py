@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
 from annotation_app import cards, keys, qualifying
-from annotation_app.access import own_question, person, signed_in
+from annotation_app.access import known_criterion, own_question, person, signed_in
 from annotation_app.forms import (
     CHOOSE,
     CONTRADICTION,
@@ -117,9 +117,8 @@ def open_batch(criterion: str) -> Batch | None:
 def open_batches(criterion: str) -> list[Batch]:
     """What collects annotations of this criterion now, what a release waits for first: the judging
     page draws from one after the other. Raises Http404."""
-    if criterion not in Criterion.values:
-        raise Http404
-    return list(Batch.objects.open().filter(criterion=criterion).order_by("kind"))
+    open_ones = Batch.objects.open().filter(criterion=known_criterion(criterion))
+    return list(open_ones.order_by("kind"))
 
 
 def draw(who: Person, batches: Sequence[Batch], beside: int = 0) -> tuple[Batch | None, int | None]:

@@ -12,7 +12,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from annotation_app import cards
-from annotation_app.access import own_annotation, person, refusal_page, reviewer_required, signed_in
+from annotation_app.access import (
+    known_criterion,
+    own_annotation,
+    person,
+    refusal_page,
+    reviewer_required,
+    signed_in,
+)
 from annotation_app.forms import BetterAnswerForm, DemonstrationForm, RejectionForm
 from annotation_app.models import (
     Annotation,
@@ -24,7 +31,6 @@ from annotation_app.models import (
     Response,
 )
 from annotation_app.models.refusals import NotAssigned, Refusal
-from annotation_app.views.guidelines import known
 
 SHOWN = 50
 
@@ -35,7 +41,7 @@ SHOWN = 50
 def write_demonstration(request: HttpRequest, criterion: str) -> HttpResponse:
     """A prompt of one's own, with the answer that a model should give."""
     author = person(request)
-    if sentence := cards.why_no_writing(author, known(criterion)):
+    if sentence := cards.why_no_writing(author, known_criterion(criterion)):
         return refusal_page(request, sentence, 403)
     form = DemonstrationForm(criterion, request.POST or None)
     page = {"criterion": criterion, "form": form, "draft": f"write {criterion}"}

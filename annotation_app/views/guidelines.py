@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app.access import person, researcher_required, signed_in
+from annotation_app.access import known_criterion, person, researcher_required, signed_in
 from annotation_app.forms import GuidelineForm
 from annotation_app.models import Criterion, Guideline
 
@@ -18,7 +18,7 @@ from annotation_app.models import Criterion, Guideline
 @signed_in
 def guideline(request: HttpRequest, criterion: str) -> HttpResponse:
     """The current version as a part of a page; the judging page fetches it when it has changed."""
-    found = Guideline.current(known(criterion))
+    found = Guideline.current(known_criterion(criterion))
     return render(request, "guidelines/_text.html", {"guideline": found})
 
 
@@ -51,17 +51,10 @@ def guidelines_page(
 @require_POST
 @researcher_required
 def publish_guideline(request: HttpRequest, criterion: str) -> HttpResponse:
-    form = GuidelineForm(request.POST, prefix=known(criterion))
+    form = GuidelineForm(request.POST, prefix=known_criterion(criterion))
     if not form.is_valid():
         return guidelines_page(request, {criterion: form}, status=400)
     text, after = form.cleaned_data["text"], form.cleaned_data["after"]
     published = Guideline.publish(criterion, text, after, person(request))
     messages.success(request, f"Published: {published}.")
     return redirect("guidelines")
-
-
-def known(criterion: str) -> str:
-    """The criterion itself. Raises Http404 where there is none of that name."""
-    if criterion not in Criterion.values:
-        raise Http404
-    return criterion

@@ -28,7 +28,6 @@ def lineage(request: HttpRequest, pk: int) -> HttpResponse:
         "criteria": behind.by_criterion(annotations),
         "batches": behind.by_batch(annotations),
         "columns": behind.OWN_BATCHES,
-        "has_step": {step.made.pk for step in led.steps},
     }
     return render(request, "models/lineage.html", page)
 

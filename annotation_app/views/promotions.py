@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from annotation_app.access import person, researcher_required
+from annotation_app.access import known_criterion, person, researcher_required
 from annotation_app.forms import PromotionForm
-from annotation_app.models import Checkpoint, Criterion, Promotion, Round
+from annotation_app.models import Checkpoint, Promotion, Round
 
 
 @require_GET
@@ -30,9 +30,7 @@ def promotion(request: HttpRequest, pk: int) -> HttpResponse:
 @researcher_required
 def rolling_back(request: HttpRequest, criterion: str) -> HttpResponse:
     """What rolling back would change. Raises Http404 for a criterion that there is not."""
-    if criterion not in Criterion.values:
-        raise Http404
-    now = Promotion.objects.in_force(criterion)
+    now = Promotion.objects.in_force(known_criterion(criterion))
     previous = now.previous.checkpoint if now and now.previous else None
     return _confirmation(request, previous, now, is_roll_back=True)
 
@@ -67,8 +65,6 @@ def promote(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @researcher_required
 def roll_back(request: HttpRequest, criterion: str) -> HttpResponse:
-    if criterion not in Criterion.values:
-        raise Http404
-    back = Promotion.roll_back(criterion, person(request), seen=_seen(request))
+    back = Promotion.roll_back(known_criterion(criterion), person(request), seen=_seen(request))
     messages.success(request, f"{back.checkpoint} is back in force: the next round uses it.")
     return redirect("rewards")

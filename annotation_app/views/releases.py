@@ -16,11 +16,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from annotation_app import exchange, release_figures, side_by_side
-from annotation_app.access import person, refusal_page, researcher_required
-from annotation_app.forms import OneClickForm, ReleaseForm, RollBackForm, SideBySideForm
+from annotation_app.access import person, researcher_required
+from annotation_app.forms import ReleaseForm, RollBackForm, SideBySideForm
 from annotation_app.lifecycle import releases, training
 from annotation_app.models import Checkpoint, Criterion, PromptSet, Release, Round, Run
 from annotation_app.models.refusals import CannotStart, Refusal
+from annotation_app.views.rewards import queued_by_one_click
 
 NEWEST = 100
 SIZES = (50, 100, 200, 400, 800)
@@ -61,12 +62,8 @@ def _measures() -> dict[str, Any]:
 @researcher_required
 def train_independent(request: HttpRequest) -> HttpResponse:
     """A reward model that learns from imported comparisons only."""
-    form = OneClickForm(request.POST)
-    if not form.is_valid():
-        return refusal_page(request, "Choose helpfulness or safety.", 400)
-    run = training.queue_independent_training(by=person(request), **form.cleaned_data)
-    messages.success(request, f"{run} is queued: it learns from imported comparisons only.")
-    return redirect("run", run.pk)
+    sentence = "{} is queued: it learns from imported comparisons only."
+    return queued_by_one_click(request, training.queue_independent_training, sentence)
 
 
 # --- a round's model ------------------------------------------------------------------------------

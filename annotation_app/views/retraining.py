@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from annotation_app import exchange
-from annotation_app.access import person, researcher_required
+from annotation_app.access import known_criterion, person, researcher_required
 from annotation_app.forms import RetrainForm
 from annotation_app.lifecycle import training
-from annotation_app.models import Criterion, Release
+from annotation_app.models import Release
 from annotation_app.models.refusals import CannotStart
-
-
-def _criterion(word: str) -> str:
-    if word not in Criterion.values:
-        raise Http404
-    return word
 
 
 @require_GET
@@ -31,7 +25,7 @@ def retraining(request: HttpRequest, criterion: str) -> HttpResponse:
     installed = {} if is_recipe else exchange.installed_settings("reward_training")
     released = Release.objects.current().first()
     initial = {"start": released.checkpoint_id} if released else {}
-    form = RetrainForm(_criterion(criterion), installed=installed, initial=initial)
+    form = RetrainForm(known_criterion(criterion), installed=installed, initial=initial)
     return _page(request, criterion, form, has_installed=bool(installed))
 
 
@@ -58,7 +52,7 @@ def _page(
 @researcher_required
 def retrain_with(request: HttpRequest, criterion: str) -> HttpResponse:
     """Queue the training that the form describes; sent twice it is one run."""
-    form = RetrainForm(_criterion(criterion), request.POST, installed={})
+    form = RetrainForm(known_criterion(criterion), request.POST, installed={})
     if not form.is_valid():
         return _page(request, criterion, form, status=400)
     asked = {name: form.cleaned_data[name] for name in ("config", "start", "snapshot", "form_key")}

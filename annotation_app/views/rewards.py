@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
@@ -85,9 +86,16 @@ def _alarms() -> list[tuple[Run, str]]:
 @require_POST
 @researcher_required
 def retrain(request: HttpRequest) -> HttpResponse:
+    return queued_by_one_click(request, training.queue_reward_training, "{} is queued.")
+
+
+def queued_by_one_click(
+    request: HttpRequest, queue: Callable[..., Run], sentence: str
+) -> HttpResponse:
+    """A training of the criterion that the button names, and what is said of it."""
     form = OneClickForm(request.POST)
     if not form.is_valid():
         return refusal_page(request, "Choose helpfulness or safety.", 400)
-    run = training.queue_reward_training(by=person(request), **form.cleaned_data)
-    messages.success(request, f"{run} is queued.")
+    run = queue(by=person(request), **form.cleaned_data)
+    messages.success(request, sentence.format(run))
     return redirect("run", run.pk)

@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from annotation_app import exchange, measuring
-from annotation_app.access import person, researcher_required
+from annotation_app.access import known_criterion, person, researcher_required
 from annotation_app.forms import MOST_COMPARED, ScalingForm, ScalingViewForm
 from annotation_app.lifecycle import training
 from annotation_app.models import Checkpoint, Criterion, Release, Run
@@ -92,19 +92,13 @@ def scaling_table(request: HttpRequest, name: str) -> HttpResponse:
 # --- trained anew --------------------------------------------------------------------------------
 
 
-def _criterion(word: str) -> str:
-    if word not in Criterion.values:
-        raise Http404
-    return word
-
-
 @require_GET
 @never_cache
 @researcher_required
 def new_scaling(request: HttpRequest, criterion: str) -> HttpResponse:
     released = Release.objects.current().first()
     form = ScalingForm(
-        _criterion(criterion),
+        known_criterion(criterion),
         installed=exchange.installed_settings("reward_training"),
         initial={"starts": [released.checkpoint_id] if released else []},
     )
@@ -123,7 +117,7 @@ def _form_page(
 def start_scaling(request: HttpRequest, criterion: str) -> HttpResponse:
     """Queue the trainings that the form describes; sent twice they are one run."""
     installed = exchange.installed_settings("reward_training")
-    form = ScalingForm(_criterion(criterion), request.POST, installed=installed)
+    form = ScalingForm(known_criterion(criterion), request.POST, installed=installed)
     if not form.is_valid():
         return _form_page(request, criterion, form, status=400)
     given = form.cleaned_data

@@ -1,7 +1,7 @@
 """Blocks on their way through a model: prompts once, then a token of every row at a time.
 
 A model that is told NAME attends through ``attend``. G prompts, R rows, V vocabulary; N packed
-tokens, H heads, D channels of a head.
+tokens, H heads of queries, K of keys, D channels of a head.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Prefill:
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scale: float,
         window: int | None, softcap: float | None,
     ) -> Tensor:  # fmt: skip
+        """``query`` (1, H, N, D), ``key`` and ``value`` (1, K, N, D), which the block remembers;
+        returns (1, N, H, D)."""
         keys, values = (x[0][:, self.index].transpose(0, 1) for x in (key, value))
         self.block.remember(module.layer_idx, self.first, keys, values)
         found, _ = attend_in_tree(
@@ -71,6 +73,7 @@ class Decode:
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scale: float,
         window: int | None, softcap: float | None,
     ) -> Tensor:  # fmt: skip
+        """``query`` (1, H, R, D), ``key`` and ``value`` (1, K, R, D); returns (1, R, H, D)."""
         parts = (torch.split(x[0], self.sizes, dim=1) for x in (query, key, value))
         found = [
             block.attend(module.layer_idx, q, k, v, scale, window, softcap)
@@ -91,7 +94,8 @@ def attend(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The attention of a model that was told NAME: ``query`` (1, H, N, D) → (1, N, H, D)."""
+    """The attention of a model that was told NAME: ``query`` (1, H, N, D), ``key`` and ``value``
+    (1, K, N, D) → (1, N, H, D). Raises ValueError where that model is called outside a pass."""
     if layout is None:
         raise ValueError("answers are being drawn by a model that was not told where they stand")
     layout.windows.add(sliding_window)

@@ -5,6 +5,7 @@ Rita reviews.
 import pytest
 
 from annotation_app.models import Person
+from tests.annotation_app.talking import Talker
 
 
 def _person(name: str, role: str) -> Person:
@@ -52,6 +53,26 @@ def as_bob(client, bob):
 def as_rita(client, rita):
     client.force_login(rita)
     return client
+
+
+@pytest.fixture
+def storage_root(settings, tmp_path):
+    """A storage of the test's own."""
+    settings.STORAGE_ROOT = tmp_path
+
+
+@pytest.fixture
+def talker(settings, storage_root):
+    """Chat models that say what a test wants."""
+    talker = Talker()
+    settings.SAMPLER_URL = talker.url
+    yield talker
+    talker.close()
+
+
+def read(answer) -> str:
+    """A page as it reads, whatever its lines."""
+    return " ".join(answer.content.decode().split())
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,7 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+def nothing_held_out(settings, storage_root):
     settings.HOLDOUT_SHARE = 0.0
 
 

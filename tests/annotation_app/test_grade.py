@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from annotation_app.models import Attempt, AttemptAnswer, Grade, Person
 from annotation_app.models.refusals import NotAssigned, WrongState
+from tests.annotation_app.conftest import read
 from tests.annotation_app.qualifications import only_gate, publish, write, writing
 
 pytestmark = pytest.mark.django_db
@@ -35,10 +36,6 @@ def handed_in(person: Person, gate) -> list[AttemptAnswer]:
 
 def address(text: AttemptAnswer) -> str:
     return reverse("grade", args=[text.pk])
-
-
-def read(answer) -> str:
-    return " ".join(answer.content.decode().split())
 
 
 def test_it_works(texts, rita, sam):

@@ -21,6 +21,7 @@ from annotation_app.models import (
     Response,
     RunningTurn,
     Seat,
+    Side,
     Skill,
 )
 from annotation_app.models.refusals import (
@@ -31,19 +32,11 @@ from annotation_app.models.refusals import (
     WrongState,
 )
 from tests.annotation_app.rows import open_batch, released_chat_model
-from tests.annotation_app.talking import End, Talker, converse, in_pieces, release_both, run
+from tests.annotation_app.talking import End, converse, in_pieces, release_both, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 QUESTION = "How do I descale my kettle?"
-
-
-@pytest.fixture
-def talker(settings, tmp_path):
-    talker = Talker()
-    settings.SAMPLER_URL, settings.STORAGE_ROOT = talker.url, tmp_path
-    yield talker
-    talker.close()
 
 
 @pytest.fixture
@@ -124,7 +117,8 @@ def test_what_stood_left_on_the_screen_stands_left_to_be_judged(bob, batch):
         annotation = posed(events)
         sides = on_screen(events)
         assert sides["left"] == annotation.comparison.response(annotation.shown_left).text
-        assert sides["right"] == annotation.comparison.response(annotation.shown_right).text
+        right = Side(annotation.shown_left).other
+        assert sides["right"] == annotation.comparison.response(right).text
         lefts.add(annotation.shown_left)
         annotation.skip()
     assert lefts == {"a", "b"}

@@ -28,7 +28,7 @@ JUDGE = "https://judge.example/v1"
 
 
 @pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
+def plain_settings(settings, tmp_path):
     settings.STORAGE_ROOT, settings.RUN_SETTINGS = tmp_path / "storage", None
     settings.HOLDOUT_SHARE = 0.0
 

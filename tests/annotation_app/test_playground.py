@@ -26,21 +26,13 @@ from annotation_app.models import (
 from annotation_app.models.refusals import WrongState
 from tests.annotation_app.rows import released_chat_model
 from tests.annotation_app.scoring import promoted
-from tests.annotation_app.talking import Talker, in_pieces, run
+from tests.annotation_app.talking import in_pieces, run
 from tests.reward.chat_server import Answer, ChatServer, chat_server
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SCORES = {"checkpoints/helpfulness": 1.25, "checkpoints/safety": -4.0}
 HELLO = [{"role": "user", "content": "How do I descale my kettle?"}]
-
-
-@pytest.fixture
-def talker(settings, tmp_path):
-    talker = Talker()
-    settings.SAMPLER_URL, settings.STORAGE_ROOT = talker.url, tmp_path
-    yield talker
-    talker.close()
 
 
 @pytest.fixture
@@ -251,8 +243,10 @@ def test_a_reward_server_that_is_down_is_one_sentence(alice, models, talker, rew
 
 def test_one_reward_model_without_the_other(alice, models, talker, rewards):
     Checkpoint.objects.filter(kind="safety_reward").update(storage_key="gone")
-    (found,) = of(talk(alice, models), "scores")
-    assert found["sides"][0]["helpfulness"] is not None
+    events = talk(alice, models)
+    (found,) = of(events, "scores")
+    wanted = SCORES["checkpoints/helpfulness"] + len(text(events, 0)) / 1000
+    assert found["sides"][0]["helpfulness"] == pytest.approx(wanted)
     assert found["sides"][0]["safety"] is None
     assert "combined" not in found["sides"][0]
     assert len(found["missing"]) == 1

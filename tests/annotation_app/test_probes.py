@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotation_app import snapshots
-from annotation_app.models import Annotation, Batch, Comparison, Organisation, Reference
+from annotation_app.models import Annotation, Batch, Comparison, Organisation, Reference, Side
 from annotation_app.models.refusals import CannotStart, WrongState
 from tests.annotation_app.rows import comparison, open_batch
 
@@ -162,7 +162,7 @@ def test_a_re_serve_has_its_sides_exchanged_and_comes_once(bob):
             break
     assert {a.comparison_id for a in first} == set(served)
     for annotation in first:
-        assert served[annotation.comparison_id].shown_left == annotation.shown_right
+        assert served[annotation.comparison_id].shown_left == Side(annotation.shown_left).other
         assert served[annotation.comparison_id].purpose == "re-serve"
     assert Annotation.objects.work().count() == 3
 

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
 
 from annotation_app import live, snapshots, storage
 from annotation_app.lifecycle import releases, training
@@ -40,8 +41,8 @@ BAD = "It refuses every question about kettles."
 
 
 @pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT, settings.RUN_SETTINGS = tmp_path, None
+def plain_settings(settings, storage_root):
+    settings.RUN_SETTINGS = None
 
 
 def again(row):
@@ -137,10 +138,11 @@ def test_what_a_person_holds_the_gate_does_not_let_go(alice):
 
 def test_rolling_back(alice):
     round_, release = released(alice)
+    before = timezone.now()
     releases.roll_back(release, alice, BAD)
     release = again(release)
     assert again(round_).state == "rolled_back"
-    assert release.withdrawn_at is not None
+    assert before <= release.withdrawn_at <= timezone.now()
     assert (release.withdrawn_by, release.withdrawn_reason) == (alice, BAD)
     assert {v.release.checkpoint.name for v in Variant.pair()} == {"starter"}
     assert training.newest_chat_model().name == "starter"
@@ -276,7 +278,9 @@ def test_an_open_batch_goes_on_with_what_it_has(bob):
     leased.record(choice="a", strength="better")
     assert again(leased).state == "recorded"
     assert answerers(draft) == {"starter", "RLHF-V1"}
-    assert Annotation.objects.lease_next(bob, draft) is not None
+    again_leased = Annotation.objects.lease_next(bob, draft)
+    assert again_leased.comparison.batch == draft
+    assert again_leased.comparison != leased.comparison
     (following,) = drafts()  # one more, drafted from what is current now
     sampled(filling(following))
     assert answerers(following) == {"starter"}

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import rlhf_loop
 from annotation_app.round_figures import sentences, stage_groups, tables
-from annotation_app.stage_curves import CURVES
+from annotation_app.tables import Column, in_figures
 from rlhf_loop.config import TemperatureConfig
 from rlhf_loop.measures.paired_figures import compare
 from tests.annotation_app import played
-
-LOOP = "".join(file.read_text() for file in Path(rlhf_loop.__file__).parent.rglob("*.py"))
 
 
 def named(stage: str, *given: object) -> dict:
@@ -80,16 +77,11 @@ def test_a_stage_that_others_add_has_a_page_without_figures():
     assert sentences("polish", {"model": "model"}) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    sorted({key for panels in CURVES.values() for _, group in panels for p in group
-            for key in p.lines}),
-)  # fmt: skip
-def test_the_loop_logs_what_is_drawn(name):
-    composed = {
-        f"dpo/{it}": f'"{it}"' for it in ("loss", "accuracy", "margin", "chosen", "rejected")
-    }
-    assert composed.get(name, f'"{name}"') in LOOP
+def test_every_number_has_the_same_minus_sign():
+    assert Column("Score").shown(-1.25) == in_figures(-1.25) == "−1.25"
+    assert Column("Gain", "share").shown(-0.5) == "−50.0\u00a0%"
+    assert in_figures(-1e-7, "+.3g") == "−1e−07"
+    assert Column("Round").shown(3) == "3"
 
 
 # --- rejection sampling and the sweep ------------------------------------------------------------

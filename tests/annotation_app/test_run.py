@@ -12,12 +12,7 @@ from annotation_app.models import Run
 from annotation_app.models.refusals import WrongState
 from tests.annotation_app.rows import released_chat_model
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 def queued() -> Run:

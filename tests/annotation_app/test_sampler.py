@@ -9,16 +9,9 @@ import pytest
 from annotation_app import sampler
 from annotation_app.models.refusals import SamplerUnavailable
 from annotation_app.sampler import Question
-from tests.annotation_app.talking import End, Talker, in_pieces, run
+from tests.annotation_app.talking import End, in_pieces, run
 
 MESSAGES = [{"role": "user", "content": "How do I descale my kettle?"}]
-
-
-@pytest.fixture
-def talker():
-    talker = Talker()
-    yield talker
-    talker.close()
 
 
 def ask(url: str) -> tuple[list[str], str]:

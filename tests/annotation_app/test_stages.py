@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from annotation_app import exchange, storage
 from annotation_app.lifecycle import rounds, runs
+from annotation_app.lineage import annotations_of, demonstrations_of, lineage
 from annotation_app.models import (
     Checkpoint,
     Demonstration,
@@ -202,6 +203,10 @@ def learnt(files) -> list[str]:
     return [record["id"] for file in files for _, record in read_json_lines(file)]
 
 
+def behind(checkpoint: Checkpoint) -> set[Demonstration]:
+    return set(demonstrations_of([held for held, _ in lineage(checkpoint).demonstration_sets]))
+
+
 def test_fine_tuning_learns_from_what_was_approved(ready):
     ready(stages=["sft", "rejection", "evaluate"])
     first, second = demonstrated("Two years."), demonstrated("Descale it.")
@@ -218,8 +223,8 @@ def test_fine_tuning_learns_from_what_was_approved(ready):
     assert list(asked(rejection).sft_data) == []
     finish(rejection, model="model")
     last = Checkpoint.objects.get(run=rejection)
-    assert last.demonstration_ids() == {first.pk, second.pk}
-    assert last.annotation_ids() == set()
+    assert behind(last) == {first, second}
+    assert set(annotations_of(lineage(last).snapshots)) == set()
 
 
 def test_so_does_rejection_sampling_that_names_them(ready, tmp_path):
@@ -229,7 +234,7 @@ def test_so_does_rejection_sampling_that_names_them(ready, tmp_path):
     files = asked(stages["rejection"]).sft_data
     assert str(files[0]) == "more.jsonl"
     assert learnt(files[1:]) == [f"demonstration-{wanted.pk}"]
-    assert stages["ppo"].checkpoint.demonstration_ids() == {wanted.pk}
+    assert behind(stages["ppo"].checkpoint) == {wanted}
     ready()
     _, stages = play()
     assert list(asked(stages["rejection"]).sft_data) == []

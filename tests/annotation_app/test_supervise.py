@@ -14,6 +14,7 @@ import pytest
 from django.db import connection
 
 from annotation_app import exchange, snapshots, storage, tasks
+from annotation_app.lineage import annotations_of, lineage
 from annotation_app.models import Annotation, Checkpoint, DialogueRoot, Person, Run
 from annotation_app.supervise import supervise
 from reward.run_folder import RunFolder
@@ -80,7 +81,7 @@ def test_it_works(queued):
     assert checkpoint.kind == "helpfulness_reward"
     assert checkpoint.metrics["count"] == 2
     assert checkpoint.sha256 == storage.folder_sha256(storage.path(checkpoint.storage_key))
-    assert checkpoint.annotation_ids() == set(Annotation.objects.values_list("pk", flat=True))
+    assert set(annotations_of(lineage(checkpoint).snapshots)) == set(Annotation.objects.all())
 
 
 def test_a_failed_child_shows_its_last_words(queued):

@@ -9,12 +9,7 @@ from annotation_app.versions import version_tables
 from reward.measures.accuracy import wilson_interval
 from tests.annotation_app.played import begun, evaluated, played
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 def drawn(table) -> dict:
@@ -54,7 +49,7 @@ def test_a_version_without_safety_prompts_has_its_row_and_no_point():
     round_ = begun()
     evaluated(round_, count=1)  # a helpfulness prompt
     won, scores = version_tables([round_])
-    assert won.rows[0][3] is not None
+    assert won.rows[0][3] == 0  # the gain of the only prompt is negative
     assert won.rows[0][7:] == (None,) * 4
     assert (won.figure, scores.figure) == (None, None)
 

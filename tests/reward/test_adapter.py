@@ -22,6 +22,7 @@ from reward.run_folder import RunFolder
 from reward.settings import from_mapping, to_flags
 from reward.train import train
 from reward.trunk import shares_prefixes
+from tests.conftest import NO_BITSANDBYTES
 from tests.reward.pairs import pairs
 from tests.tiny_models import CONFIGS, tiny_chat_model
 
@@ -195,7 +196,7 @@ def test_4_bits_without_bitsandbytes_are_refused_in_one_sentence(settings, monke
 
 def test_4_bits(settings):
     """The merged model is the one that was trained: NF4 weights taken out again, adapters added."""
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason=NO_BITSANDBYTES)
     result = train(config(settings, quantise="4bit", learning_rate=3e-2))
     lines = RunFolder(settings["out"]).metrics()
     assert lines[-1]["loss"] < lines[0]["loss"]

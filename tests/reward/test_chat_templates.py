@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from reward.data import last_token, row_tokens, tokenise, within_length
+from reward.data import end_token, row_tokens, tokenise, within_length
 from reward.preferences import Message
 from tests.reward.pairs import pair
 
@@ -89,7 +89,7 @@ def test_a_row_is_the_template_s_and_nothing_else(golden):
 def test_every_kept_row_ends_in_the_end_token(golden, over_long):
     """Over-long pairs are left out or lose whole turns, counted; no row is cut through."""
     tokenizer, expected = golden
-    end = last_token(tokenizer)
+    end = end_token(tokenizer)
     assert tokenizer.convert_ids_to_tokens(end) == expected[-1]
     history = MESSAGES[:2]
     asked = [pair(n, prompt=(*history * (n % 4), Message("user", "A b"))) for n in range(24)]

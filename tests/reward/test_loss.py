@@ -1,4 +1,5 @@
-"""The worked values of the recipe: C1 (margin ranking loss), C4 (auxiliary loss)."""
+"""Worked values of the margin ranking loss (Llama 2, equation 2) and the safety auxiliary loss
+(appendix A.3.3, in its plain form)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 from reward.loss import MARGINS, centring_loss, ranking_loss, safety_auxiliary_loss, tie_loss
 from reward.preferences import STRONGEST_FIRST
 
-C1 = [
+RANKING = [
     (1.2, -0.3, "none", (0.201413,) * 4, (-0.182426,) * 4),
     (1.2, -0.3, "small", (0.474077, 0.360885, 0.271098, 0.201413),
      (-0.377541, -0.302941, -0.237458, -0.182426)),
@@ -25,8 +26,8 @@ C1 = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("chosen", "rejected", "margins", "losses", "gradients"), C1)
-def test_c1_loss_and_gradient(chosen, rejected, margins, losses, gradients):
+@pytest.mark.parametrize(("chosen", "rejected", "margins", "losses", "gradients"), RANKING)
+def test_the_ranking_loss_and_its_gradient(chosen, rejected, margins, losses, gradients):
     for strength, loss, gradient in zip(STRONGEST_FIRST, losses, gradients, strict=True):
         scores = [torch.tensor([value], requires_grad=True) for value in (chosen, rejected)]
         margin = torch.tensor([MARGINS[margins][strength]])
@@ -39,7 +40,7 @@ def test_c1_loss_and_gradient(chosen, rejected, margins, losses, gradients):
 
 @pytest.mark.parametrize(("margins", "mean"), [("none", 0.561764), ("small", 0.773687),
                                                ("large", 1.450707)])  # fmt: skip
-def test_c1_batch_mean(margins, mean):
+def test_the_ranking_loss_is_the_mean_of_the_pairs(margins, mean):
     chosen = torch.tensor([2.0, 0.1, 1.0, -0.2])
     rejected = torch.tensor([0.5, 0.3, 0.7, -0.2])
     margin = torch.tensor([MARGINS[margins][strength] for strength in STRONGEST_FIRST])
@@ -48,7 +49,7 @@ def test_c1_batch_mean(margins, mean):
     assert shifted.item() == pytest.approx(mean, abs=1e-5)
 
 
-def test_c1_extreme_differences_stay_finite():
+def test_extreme_differences_stay_finite():
     zero = torch.zeros(1)
     assert ranking_loss(torch.tensor([1000.0]), zero, zero).item() == 0
     assert ranking_loss(torch.tensor([-1000.0]), zero, zero).item() == 1000
@@ -65,31 +66,31 @@ def test_weighted_mean():
     assert found.item() == pytest.approx((3 * 0.201413 + 0.693147) / 4, abs=1e-6)
 
 
-C4_CHOSEN, C4_REJECTED = torch.tensor([1.5, 0.8, -0.4]), torch.tensor([-1.0, 0.3, -0.9])
-C4_SAFE = torch.tensor([True, True, False]), torch.tensor([False, True, False])
+CHOSEN, REJECTED = torch.tensor([1.5, 0.8, -0.4]), torch.tensor([-1.0, 0.3, -0.9])
+SAFE = torch.tensor([True, True, False]), torch.tensor([False, True, False])
 
 
-def test_c4_auxiliary_loss():
+def test_the_auxiliary_loss():
     known = torch.tensor([True, True, True])
-    found = safety_auxiliary_loss(C4_CHOSEN, C4_REJECTED, *C4_SAFE, known)
+    found = safety_auxiliary_loss(CHOSEN, REJECTED, *SAFE, known)
     assert found.item() == pytest.approx(0.382383, abs=1e-6)
     for i, expected in enumerate((0.257337, 0.462728, 0.427085)):
         only = torch.arange(3) == i
-        found = safety_auxiliary_loss(C4_CHOSEN, C4_REJECTED, *C4_SAFE, only)
+        found = safety_auxiliary_loss(CHOSEN, REJECTED, *SAFE, only)
         assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_c4_total():
+def test_both_losses_together():
     margin = torch.tensor([MARGINS["small"][STRONGEST_FIRST[i]] for i in (0, 2, 1)])
-    rank = ranking_loss(C4_CHOSEN, C4_REJECTED, margin)
+    rank = ranking_loss(CHOSEN, REJECTED, margin)
     assert rank.item() == pytest.approx(0.531548, abs=1e-6)
-    aux = safety_auxiliary_loss(C4_CHOSEN, C4_REJECTED, *C4_SAFE, torch.ones(3, dtype=torch.bool))
+    aux = safety_auxiliary_loss(CHOSEN, REJECTED, *SAFE, torch.ones(3, dtype=torch.bool))
     assert (rank + aux).item() == pytest.approx(0.913931, abs=1e-6)
 
 
 def test_unknown_labels_have_no_auxiliary_loss_nor_gradient():
-    chosen = C4_CHOSEN.clone().requires_grad_()
-    loss = safety_auxiliary_loss(chosen, C4_REJECTED, *C4_SAFE, torch.zeros(3, dtype=torch.bool))
+    chosen = CHOSEN.clone().requires_grad_()
+    loss = safety_auxiliary_loss(chosen, REJECTED, *SAFE, torch.zeros(3, dtype=torch.bool))
     loss.backward()
     assert loss.item() == 0
     assert chosen.grad.abs().sum().item() == 0

@@ -93,6 +93,14 @@ def test_round_trip(tmp_path):
         ({"share": 2}, "share is 2, allowed is a number from 0 to 1"),
         ({"turn": "1"}, "turn is '1', allowed is a whole number"),
         ({"chosen": "text"}, "chosen is 'text', allowed is a list"),
+        (
+            {"chosen": [{"role": "user", "content": "x"}]},
+            "allowed is exactly one assistant message",
+        ),
+        (
+            {"rejected": [{"role": "assistant", "content": "x"}] * 2},
+            "allowed is exactly one assistant message",
+        ),
         ({"prompt": [{"role": "assistant", "content": "x"}]}, "messages that end with a user"),
         ({"verdicts": [{"annotator": "x", "choice": "c"}]}, "choice is 'c', allowed is a, b, tie"),
     ],

@@ -263,6 +263,19 @@ def test_an_incomplete_launch_is_refused(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    "firsts",
+    [{"score.weight": ["torch.float32", 1, 16]}, {"score.weight": ["torch.bfloat16", 1, 8]}, {}],
+)
+def test_ranks_with_different_models_are_refused(monkeypatch, firsts):
+    """What the first rank has is stood in for; where all have the same nothing is said."""
+    own = {"score.weight": torch.zeros(1, 8)}
+    ranks._refuse_another(own)
+    monkeypatch.setattr(ranks, "told", lambda value: firsts)
+    with pytest.raises(ValueError, match=r"divide this model: score\.weight is not what its"):
+        ranks._refuse_another(own)
+
+
 def rows_of(lengths: list[tuple[int, int]]) -> list[PairRows]:
     """A pair for each (dialogue, tokens), no two sharing a token."""
     return [

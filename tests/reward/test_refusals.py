@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 from reward import train as training
 from reward import trunk
@@ -332,6 +332,13 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(flags):
     assert all(weight.isfinite().all() for weight in kept.values())
     assert not folder.model.exists()
     assert folder.result() is None
+
+
+def test_an_architecture_that_cannot_recompute_is_refused(flags, monkeypatch):
+    monkeypatch.setattr(LlamaForSequenceClassification, "supports_gradient_checkpointing", False)
+    sentence = "LlamaForSequenceClassification cannot compute its activations again"
+    assert refusal(flags | {"recompute-activations": "true"}) == sentence
+    assert {path.name for path in flags["out"].iterdir()} <= LEFT
 
 
 def test_weights_that_are_not_finite_are_never_saved(flags, chat, tmp_path):

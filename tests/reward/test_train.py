@@ -158,7 +158,7 @@ def test_each_further_loss_is_off_by_default(config):
 
 
 @pytest.mark.parametrize(("total", "steps"), [(100, 5), (1000, 30), (2770, 84)])
-def test_c5_warm_up(config, total, steps):
+def test_warm_up_as_in_section_3_2_2(config, total, steps):
     assert warmup_steps(total, config) == steps
     assert learning_rate_share(steps, total, config) == 1
     assert learning_rate_share(total, total, config) == pytest.approx(0.1)
@@ -167,7 +167,7 @@ def test_c5_warm_up(config, total, steps):
 @pytest.mark.parametrize(
     ("progress", "share"), [(0, 1), (0.25, 0.868198), (0.5, 0.55), (0.75, 0.231802), (1, 0.1)]
 )
-def test_c5_cosine(progress, share):
+def test_the_cosine_ends_at_a_tenth(progress, share):
     assert cosine_share(progress, 0.1) == pytest.approx(share, abs=1e-6)
 
 

@@ -30,7 +30,7 @@ ASK = [Message("user", "How?")]
 
 
 def test_it_works():
-    """C20: kept only where it scores higher; a tie keeps the original."""
+    """Llama 2, section 4.2.4: kept only where it scores higher; a tie keeps the original."""
     original, distilled = [0.2, 0.75, 0.9, 0.5], [0.8, 0.85, 0.7, 0.5]
     kept = keep_distilled(original, distilled)
     assert kept == [True, True, False, False]

@@ -1,6 +1,6 @@
 """Answers by way of an address: what is asked of it, and what is said when it cannot.
 
-``transformers serve`` is the real one, in a process of its own. vLLM cannot be installed here: the
+``transformers serve`` is the real one, in a process of its own. vLLM is no part of the tests: the
 server that answers token ids plays its protocol as its source and documentation describe it.
 """
 

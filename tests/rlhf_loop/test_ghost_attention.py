@@ -49,7 +49,7 @@ def test_it_works():
 
 
 def test_tokens_and_mask_of_a_dialogue(chat_model):
-    """C13: ``inst`` exactly once, in u_1; a loss on the last answer only."""
+    """Llama 2, section 3.3: ``inst`` exactly once, in u_1; a loss on the last answer only."""
     model, tokenizer = load_chat_model(chat_model, "cpu")
     row = answer_row(tokenizer, training_messages(SCRIPT, ANSWERS), stop_tokens(model, tokenizer))
     text = tokenizer.decode(row.tokens)

@@ -33,8 +33,9 @@ DIALOGUE = [
 
 
 def test_the_loss_is_the_mean_over_answer_tokens():
-    """C13: two packed samples with the negative log-likelihoods 2, 1, 3 | .5, .5, 1 | 4 | .25, .75,
-    of which the second and the last part are answers."""
+    """Llama 2, section 3.1, where prompts have no loss: two packed samples with the negative
+    log-likelihoods 2, 1, 3 | .5, .5, 1 | 4 | .25, .75, of which the second and the last part are
+    answers."""
     nll = torch.tensor([0.5, 0.5, 1, 0.25, 0.75], dtype=torch.float64)
     for mean, expected in (("tokens", 0.6), ("answers", 0.583333)):
         weights = [

@@ -1,8 +1,11 @@
-"""The live process, and the models that it talks to."""
+"""The live process, and the models that it talks to; how an answer is read, and keys pressed."""
+
+import csv
+import io
 
 import pytest
 
-from tests.annotation_app.talking import LiveProcess, Talker, release_both
+from tests.annotation_app.talking import LiveProcess, release_both
 
 
 @pytest.fixture(scope="module")
@@ -13,9 +16,19 @@ def process():
 
 
 @pytest.fixture
-def talker(settings, tmp_path, db):
-    talker = Talker()
-    settings.SAMPLER_URL, settings.STORAGE_ROOT = talker.url, tmp_path
+def talker(talker, db):
     release_both()
-    yield talker
-    talker.close()
+    return talker
+
+
+def text(answer) -> str:
+    return answer.content.decode()
+
+
+def rows(answer) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text(answer))))
+
+
+def press(page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)

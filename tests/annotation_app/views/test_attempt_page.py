@@ -19,6 +19,7 @@ from tests.annotation_app.qualifications import (
     writing,
 )
 from tests.annotation_app.views.axe import PHONE, fits, violations
+from tests.annotation_app.views.conftest import press
 
 pytestmark = pytest.mark.django_db(transaction=True)
 STRENGTHS = ["significantly_better", "better", "slightly_better", "negligibly_better"]
@@ -55,11 +56,6 @@ def begin(go, alice):
         return page, Attempt.objects.get(gate=gate)
 
     return stand
-
-
-def press(page, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def test_a_quiz_by_keys_alone(begin, bob):

@@ -14,18 +14,10 @@ from annotation_app.models import Release
 from tests.annotation_app.played import begun, played
 from tests.annotation_app.rows import released_chat_model
 from tests.annotation_app.views.axe import PHONE, fits, violations
+from tests.annotation_app.views.conftest import text
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 ADDRESS = "/models"
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
-
-
-def text(answer) -> str:
-    return answer.content.decode()
 
 
 def test_it_works(as_alice):

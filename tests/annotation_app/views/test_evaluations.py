@@ -15,23 +15,15 @@ from annotation_app.lifecycle import runs, training
 from annotation_app.models import Checkpoint, Promotion, Run
 from annotation_app.supervise import supervise
 from tests.annotation_app.trained import evaluated, held_out, trained
+from tests.annotation_app.views.conftest import text
 from tests.reward.reward_models import ours
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 @pytest.fixture
 def two() -> list[Checkpoint]:
     return [trained(), trained()]
-
-
-def text(answer) -> str:
-    return answer.content.decode()
 
 
 def compare(client, checkpoints, criterion: str = "helpfulness", **more: object):

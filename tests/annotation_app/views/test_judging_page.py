@@ -8,10 +8,11 @@ import pytest
 from django.urls import reverse
 
 from annotation_app import snapshots, storage
-from annotation_app.models import Annotation, Guideline, Person
+from annotation_app.models import Annotation, Guideline, Person, Side
 from reward.preferences import read_pairs
 from tests.annotation_app.rows import comparison, open_batch
 from tests.annotation_app.views.axe import PHONE, fits, violations
+from tests.annotation_app.views.conftest import press
 
 pytestmark = pytest.mark.django_db(transaction=True)
 STRENGTHS = ["significantly_better", "better", "slightly_better", "negligibly_better"]
@@ -39,11 +40,6 @@ def shown(page) -> Annotation:
     return Annotation.objects.get(
         pk=page.locator("[data-annotation]").get_attribute("data-annotation")
     )
-
-
-def press(page, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def saved(page, annotation: Annotation) -> Annotation:
@@ -178,7 +174,7 @@ def test_undo_before_and_after_it_was_stored(judge):
     again = first.superseded_by
     assert (first.state, first.strength) == ("superseded", "significantly_better")
     assert (again.state, again.strength, again.slot) == ("recorded", "better", first.slot)
-    assert again.choice == again.shown_right
+    assert again.choice == Side(again.shown_left).other
     assert Annotation.objects.recorded().count() == 1
 
 

@@ -12,12 +12,7 @@ from tests.annotation_app.rows import released_chat_model
 from tests.annotation_app.test_lineage import judged, turned
 from tests.annotation_app.views.axe import PHONE, fits, violations
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 @pytest.fixture
@@ -41,7 +36,9 @@ def test_it_works(as_alice, model):
     for batch in ("Week 1, helpfulness", "Week 1, safety"):
         assert f">{batch}</a></th>" in page
     assert page.count('<li id="run-') == 4
-    for step in page.split('<a href="#')[1:]:  # every link down the page leads somewhere
+    links = page.split('<a href="#')[1:]
+    assert len(links) == 14
+    for step in links:  # every link down the page leads somewhere
         assert f'id="{step.split(chr(34))[0]}"' in page
     assert reverse("run", args=[model.run_id]) in page
 

@@ -8,22 +8,14 @@ from django.urls import reverse
 from annotation_app.models import Checkpoint, Promotion, PromptSet, Round
 from tests.annotation_app.rows import released_chat_model
 from tests.annotation_app.trained import trained
+from tests.annotation_app.views.conftest import text
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 @pytest.fixture
 def two() -> list[Checkpoint]:
     return [trained(), trained()]
-
-
-def text(answer) -> str:
-    return answer.content.decode()
 
 
 def test_it_works(as_alice, alice, two):

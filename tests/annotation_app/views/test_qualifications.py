@@ -27,15 +27,12 @@ from tests.annotation_app.qualifications import (
     writing,
 )
 from tests.annotation_app.rows import open_batch
+from tests.annotation_app.views.conftest import text
 
 pytestmark = pytest.mark.django_db
 LIST = reverse("qualifications")
 NEW = reverse("new_qualification")
 GRADING = reverse("grading")
-
-
-def text(answer) -> str:
-    return answer.content.decode()
 
 
 def post(client, attempt: Attempt, number: int, **fields):

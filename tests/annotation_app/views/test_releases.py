@@ -20,8 +20,8 @@ BAD = "It refuses every question about kettles."
 
 
 @pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT, settings.RUN_SETTINGS = tmp_path, None
+def plain_settings(settings, storage_root):
+    settings.RUN_SETTINGS = None
 
 
 def text(answer) -> str:

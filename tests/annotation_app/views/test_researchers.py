@@ -10,7 +10,7 @@ from django.urls import reverse
 from annotation_app.models import Batch, Checkpoint, Person, Run
 from tests.annotation_app.rows import open_batch, released_chat_model
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 PAGES = ["batches", "runs", "rewards", "rounds", "chat_models", "playground", "releases"]
 BUTTONS = [
     ("close_batch", [1]), ("open_batch", [1]), ("cancel_run", [1]), ("retry_run", [1]),
@@ -20,11 +20,6 @@ BUTTONS = [
     ("deactivate", [1]), ("roll_back_release", [1]), ("compare_round", [1]),
     ("train_independent", []),
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -17,14 +17,14 @@ from annotation_app.models import Annotation, Checkpoint, Person, Run
 from reward.config import TrainConfig
 from tests.annotation_app.rows import open_batch, released_chat_model
 from tests.annotation_app.trained import trained
+from tests.annotation_app.views.conftest import text
 
 pytestmark = pytest.mark.django_db
 ADDRESS = "/rewards/retrain/helpfulness"
 
 
 @pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+def plain_settings(settings, storage_root):
     settings.RUN_SETTINGS = None
     settings.HOLDOUT_SHARE = 0.0
 
@@ -51,10 +51,6 @@ def filled(criterion: str = "helpfulness", **changed: str) -> dict[str, str]:
 
 def send(client, **changed: str):
     return client.post(reverse("retrain_with", args=["helpfulness"]), filled(**changed))
-
-
-def text(answer) -> str:
-    return answer.content.decode()
 
 
 def test_it_works(as_alice, alice, judged):

@@ -8,6 +8,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from annotation_app.models import Annotation, Guideline, Organisation, Person, Review
+from tests.annotation_app.conftest import read
 from tests.annotation_app.rows import comparison, open_batch
 
 pytestmark = pytest.mark.django_db
@@ -28,10 +29,6 @@ def address(annotation: Annotation, name: str = "review") -> str:
 def decide(client, annotation: Annotation, decision: str, query: str = "", **fields):
     where = address(annotation, "decide") + query
     return client.post(where, {"decision": decision, **fields})
-
-
-def read(answer) -> str:
-    return " ".join(answer.content.decode().split())
 
 
 def test_it_works(as_rita, bob):
@@ -111,7 +108,7 @@ def test_edit_through_the_page(as_rita, bob):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"decision": "rejected"}, "Say why: the annotator will read it."),
+        ({"decision": "rejected", "feedback": ""}, "Say why: the annotator will read it."),
         ({"decision": "sent_back", "feedback": " \n "}, "Say why: the annotator will read it."),
         ({}, "Approve, edit, send back or reject."),
         ({"decision": "praised"}, "praised is not one of the available choices"),
@@ -130,10 +127,7 @@ def test_bad_input_stays_with_a_sentence(as_rita, bob, fields, sentence):
     annotation = answered(bob, open_batch("safety"), a_safe=True, b_safe=True)
     fields = {"feedback": "Kept <words>."} | fields
     answer = as_rita.post(address(annotation, "decide"), fields)
-    if fields.get("feedback") == "Kept <words>.":
-        if fields.get("decision") in ("rejected", "sent_back"):
-            assert answer.status_code == 302
-            return
+    if fields["feedback"] == "Kept <words>.":
         assert "Kept &lt;words&gt;.</textarea>" in answer.content.decode()
     assert answer.status_code == 400
     assert sentence in read(answer)

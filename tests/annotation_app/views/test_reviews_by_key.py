@@ -10,6 +10,7 @@ from django.utils import timezone
 from annotation_app.models import Annotation, Person, Review
 from tests.annotation_app.rows import open_batch
 from tests.annotation_app.views.axe import PHONE, fits, violations
+from tests.annotation_app.views.conftest import press
 from tests.annotation_app.views.test_reviews import ANNOTATE, NEXT, REVIEWS, WORK, address, answered
 
 
@@ -25,11 +26,6 @@ def desk(page, live_server, client, rita):
         return settled(page)
 
     return go
-
-
-def press(page, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def settled(page):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import replace
 
 import pytest
@@ -13,26 +11,14 @@ from annotation_app.models import Checkpoint, Organisation, Promotion
 from reward.preferences import Message
 from tests.annotation_app.trained import evaluated, held_out, trained
 from tests.annotation_app.views.axe import PHONE, fits, violations
+from tests.annotation_app.views.conftest import rows, text
 from tests.reward.pairs import pair
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
-
-
-def text(answer) -> str:
-    return answer.content.decode()
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 def mistakes(client, checkpoint: Checkpoint, **query: str) -> str:
     return text(client.get(reverse("mistakes", args=[checkpoint.pk]), query))
-
-
-def rows(answer) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text(answer))))
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -217,7 +203,9 @@ def test_texts_of_strangers_are_texts(as_alice):
 
 def test_a_spreadsheet_runs_nothing(as_alice):
     found = hostile()
-    for row in rows(as_alice.get(reverse("mistakes_csv", args=[found.pk]))):
+    mistaken = rows(as_alice.get(reverse("mistakes_csv", args=[found.pk])))
+    assert len(mistaken) == 10
+    for row in mistaken:
         assert row["Batch"] == "'=1+1"
         assert row["Chosen"].startswith("'@SUM")
         assert row["Rejected"].startswith("'+1")

@@ -21,18 +21,10 @@ from tests.annotation_app.played import (
     stage,
 )
 from tests.annotation_app.views.axe import PHONE, fits, violations
+from tests.annotation_app.views.conftest import text
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 STAGES = ["sft", "temperature", "rejection", "dpo", "ppo", "evaluate"]
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
-
-
-def text(answer) -> str:
-    return answer.content.decode()
 
 
 def shown(client, round_, name: str = "") -> str:

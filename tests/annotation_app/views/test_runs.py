@@ -14,12 +14,7 @@ from annotation_app.supervise import report_progress
 from tests.annotation_app.rows import released_chat_model
 from tests.annotation_app.trained import frozen, held_out, log_steps
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from django.urls import reverse
 
 from annotation_app.models import Attempt, Organisation, Person
 from annotation_app.models.refusals import NoAttempt
+from tests.annotation_app.conftest import read
 from tests.annotation_app.qualifications import comparisons, only_gate, publish, quiz
 from tests.annotation_app.views.axe import PHONE, fits, violations
 from tests.annotation_app.views.test_attempt_page import (
@@ -26,10 +27,6 @@ def gate(alice):
 
 def question(attempt: Attempt, number: int = 1) -> str:
     return reverse("attempt_question", args=[attempt.pk, number])
-
-
-def read(answer) -> str:
-    return " ".join(answer.content.decode().split())
 
 
 def decline(person: Person) -> None:

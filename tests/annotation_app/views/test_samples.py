@@ -14,12 +14,7 @@ from reward.lines import whole_records, write_records
 from tests.annotation_app.played import begun, played
 from tests.annotation_app.views.axe import PHONE, fits, violations
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
 
 
 def get(client, round_, **query):
@@ -55,7 +50,7 @@ def test_both_scores_and_refusals_stand_beside_the_texts(as_alice):
     for score in ("combined", "helpfulness", "safety"):
         gain = record["after"][score] - record["before"][score]
         told = f"{record['before'][score]:.4g} → {record['after'][score]:.4g}"
-        assert f"<strong>{score.capitalize()}</strong> {told}" in card
+        assert f"<strong>{score.capitalize()}</strong> {told.replace('-', '−')}" in card
         assert f"{gain:+.3g}".replace("-", "−") in card
     before, after = card.split("<h3>After")
     assert "refuses" in before

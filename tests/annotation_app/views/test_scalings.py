@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import time
@@ -22,6 +20,7 @@ from reward.run_folder import RunFolder
 from tests.annotation_app.rows import open_batch, released_chat_model
 from tests.annotation_app.trained import evaluated, held_out, trained
 from tests.annotation_app.views.axe import PHONE, fits, violations
+from tests.annotation_app.views.conftest import rows, text
 from tests.tiny_models import tiny_chat_model
 
 pytestmark = pytest.mark.django_db
@@ -29,8 +28,7 @@ ADDRESS = "/rewards/scaling"
 
 
 @pytest.fixture(autouse=True)
-def storage_root(settings, tmp_path):
-    settings.STORAGE_ROOT = tmp_path
+def plain_settings(settings, storage_root):
     settings.RUN_SETTINGS = None
 
 
@@ -41,14 +39,6 @@ def grown() -> list[Checkpoint]:
 
 
 RIGHTS = (0.55, 0.6, 0.65, 0.7)  # five points for every doubling
-
-
-def text(answer) -> str:
-    return answer.content.decode()
-
-
-def rows(answer) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text(answer))))
 
 
 def table(client, name: str, of: Run, **query: object) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The worked values C14, and the figures around them."""
+"""Accuracy by strength (Llama 2, table 8) at worked values, and the figures around it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reward.measures.report import Wanted, full_report
 from reward.preferences import PreferenceStrength, SafetyLabel
 from tests.reward.pairs import pair
 
-C14 = {
+SCORES = {
     "significantly_better": [(2, 0.1), (1, 1.2), (0.9, -0.4), (0.3, -0.3)],
     "better": [(0.5, 0.1), (0.2, 0.6), (1.1, 0.3)],
     "slightly_better": [(0.2, 0.1), (0.2, 0.4)],
@@ -20,12 +20,12 @@ C14 = {
 def scored() -> list[ScoredPair]:
     return [
         ScoredPair(pair(0, strength=PreferenceStrength(name)), *scores)
-        for name, rows in C14.items()
+        for name, rows in SCORES.items()
         for scores in rows
     ]
 
 
-def test_c14():
+def test_accuracy_by_strength():
     figures = full_report(scored(), Wanted("helpfulness"))
     found = {name: group["accuracy"] for name, group in figures["by_strength"].items()}
     assert found == pytest.approx(
