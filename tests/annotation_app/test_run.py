@@ -9,8 +9,8 @@ from django.utils import timezone
 
 from annotation_app import exchange, tasks
 from annotation_app.models import Run
-from annotation_app.models.run import MOST_ATTEMPTS
 from annotation_app.models.refusals import WrongState
+from annotation_app.models.run import MOST_ATTEMPTS
 from tests.annotation_app.rows import released_chat_model
 
 pytestmark = pytest.mark.django_db

@@ -48,7 +48,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
     with pytest.raises(ImproperlyConfigured, match="allowed is a JSON file"):
         read_run_settings(tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(ImproperlyConfigured, match="bytes.json, cannot be read: 'utf-8' codec"):
+    with pytest.raises(ImproperlyConfigured, match=r"bytes\.json, cannot be read: 'utf-8' codec"):
         read_run_settings(tmp_path / "bytes.json")
 
 

@@ -207,7 +207,7 @@ def test_a_stage_that_failed_goes_on_with_its_round(ready, as_alice):
 
 
 def test_a_stage_of_a_round_that_is_over_is_not_run_again(ready, as_alice):
-    round_, stages = play()
+    _, stages = play()
     Run.objects.filter(pk=stages["rejection"].pk).update(state="failed")
     page = as_alice.post(reverse("retry_run", args=[stages["rejection"].pk])).content.decode()
     assert "RLHF-V1 is at Evaluation by now; Rejection sampling #" in unescape(page)
