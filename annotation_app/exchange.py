@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shlex
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,7 @@ def run_metrics(run: Run) -> list[dict[str, Any]]:
 
 def installed_settings(kind: str) -> dict[str, Any]:
     """What this installation sets for a kind of run, on top of the recipe's numbers."""
-    if settings.RUN_SETTINGS is None:
-        return {}
-    found: dict[str, Any] = json.loads(settings.RUN_SETTINGS.read_text()).get(kind, {})
-    return found
+    return deepcopy((settings.RUN_SETTINGS or {}).get(kind, {}))
 
 
 def round_settings() -> dict[str, Any]:

@@ -100,7 +100,7 @@ async def answer(
     except (TimeoutError, httpx.TimeoutException):
         why = f"The models did not answer within {settings.SAMPLER_TIMEOUT_SECONDS} seconds."
         raise _unavailable(why, "try again.") from None
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         advice = "try again in a minute, or tell your researcher."
         raise _unavailable("The models cannot be reached right now.", advice) from None
     except (ValueError, KeyError, TypeError) as error:

@@ -41,7 +41,7 @@ async def scores(
             f"The reward server did not answer within {settings.SCORER_TIMEOUT_SECONDS} seconds; "
             "a model that is loaded for the first time may need longer: try again."
         ) from None
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         raise ScorerUnavailable(
             f"The reward server cannot be reached at {settings.SCORER_URL}, so there are no "
             "scores. Answers need it not."

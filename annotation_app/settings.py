@@ -10,6 +10,8 @@ import dj_database_url
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from annotation_app.run_settings import read_run_settings
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -240,11 +242,9 @@ BATCH_DAYS = env_int("BATCH_DAYS", 7, 1, 365)
 # --- models ----------------------------------------------------------------------------------
 
 DEMO = env_bool("TANDEM_DEMO", True)
-RUN_SETTINGS = BASE_DIR / "demo" / "run_settings.json" if DEMO else None
-if os.environ.get("RUN_SETTINGS"):
-    RUN_SETTINGS = Path(os.environ["RUN_SETTINGS"])
-if RUN_SETTINGS is not None and not RUN_SETTINGS.is_file():
-    raise ImproperlyConfigured(f"RUN_SETTINGS is {str(RUN_SETTINGS)!r}, allowed is a JSON file")
+_run_settings = str(BASE_DIR / "demo" / "run_settings.json") if DEMO else ""
+_run_settings = os.environ.get("RUN_SETTINGS") or _run_settings
+RUN_SETTINGS = read_run_settings(Path(_run_settings)) if _run_settings else {}  # by kind of run
 SAMPLER_PORT = env_int("SAMPLER_PORT", 8001, 1, 65_535)  # of the local sampler
 SAMPLER_URL = env_url("SAMPLER_URL", f"http://127.0.0.1:{SAMPLER_PORT}", "http", "https")
 SAMPLER_API_KEY = os.environ.get("SAMPLER_API_KEY", "")

@@ -16,8 +16,16 @@ from typing import Any
 import numpy as np
 
 from annotation_app import storage
-from annotation_app.models import Annotation, Batch, Comparison, Criterion, PromptSet, Round
-from annotation_app.snapshots import CHUNK
+from annotation_app.models import (
+    Annotation,
+    Batch,
+    Comparison,
+    Criterion,
+    PromptSet,
+    Round,
+    Run,
+)
+from annotation_app.snapshots import CHUNK, prompts_of
 from reward.measures.accuracy import wilson_interval
 from reward.measures.resampling import Draws, bootstrap, share_interval
 from reward.preferences import Verdict, aggregate
@@ -29,15 +37,15 @@ SHARES = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 
 def fresh_prompts(prompt_set: PromptSet, criterion: str) -> list[LoopPrompt]:
-    """Prompts of a criterion that no one was asked, in an order drawn: those first that no model
-    trains on. Test prompts are never asked."""
+    """Prompts of a criterion that no one was asked or is about to be, in an order drawn: those
+    first that no model trains on. Test prompts are never asked."""
     prompts = [
         prompt
         for prompt in read_prompts(storage.path(prompt_set.storage_key))
         if prompt.is_safety == (criterion == Criterion.SAFETY)
         and prompt.split is not PromptSplit.TEST
     ]
-    asked = _asked_roots([prompt.root for prompt in prompts])
+    asked = _asked_roots([prompt.root for prompt in prompts]) | _ordered_roots()
     fresh = [prompt for prompt in prompts if prompt.root not in asked]
     random.SystemRandom().shuffle(fresh)
     return sorted(fresh, key=lambda prompt: prompt.split is PromptSplit.TRAIN)
@@ -50,6 +58,13 @@ def _asked_roots(roots: Sequence[str]) -> set[str]:
         rows = Comparison.objects.usable().filter(prompt__dialogue__root__in=some)
         asked.update(rows.values_list("prompt__dialogue__root", flat=True))
     return asked
+
+
+def _ordered_roots() -> set[str]:
+    """What models are answering now, for batches that are still to be filled."""
+    sampling = Run.objects.active().filter(kind=Run.Kind.SAMPLING)
+    sets = PromptSet.objects.filter(used_by__run__in=sampling).distinct()
+    return {prompt.root for it in sets for prompt in prompts_of(it)}
 
 
 def expected_half_width(count: int) -> float:

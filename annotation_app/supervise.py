@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -10,16 +11,19 @@ import time
 from datetime import UTC, datetime
 
 from django.conf import settings
+from django.db import OperationalError
 
 from annotation_app import exchange, measuring
 from annotation_app.lifecycle import runs
 from annotation_app.models import Run
+from annotation_app.models.run import storable
 from reward.run_folder import ATTEMPT_VARIABLE, PARENT_VARIABLE, RunFolder
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 TERMINATE_SECONDS = 10.0
 LOCK_WAIT_SECONDS = 20.0
-MOST_ATTEMPTS = 5
 
 
 def supervise(run: Run) -> None:
@@ -58,17 +62,8 @@ def supervise(run: Run) -> None:
 def child_environment(run: Run) -> dict[str, str]:
     """The child sees neither the database nor the secret key, and never reaches for a hub; only
     what asks the configured judge sees the judge's key."""
-    hidden = {
-        "SECRET_KEY",
-        "DATABASE_URL",
-        "REDIS_URL",
-        "SAMPLER_API_KEY",
-        "SCORER_API_KEY",
-        "DJANGO_SETTINGS_MODULE",
-        "JUDGE_API_KEY",
-    }
     return {
-        **{name: value for name, value in os.environ.items() if name not in hidden},
+        **{name: value for name, value in os.environ.items() if not _is_hidden(name)},
         **({"JUDGE_API_KEY": settings.JUDGE_API_KEY} if _asks_the_judge(run) else {}),
         PARENT_VARIABLE: f"{os.getpid()}@{socket.gethostname()}",
         ATTEMPT_VARIABLE: str(run.attempt),
@@ -77,6 +72,12 @@ def child_environment(run: Run) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(settings.BASE_DIR),
     }
+
+
+def _is_hidden(name: str) -> bool:
+    own = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE")
+    keys = ("SAMPLER_API_KEY", "SCORER_API_KEY", "JUDGE_API_KEY")
+    return name in (*own, *keys) or name.endswith("PASSWORD")
 
 
 def _asks_the_judge(run: Run) -> bool:
@@ -112,7 +113,7 @@ def _watch(run: Run, folder: RunFolder, child: subprocess.Popen[bytes]) -> bool:
 def report_progress(run: Run, folder: RunFolder) -> bool:
     """The child's own progress is the heartbeat: no new figures, no new heartbeat."""
     last, seen = measuring.progress(folder)
-    progress: dict[str, object] = {"log_tail": folder.log_tail()}
+    progress: dict[str, object] = {"log_tail": storable(folder.log_tail())}
     heartbeat = None
     if last is not None:
         progress |= {"step": last["step"], "total_steps": last["total"], "figures": last}
@@ -146,11 +147,14 @@ def _report_end(run: Run, folder: RunFolder, status: int, cancelled: bool) -> No
     if status == 0 and result is not None:
         try:
             runs.run_succeeded(run, result)
-        except (ValueError, KeyError, OSError) as error:
+        except OperationalError:
+            raise  # the database is away: the result lies there, and the next attempt stores it
+        except Exception as error:
+            log.exception("The result of %s could not be stored.", run)
             run.refresh_from_db()
             runs.run_failed(run, f"its result could not be stored: {error!r}")
         return
-    if status < 0 and run.attempt < MOST_ATTEMPTS:
+    if status < 0 and not run.has_tried_enough:
         run.requeue()  # killed from outside: it goes on from its last checkpoint
         return
     how = f"signal {-status}" if status < 0 else f"status {status}"

@@ -7,12 +7,14 @@ from datetime import timedelta
 
 from celery import shared_task
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 
 from annotation_app import exchange, quality
 from annotation_app.celery import send
-from annotation_app.lifecycle import rounds, training
+from annotation_app.lifecycle import rounds, runs, training
 from annotation_app.models import Annotation, Attempt, Batch, Criterion, Round, Run
+from annotation_app.models.run import MOST_ATTEMPTS
 from annotation_app.supervise import supervise
 
 log = logging.getLogger(__name__)
@@ -42,15 +44,28 @@ def pause_annotators() -> None:
 
 @shared_task
 def turn_batches() -> None:
-    """Close what is due or full, finish what is closing, open the drafts that are filled."""
+    """Close what is due or full, have finished what is closing, open the drafts that are filled."""
     for batch in Batch.objects.open():
         if batch.is_finished():
             batch.close()
     Annotation.objects.expire()
     for batch in Batch.objects.filter(state=Batch.State.CLOSING):
-        training.finish_batch(batch)
+        send("finish_batch", batch.pk, expires=2 * settings.BEAT_SECONDS)
     for criterion in Criterion.values:
         open_next(criterion)
+
+
+@shared_task
+def finish_batch(batch_id: int) -> None:
+    """A task of its own: what goes wrong with one batch keeps no other one from closing. Whoever
+    comes while another is at it returns at once: writing a snapshot may take minutes."""
+    closing = Batch.objects.filter(state=Batch.State.CLOSING)
+    with transaction.atomic():
+        free = closing.select_for_update(skip_locked=True, no_key=True)
+        if (batch := free.filter(pk=batch_id).first()) is None:
+            return
+        training.finish_batch(batch)
+    open_next(batch.criterion)
 
 
 def open_next(criterion: str) -> None:
@@ -73,16 +88,29 @@ def rescue_runs() -> None:
     for run in Run.objects.filter(state=Run.State.RUNNING, heartbeat_at__lt=quiet):
         stalled = Run.objects.stalled(now).filter(pk=run.pk).exists()
         if stalled or not exchange.run_folder(run).is_held():
-            log.warning("%s has no living process; it is queued again.", run)
-            run.requeue()
+            _start_again(run)
     for run in Run.objects.waiting().filter(queued_at__lt=now - timedelta(seconds=10)):
         send("start_run", run.pk, expires=2 * settings.BEAT_SECONDS)
+
+
+def _start_again(run: Run) -> None:
+    """Queue it once more; one that ends again and again waits for a person."""
+    if run.has_tried_enough:
+        runs.run_failed(
+            run,
+            f"{MOST_ATTEMPTS} times its process was gone, or made no progress for "
+            f"RUN_HEARTBEAT_TIMEOUT_SECONDS ({settings.RUN_HEARTBEAT_TIMEOUT_SECONDS}). See its "
+            "log, then go on or raise that number.",
+        )
+    else:
+        log.warning("%s has no living process; it is queued again.", run)
+        run.requeue()
 
 
 @shared_task
 def advance_rounds() -> None:
     """Queue the next stage of every round whose last one has ended."""
-    for round_ in Round.objects.filter(state__in=[Round.State.QUEUED, Round.State.RUNNING]):
+    for round_ in Round.objects.active():
         rounds.advance(round_)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from reward.model import load_tokenizer, pick_device, save_tokenizer, save_weights
 from reward.preferences import Message
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # NUL, and halves of surrogate pairs
 
 
 class Answer(NamedTuple):
@@ -81,11 +84,12 @@ def prompt_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def answer_text(tokenizer: Any, answer: Answer) -> str:
-    """The text of an answer, without special tokens and surrounding white space."""
+    """The text of an answer, without special tokens and surrounding white space, and with U+FFFD
+    for what no database and no UTF-8 file stores."""
     if answer.text is not None:
-        return answer.text
+        return UNSTORABLE.sub("\ufffd", answer.text)
     text: str = tokenizer.decode(answer.tokens, skip_special_tokens=True)
-    return text.strip()
+    return UNSTORABLE.sub("\ufffd", text.strip())
 
 
 def other_word(tokenizer: Any, other: Any) -> str | None:

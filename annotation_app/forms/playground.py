@@ -10,6 +10,7 @@ from django import forms
 from django.core.validators import ProhibitNullCharactersValidator
 
 from annotation_app.forms.judging import LinesField
+from annotation_app.forms.numbers import NumberField, WholeNumberField
 from annotation_app.forms.writing import LONGEST_PROMPT
 from annotation_app.models import Checkpoint
 from annotation_app.sampler import SEED_LIMIT
@@ -36,42 +37,25 @@ class PlaygroundForm(forms.Form):
             "invalid_choice": "The second chat model is not there any more: choose another one."
         },
     )
-    temperature = forms.FloatField(
+    temperature = NumberField(
+        label="Temperature",
         min_value=0,
         max_value=5,
         help_text="0 always takes the likeliest token.",
-        error_messages=dict.fromkeys(
-            ("required", "invalid", "min_value", "max_value"),
-            "The temperature is a number from 0 to 5.",
-        ),
     )
-    top_p = forms.FloatField(
-        label="Top-p",
-        min_value=0.01,
-        max_value=1,
-        error_messages=dict.fromkeys(
-            ("required", "invalid", "min_value", "max_value"), "Top-p is a number from 0.01 to 1."
-        ),
-    )
-    max_tokens = forms.IntegerField(
+    top_p = NumberField(label="Top-p", min_value=0.01, max_value=1)
+    max_tokens = WholeNumberField(
         label="New tokens",
         min_value=1,
         max_value=MOST_TOKENS,
         help_text="At most so many in an answer.",
-        error_messages=dict.fromkeys(
-            ("required", "invalid", "min_value", "max_value"),
-            f"New tokens are a whole number from 1 to {MOST_TOKENS}.",
-        ),
     )
-    seed = forms.IntegerField(
+    seed = WholeNumberField(
+        label="Seed",
         min_value=0,
         max_value=SEED_LIMIT - 1,
         required=False,
         help_text="Left empty, every answer draws its own.",
-        error_messages=dict.fromkeys(
-            ("invalid", "min_value", "max_value"),
-            f"The seed is a whole number from 0 to {SEED_LIMIT - 1}, or empty.",
-        ),
     )
     is_safety = forms.BooleanField(
         label="Combine the scores as of a safety prompt",
@@ -84,7 +68,8 @@ class PlaygroundForm(forms.Form):
         required=False,
         widget=forms.Textarea(attrs={"rows": 2}),
         error_messages={
-            "max_length": f"The system message is too long: at most {LONGEST_PROMPT} characters."
+            "max_length": "The system message has %(show_value)d characters, allowed are at "
+            "most %(limit_value)d."
         },
     )
 
@@ -131,11 +116,13 @@ class MessagesField(forms.Field):
             raise forms.ValidationError("Write a message first.")
         if len(texts[-1]) > LONGEST_PROMPT:
             raise forms.ValidationError(
-                f"The message is too long: at most {LONGEST_PROMPT} characters."
+                f"The message has {len(texts[-1])} characters, allowed are at most "
+                f"{LONGEST_PROMPT}."
             )
         if sum(map(len, texts)) > LONGEST_TALK:
             raise forms.ValidationError(
-                f"The talk is too long: at most {LONGEST_TALK} characters. Start anew."
+                f"The talk has {sum(map(len, texts))} characters, allowed are at most "
+                f"{LONGEST_TALK}: start anew."
             )
         return messages
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django import forms
 
+from annotation_app.forms.numbers import WholeNumberField
 from annotation_app.models import Criterion
 
 LONGEST_REASON = 2_000
@@ -15,7 +16,11 @@ def _reason(missing: str, *, required: bool) -> forms.CharField:
         required=required,
         max_length=LONGEST_REASON,
         widget=forms.Textarea(attrs={"rows": 4}),
-        error_messages={"required": missing},
+        error_messages={
+            "required": missing,
+            "max_length": "The reason has %(show_value)d characters, allowed are at most "
+            "%(limit_value)d.",
+        },
     )
 
 
@@ -44,18 +49,8 @@ class SideBySideForm(forms.Form):
         label="Judged by",
         error_messages={
             "required": "Say what people shall judge: helpfulness or safety.",
-            "invalid_choice": "There is no criterion of that name.",
+            "invalid_choice": "“%(value)s” is no criterion, allowed are helpfulness and safety.",
         },
     )
-    count = forms.IntegerField(
-        min_value=1,
-        max_value=10_000,
-        label="Comparisons",
-        error_messages={"required": "Give the number of comparisons."},
-    )
-    overlap = forms.IntegerField(
-        min_value=1,
-        max_value=9,
-        label="Annotators for each",
-        error_messages={"required": "Give the number of annotators: 1 is enough."},
-    )
+    count = WholeNumberField(min_value=1, max_value=10_000, label="Comparisons")
+    overlap = WholeNumberField(min_value=1, max_value=9, label="Annotators for each")

@@ -30,8 +30,9 @@ LONGEST_REASON = 120  # characters of why a comparison is never served
 def release_round(round_: Round, by: Person | None, reason: str = "") -> Release:
     """Put the round's chat model before annotators, and have the next drafts filled from it.
 
-    The drafts hold one response of the new release and one of the previous. Raises WrongState, also
-    for a round that is held back where no reason is given.
+    The drafts hold one response of the new release and one of the previous; a criterion that has no
+    prompts gets none. Raises WrongState, also for a round that is held back where no reason is
+    given.
     """
     Release.objects.in_turn()
     round_.mark_released(reason)
@@ -41,7 +42,8 @@ def release_round(round_: Round, by: Person | None, reason: str = "") -> Release
     )
     Release.rest_older()
     for criterion in Criterion.values:
-        queue_filling(Batch.draft_next(criterion, is_filled=False), round_.prompt_set)
+        with suppress(CannotStart), transaction.atomic():  # no prompts of it: no draft of it
+            queue_filling(Batch.draft_next(criterion, is_filled=False), round_.prompt_set)
     return release
 
 

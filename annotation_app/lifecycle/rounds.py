@@ -27,7 +27,7 @@ from rlhf_loop.round import STAGES, stages_of
 
 def why_no_round() -> str:
     """Why a round cannot start now, or an empty string."""
-    if Round.objects.filter(state__in=[Round.State.QUEUED, Round.State.RUNNING]).exists():
+    if Round.objects.active().exists():
         return "A round is running."
     for criterion in Criterion.values:
         if Checkpoint.objects.promoted(criterion) is None:
@@ -43,6 +43,7 @@ def start_round(started_by: Person | None) -> Round:
 
     Raises CannotStart naming what is missing.
     """
+    Release.objects.in_turn()  # of two clicks at once the second sees the first one's round
     if reason := why_no_round():
         raise CannotStart(reason)
     helpfulness = Checkpoint.objects.promoted(Criterion.HELPFULNESS)
@@ -80,11 +81,17 @@ def _demonstrations(config: Mapping[str, Any]) -> DemonstrationSet | None:
 
 @transaction.atomic
 def advance(round_: Round) -> Run | None:
-    """Queue the stage after the last finished one; None when a stage is still at work."""
+    """Queue the stage after the last finished one, or finish a round that has none left; None
+    when a stage is still at work."""
     done = {run.kind: run for run in round_.runs.filter(state=Run.State.SUCCEEDED)}
     order = stages_of(round_.config)
     stage = next((s for s in order if s not in done), None)
-    if stage is None or round_.runs.active().exists() or not round_.enter_stage(stage):
+    if round_.runs.active().exists():
+        return None
+    if stage is None:
+        _finish(round_, done[order[-1]])
+        return None
+    if not round_.enter_stage(stage):
         return None
     trained = [done[s] for s in order[: order.index(stage)] if s in TRAINING_STAGES]
     policy = trained[-1].checkpoint if trained else round_.policy
@@ -101,6 +108,15 @@ def advance(round_: Round) -> Run | None:
         },
         round=round_,
     )
+
+
+def _finish(round_: Round, last: Run) -> None:
+    """A round whose stages have all ended gets what the last one measured."""
+    result = exchange.run_folder(last).result()
+    if result is None:
+        round_.fail(f"{last}: its result is gone from {last.storage_key}.")
+    else:
+        round_.finish(result)
 
 
 def _further(round_: Round, stage: str, policy: Checkpoint) -> Mapping[str, Input]:
@@ -129,6 +145,7 @@ def measured_by(round_: Round) -> dict[str, Checkpoint | PromptSet]:
     }
 
 
+@transaction.atomic
 def cancel_round(round_: Round) -> None:
     """Stop the stage at work; the round follows when its process is gone. Raises WrongState."""
     run = round_.runs.active().first()
@@ -141,9 +158,15 @@ def cancel_round(round_: Round) -> None:
 
 @transaction.atomic
 def retry_round(round_: Round) -> None:
-    """Go on where a failed or cancelled round stopped. Raises WrongState."""
+    """Go on where a failed or cancelled round stopped. Raises WrongState, also while another one
+    is at work."""
+    Release.objects.in_turn()
+    other = Round.objects.active().exclude(pk=round_.pk).first()
+    if other is not None:
+        raise WrongState(f"{other} is {other.state}; {round_} can go on when that has ended.")
     round_.resume()
-    run = round_.runs.filter(state__in=[Run.State.FAILED, Run.State.CANCELLED]).last()
+    ended = round_.runs.filter(state__in=[Run.State.FAILED, Run.State.CANCELLED])
+    run = ended.filter(kind=round_.stage).order_by("pk").last()
     if run is not None:
         run.retry()
     else:

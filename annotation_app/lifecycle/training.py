@@ -43,7 +43,7 @@ def finish_batch(batch: Batch) -> Run | None:
         hear_people(batch.round)
         return None
     try:
-        return queue_reward_training(batch.criterion)
+        return _queue_reward_training(batch.criterion)
     except CannotStart:
         return None
 
@@ -66,6 +66,20 @@ def queue_reward_training(
         return asked
     if Run.objects.waiting().filter(kind=Run.Kind.REWARD_TRAINING, criterion=criterion).exists():
         raise CannotStart(f"Training of the {criterion} reward model is queued already.")
+    return _queue_reward_training(
+        criterion, config, start=start, snapshot=snapshot, asked_by=by, form_key=form_key
+    )
+
+
+def _queue_reward_training(
+    criterion: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    start: Checkpoint | None = None,
+    snapshot: Snapshot | None = None,
+    **fields: Any,
+) -> Run:
+    """The same whatever waits. A closed batch always trains: what waits has an older snapshot."""
     installed = exchange.installed_settings("reward_training")
     start = start or newest_chat_model()
     return Run.queue(
@@ -73,8 +87,7 @@ def queue_reward_training(
         installed if config is None else config,
         {"start": start, "snapshot": snapshot or snapshots.write_snapshot(criterion)},
         criterion=criterion,
-        asked_by=by,
-        form_key=form_key,
+        **fields,
     )
 
 

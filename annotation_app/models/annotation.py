@@ -460,14 +460,22 @@ class Annotation(models.Model):
             self._free_slot()
         self.refresh_from_db()
 
-    def heartbeat(self) -> None:
-        """Extend the lease: the annotator is still at it. Raises LeaseLost once it has ended."""
-        renewed = Annotation.objects.filter(
-            pk=self.pk, state=self.State.LEASED, lease_expires_at__gt=timezone.now()
-        ).update(lease_expires_at=timezone.now() + timedelta(seconds=settings.LEASE_SECONDS))
+    def heartbeat(self) -> bool:
+        """Extend the lease: the annotator is still at it. False where it ends as it stands, since
+        its batch is closing: a page that is left open does not keep it from that.
+
+        Raises LeaseLost once it has ended.
+        """
+        now = timezone.now()
+        mine = Annotation.objects.filter(
+            pk=self.pk, state=self.State.LEASED, lease_expires_at__gt=now
+        )
+        until = now + timedelta(seconds=settings.LEASE_SECONDS)
+        renewed = mine.filter(batch__state=Batch.State.OPEN).update(lease_expires_at=until)
         self.refresh_from_db()
-        if renewed != 1:
+        if renewed != 1 and not mine.exists():
             raise LeaseLost("Your reservation of this comparison has ended.")
+        return renewed == 1
 
     def _end(self, state: str, reason: str) -> None:
         if self._release(state, reason) != 1:

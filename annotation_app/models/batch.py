@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
@@ -149,31 +149,31 @@ class Batch(models.Model):
     @classmethod
     def draft_next(cls, criterion: str, *, is_filled: bool = True) -> Batch:
         """The draft of the week after the newest one of this criterion."""
-        weeks = cls.objects.filter(criterion=criterion, week__isnull=False)
-        week = (weeks.aggregate(models.Max("week"))["week__max"] or 0) + 1
         return cls.objects.create(
-            name=f"Week {week}, {criterion}",
-            criterion=criterion,
-            week=week,
+            **cls._next_week(criterion),
             overlap=settings.OVERLAP,
             dual_share=settings.DUAL_SHARE,
             is_filled=is_filled,
         )
 
     @classmethod
+    def _next_week(cls, criterion: str) -> dict[str, Any]:
+        weeks = cls.objects.filter(criterion=criterion, week__isnull=False)
+        week = (weeks.aggregate(models.Max("week"))["week__max"] or 0) + 1
+        return {"name": f"Week {week}, {criterion}", "criterion": criterion, "week": week}
+
+    @classmethod
     def draft_side_by_side(cls, round_: Round, criterion: str, overlap: int) -> Batch:
-        """A draft in which this round's models are compared; its name is no different from others'.
+        """A draft in which this round's models are compared. It takes a week's number, so that its
+        name tells nobody what it is.
 
         Raises WrongState where there is one.
         """
-        weeks = cls.objects.filter(criterion=criterion, week__isnull=False)
-        name = f"Week {weeks.aggregate(models.Max('week'))['week__max'] or 1}, {criterion}, part "
-        part = 2 + cls.objects.filter(name__startswith=name).count()
         try:
             with transaction.atomic():
                 return cls.objects.create(
-                    name=f"{name}{part}", criterion=criterion, kind=cls.Kind.EVALUATION,
-                    round=round_, overlap=overlap, takes_written_prompts=False, is_filled=False,
+                    **cls._next_week(criterion), kind=cls.Kind.EVALUATION, round=round_,
+                    overlap=overlap, takes_written_prompts=False, is_filled=False,
                 )  # fmt: skip
         except IntegrityError:
             if not cls.objects.filter(round=round_, criterion=criterion).exists():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Case, Value, When
 from django.utils import timezone
 
 from annotation_app.models.checkpoint import Checkpoint, PromptSet
@@ -17,6 +18,12 @@ from annotation_app.models.run import Run
 
 if TYPE_CHECKING:
     from annotation_app.models.person import Person
+
+
+class RoundQuerySet(models.QuerySet["Round"]):
+    def active(self) -> RoundQuerySet:
+        """The one that is at work, if any."""
+        return self.filter(state__in=[Round.State.QUEUED, Round.State.RUNNING])
 
 
 class Round(models.Model):
@@ -64,8 +71,14 @@ class Round(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     ended_at = models.DateTimeField(null=True)
 
+    objects = RoundQuerySet.as_manager()
+
     class Meta:
         constraints = [
+            models.UniqueConstraint(
+                Case(When(one_of("state", ["queued", "running"]), then=Value(1))),
+                name="round_one_active",
+            ),
             models.CheckConstraint(
                 name="round_state_known",
                 condition=one_of(
@@ -73,7 +86,7 @@ class Round(models.Model):
                     ["queued", "running", "evaluated", "held", "released", "rolled_back",
                      "failed", "cancelled"],
                 ),
-            )
+            ),
         ]  # fmt: skip
 
     def __str__(self) -> str:

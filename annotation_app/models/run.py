@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,16 @@ from annotation_app.models.refusals import WrongState
 
 if TYPE_CHECKING:
     from annotation_app.models.round import Round
+
+
+MOST_ATTEMPTS = 5  # of which none ends, before a person has to look
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """The text without what no database stores: NUL characters and halves of surrogate pairs."""
+    return UNSTORABLE.sub("\ufffd", text)
 
 
 class RunQuerySet(models.QuerySet["Run"]):
@@ -81,6 +92,9 @@ class Run(models.Model):
     config = models.JSONField(default=dict)
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
     attempt = models.PositiveIntegerField(default=0)
+    attempt_retried = models.PositiveIntegerField(
+        default=0, help_text="the attempt after which a person had it go on; 0: nobody has"
+    )
     round: models.ForeignKey[Round | None, Round | None] = models.ForeignKey(
         "annotation_app.Round", models.PROTECT, null=True, related_name="runs"
     )
@@ -135,6 +149,11 @@ class Run(models.Model):
     @property
     def is_active(self) -> bool:
         return self.state in (self.State.QUEUED, self.State.RUNNING)
+
+    @property
+    def has_tried_enough(self) -> bool:
+        """Whether only a person may have it started once more."""
+        return self.attempt - self.attempt_retried >= MOST_ATTEMPTS
 
     @classmethod
     def queue(
@@ -199,7 +218,7 @@ class Run(models.Model):
 
     def fail(self, error: str) -> bool:
         """running → failed with the sentence that the page shows."""
-        return self._end(self.State.FAILED, error=error)
+        return self._end(self.State.FAILED, error=storable(error))
 
     def end_cancelled(self) -> bool:
         """running → cancelled: the child process is gone."""
@@ -219,7 +238,11 @@ class Run(models.Model):
         """failed | cancelled → queued, to go on from the last checkpoint. Raises WrongState."""
         ended = Run.objects.filter(pk=self.pk, state__in=[self.State.FAILED, self.State.CANCELLED])
         moved = ended.update(
-            state=self.State.QUEUED, cancel_requested=False, error="", ended_at=None
+            state=self.State.QUEUED,
+            cancel_requested=False,
+            error="",
+            ended_at=None,
+            attempt_retried=F("attempt"),
         )
         self.refresh_from_db()
         if moved != 1:

@@ -158,9 +158,19 @@ def release(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @signed_in
 def heartbeat(request: HttpRequest, pk: int) -> HttpResponse:
-    """204 while the reservation lives, 409 with the sentence when it has ended."""
-    own_annotation(request, pk).heartbeat()
-    return HttpResponse(status=204)
+    """204 while the reservation lives, 200 with the sentence when it will end soon, 409 with one
+    when it has ended."""
+    found = own_annotation(request, pk)
+    if found.heartbeat():
+        return HttpResponse(status=204)
+    return JsonResponse(
+        {
+            "errors": [
+                "This batch is closing: send your answer before "
+                f"{found.lease_expires_at:%H:%M:%S} UTC, when your reservation ends."
+            ]
+        }
+    )
 
 
 @require_http_methods(["GET", "POST"])

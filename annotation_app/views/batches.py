@@ -24,7 +24,8 @@ SAFETY_LABELS = ("chosen safe", "both safe", "both unsafe")
 @researcher_required
 def batches(request: HttpRequest) -> HttpResponse:
     rows = Batch.objects.with_progress().order_by(F("closed_at").desc(nulls_first=True), "-pk")
-    return render(request, "batches/list.html", {"batches": rows, "criteria": Criterion})
+    page = Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
+    return render(request, "batches/list.html", {"page": page, "criteria": Criterion})
 
 
 @require_GET

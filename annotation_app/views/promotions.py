@@ -43,7 +43,7 @@ def _confirmation(
         "now": now,
         "is_roll_back": is_roll_back,
         "is_same": bool(then and now and then.pk == now.checkpoint_id),
-        "running": Round.objects.filter(state__in=[Round.State.QUEUED, Round.State.RUNNING]),
+        "running": Round.objects.active(),
     }
     return render(request, "rewards/promotion.html", page)
 

@@ -25,6 +25,7 @@ from rlhf_loop.prompts import PromptKind
 from rlhf_loop.round import stages_of
 
 SAMPLES_ON_A_PAGE = 8
+MOST = 100  # rounds in the list
 
 
 class Stage(NamedTuple):
@@ -38,7 +39,14 @@ class Stage(NamedTuple):
 @require_GET
 @researcher_required
 def all_rounds(request: HttpRequest) -> HttpResponse:
-    context = {"rounds": Round.objects.order_by("-pk"), "why_not": rounds.why_no_round()}
+    """The newest ones, without what makes their rows large."""
+    rows = Round.objects.select_related("policy").defer("config", "evaluation").order_by("-pk")
+    newest = list(rows[: MOST + 1])
+    context = {
+        "rounds": newest[:MOST],
+        "most": MOST if len(newest) > MOST else None,
+        "why_not": rounds.why_no_round(),
+    }
     return render(request, "rounds/list.html", context)
 
 

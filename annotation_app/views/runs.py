@@ -14,7 +14,9 @@ from django.views.decorators.vary import vary_on_headers
 from annotation_app import curves, exchange
 from annotation_app.access import researcher_required
 from annotation_app.forms import differences
+from annotation_app.lifecycle import rounds
 from annotation_app.models import Checkpoint, Run
+from annotation_app.models.refusals import WrongState
 from annotation_app.tables import csv_file
 from rlhf_loop.round import stages_of
 
@@ -82,8 +84,12 @@ def run_metrics(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @researcher_required
 def cancel_run(request: HttpRequest, pk: int) -> HttpResponse:
-    found = get_object_or_404(Run, pk=pk)
-    found.cancel()
+    """A stage is cancelled with its round: nothing would start it again, but the round."""
+    found = get_object_or_404(Run.objects.select_related("round"), pk=pk)
+    if found.round is not None and found.is_active:
+        rounds.cancel_round(found.round)
+    else:
+        found.cancel()
     messages.success(request, f"{found} is being cancelled.")
     return redirect("run", pk)
 
@@ -91,7 +97,14 @@ def cancel_run(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @researcher_required
 def retry_run(request: HttpRequest, pk: int) -> HttpResponse:
-    found = get_object_or_404(Run, pk=pk)
-    found.retry()
+    """A stage goes on with its round, which hears of its end only while it runs itself."""
+    found = get_object_or_404(Run.objects.select_related("round"), pk=pk)
+    if found.round is not None and found.kind == found.round.stage:
+        rounds.retry_round(found.round)
+    elif found.round is not None:
+        label = found.round.stage_label or "no stage"
+        raise WrongState(f"{found.round} is at {label} by now; {found} is not run again.")
+    else:
+        found.retry()
     messages.success(request, f"{found} goes on from its last checkpoint.")
     return redirect("run", pk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from annotation_app import tasks
 from annotation_app.models import Batch, Checkpoint, Comparison, Prompt, Release, Response
 from reward.preferences import Message
 
@@ -22,6 +23,13 @@ def comparison(
     prompt = Prompt.start([Message("user", text)], is_safety=batch.criterion == "safety")
     responses = [Response.objects.create(prompt=prompt, text=answer) for answer in (a, b)]
     return Comparison.pose(batch, prompt, *responses)
+
+
+def turn_batches() -> None:
+    """What beat and the tasks that it sends do about batches."""
+    tasks.turn_batches()
+    for batch in Batch.objects.filter(state=Batch.State.CLOSING):
+        tasks.finish_batch(batch.pk)
 
 
 def released_chat_model(name: str = "starter") -> Release:

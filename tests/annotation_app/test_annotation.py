@@ -143,6 +143,20 @@ def test_heartbeat_extends_the_lease_and_ends_with_it():
         annotation.heartbeat()
 
 
+def test_a_page_that_is_left_open_does_not_keep_a_batch_from_closing():
+    batch, bob = open_batch(), person("bob")
+    annotation = Annotation.objects.lease_next(bob, batch)
+    assert annotation.heartbeat()
+    batch.close()
+    ends = annotation.lease_expires_at
+    assert not annotation.heartbeat()
+    assert annotation.lease_expires_at == ends
+    run_out(annotation)
+    with pytest.raises(LeaseLost):
+        annotation.heartbeat()
+    assert batch.finish_closing()
+
+
 def test_excluded_answer_stays_readable_and_frees_its_slot():
     batch, bob = open_batch(comparisons=1), person("bob")
     annotation = Annotation.objects.lease_next(bob, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 
 import pytest
@@ -184,8 +183,7 @@ def test_the_judge_and_the_tasks_of_the_installation(settings, tmp_path):
 def test_a_rounds_settings_name_others(settings, tmp_path):
     settings.JUDGE_URL, settings.JUDGE_MODEL, settings.JUDGE_API_KEY = JUDGE, "wise", "key"
     own = {"judge_address": "https://own.example/v1", "judge_model": "own", "tasks": ["own.jsonl"]}
-    settings.RUN_SETTINGS = tmp_path / "run_settings.json"
-    settings.RUN_SETTINGS.write_text(json.dumps({"round": {"evaluate": own}}))
+    settings.RUN_SETTINGS = {"round": {"evaluate": own}}
     run = evaluating()
     found = asked(run)
     assert (found.judge_address, [str(task) for task in found.tasks]) == (

@@ -207,8 +207,7 @@ def test_a_safety_score_at_the_gate_leaves_it_to_helpfulness():
 
 def test_the_gate_is_that_of_the_rounds(settings, tmp_path):
     assert playground.threshold() == 0.15
-    settings.RUN_SETTINGS = tmp_path / "settings.json"
-    settings.RUN_SETTINGS.write_text('{"round": {"threshold": 0.4}}')
+    settings.RUN_SETTINGS = {"round": {"threshold": 0.4}}
     assert playground.threshold() == 0.4
 
 

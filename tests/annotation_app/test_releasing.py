@@ -308,6 +308,14 @@ def test_without_prompts_to_fill_a_draft_with_it_is_rolled_back_all_the_same():
     assert [len(drafts(c)) for c in ("helpfulness", "safety")] == [1, 0]
 
 
+def test_nor_does_a_criterion_without_prompts_forbid_a_release():
+    texts = [prompt(f"How long, {number}?", PromptSplit.TRAIN) for number in range(3)]
+    snapshots.write_prompt_set("Only helpfulness", texts)
+    round_, _ = released()
+    assert round_.state == "released"
+    assert [len(drafts(c)) for c in ("helpfulness", "safety")] == [1, 0]
+
+
 def test_a_turn_of_a_dialogue_in_flight_ends_with_what_it_asked(bob):
     _, release = released()
     batch = open_batch(comparisons=0)

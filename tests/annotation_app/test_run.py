@@ -10,6 +10,7 @@ from django.utils import timezone
 from annotation_app import exchange, tasks
 from annotation_app.models import Run
 from annotation_app.models.refusals import WrongState
+from annotation_app.models.run import MOST_ATTEMPTS
 from tests.annotation_app.rows import released_chat_model
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
@@ -101,3 +102,35 @@ def test_a_living_process_without_progress_for_too_long_is_replaced(settings):
         tasks.rescue_runs()
     run.refresh_from_db()
     assert run.state == "queued"
+
+
+def abandoned(run: Run) -> None:
+    """An attempt of which nothing is left when beat looks."""
+    assert run.claim()
+    Run.objects.update(heartbeat_at=timezone.now() - timedelta(seconds=60))
+    tasks.rescue_runs()
+    run.refresh_from_db()
+
+
+def test_one_that_never_ends_waits_for_a_person_at_last(settings):
+    settings.RUN_HEARTBEAT_TIMEOUT_SECONDS = 30
+    run = queued()
+    for _ in range(MOST_ATTEMPTS - 1):
+        abandoned(run)
+        assert run.state == "queued"
+    abandoned(run)
+    assert (run.state, run.attempt) == ("failed", MOST_ATTEMPTS)
+    assert "made no progress for RUN_HEARTBEAT_TIMEOUT_SECONDS (30)" in run.error
+    run.retry()
+    for _ in range(MOST_ATTEMPTS - 1):
+        abandoned(run)
+        assert run.state == "queued"
+    abandoned(run)
+    assert (run.state, run.attempt) == ("failed", 2 * MOST_ATTEMPTS)
+
+
+def test_an_error_that_no_database_stores_as_it_is():
+    run = queued()
+    run.claim()
+    assert run.fail("half \ud83d of it, and \x00")
+    assert Run.objects.get().error == "half \ufffd of it, and \ufffd"

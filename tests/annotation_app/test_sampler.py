@@ -65,6 +65,11 @@ def test_a_sampler_that_is_down():
         ask("http://127.0.0.1:9")
 
 
+def test_an_address_that_is_none():
+    with pytest.raises(SamplerUnavailable, match="cannot be reached"):
+        ask("http://127.0.0.1:port")
+
+
 @pytest.mark.parametrize("pause", [1, 0.06])
 def test_a_slow_sampler_before_and_within_its_answer(talker, settings, pause):
     settings.SAMPLER_TIMEOUT_SECONDS = 0.3

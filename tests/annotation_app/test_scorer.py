@@ -67,6 +67,11 @@ def test_one_that_is_down(settings):
         ask(settings, "http://127.0.0.1:9")
 
 
+def test_an_address_that_is_none(settings):
+    with pytest.raises(ScorerUnavailable, match=r"cannot be reached at http://127\.0\.0\.1:p, so"):
+        ask(settings, "http://127.0.0.1:p")
+
+
 def test_a_slow_one(settings):
     settings.SCORER_TIMEOUT_SECONDS = 0.2
     assert "did not answer within 0.2 seconds" in said(settings, Answer(b"{}", wait_seconds=5))

@@ -9,7 +9,7 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.urls import reverse
 
-from annotation_app import exports, side_by_side, snapshots, tasks
+from annotation_app import exports, side_by_side, snapshots
 from annotation_app.lifecycle import releases, training
 from annotation_app.models import (
     Annotation,
@@ -25,7 +25,7 @@ from annotation_app.models import (
 from annotation_app.models.refusals import CannotStart, WrongState
 from rlhf_loop.prompts import PromptSplit
 from tests.annotation_app.ended import FALLEN, asked_in, ended, filling, prompt_set, sampled
-from tests.annotation_app.rows import comparison, open_batch
+from tests.annotation_app.rows import comparison, open_batch, turn_batches
 
 pytestmark = pytest.mark.django_db
 
@@ -45,7 +45,7 @@ def ordered(
     """A batch that compares a round's models, filled and open."""
     batch = releases.compare_with_people(round_ or ended(), criterion, count, overlap)
     sampled(filling(batch), text)
-    tasks.turn_batches()
+    turn_batches()
     batch.refresh_from_db()
     assert batch.state == "open"
     return batch
@@ -64,7 +64,7 @@ def prefers(batch: Batch, name: str, new: Callable[[int], bool]) -> None:
 
 
 def people(batch: Batch) -> dict:
-    tasks.turn_batches()
+    turn_batches()
     batch.refresh_from_db()
     assert batch.state == "closed"
     return Round.objects.get(pk=batch.round_id).evaluation["people"]
@@ -182,7 +182,8 @@ def test_annotators_are_not_told(as_bob, bob):
     judging = as_bob.get(reverse("annotate_next", args=["helpfulness"])).content.decode()
     for word in ("RLHF", "evaluation", "side by side", "starter", "previous"):
         assert word not in page + judging
-    assert batch.name == "Week 1, helpfulness, part 2"
+    assert batch.name == "Week 2, helpfulness"
+    assert Batch.draft_next("helpfulness").name == "Week 3, helpfulness"
 
 
 def test_a_waiting_turn_of_a_dialogue_still_comes_first(as_bob, bob):
@@ -214,6 +215,18 @@ def test_dialogues_go_into_the_week(as_bob):
     ordered(count=1)
     page = as_bob.get(reverse("start_dialogue", args=["helpfulness"])).content.decode()
     assert "No helpfulness batch is open now" in page
+
+
+def test_what_is_ordered_is_asked_once_while_models_still_answer_it():
+    first = releases.compare_with_people(ended(), "helpfulness", 10, 1)
+    ordered_now = {prompt.root for prompt in asked_in(filling(first))}
+    prompts = Round.objects.get().prompt_set
+    fresh = {prompt.root for prompt in side_by_side.fresh_prompts(prompts, "helpfulness")}
+    assert (len(ordered_now), len(fresh), ordered_now & fresh) == (10, 6, set())
+    with pytest.raises(CannotStart, match="Only 6 helpfulness prompts of Help desk"):
+        releases.compare_with_people(ended(), "helpfulness", 7, 1)
+    filling(first).cancel()
+    assert len(side_by_side.fresh_prompts(prompts, "helpfulness")) == 16
 
 
 # --- what they said -------------------------------------------------------------------------------
@@ -257,7 +270,7 @@ def test_where_all_answers_are_equal_nobody_is_asked():
     batch = releases.compare_with_people(round_, "helpfulness", 4, 1)
     sampled(filling(batch), lambda prompt_id, index: "Same.")
     for _ in range(2):
-        tasks.turn_batches()
+        turn_batches()
     assert people(batch)["helpfulness"]["ties"] == 4
 
 
@@ -323,7 +336,7 @@ def test_both_criteria_stand_side_by_side():
     round_ = ended()
     prefers(ordered(round_, 6), "bob", lambda number: True)
     batch = ordered(round_, 6, criterion="safety")
-    tasks.turn_batches()
+    turn_batches()
     prefers(batch, "bob", lambda number: False)
     assert {c: it["wins"] for c, it in people(batch).items()} == {"helpfulness": 6, "safety": 0}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import threading
 from html import unescape
 
 import pytest
+from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 
-from annotation_app import exchange, storage
+from annotation_app import exchange, storage, tasks
 from annotation_app.lifecycle import rounds, runs
 from annotation_app.lineage import annotations_of, demonstrations_of, lineage
 from annotation_app.models import (
@@ -22,6 +23,7 @@ from annotation_app.models import (
     Run,
 )
 from annotation_app.models.promotion import Promotion
+from annotation_app.models.refusals import CannotStart
 from reward.preferences import read_json_lines
 from reward.settings import parse
 from rlhf_loop.config import STAGE_CONFIGS
@@ -41,8 +43,7 @@ def ready(settings, tmp_path):
     PromptSet.objects.create(name="set", storage_key="prompts/set.jsonl", sha256="", counts={})
 
     def set_up(**round_settings: object) -> None:
-        settings.RUN_SETTINGS = tmp_path / "run_settings.json"
-        settings.RUN_SETTINGS.write_text(json.dumps({"round": round_settings}))
+        settings.RUN_SETTINGS = {"round": round_settings}
 
     set_up()
     return set_up
@@ -64,6 +65,14 @@ def finish(run: Run, **result: object) -> Run | None:
     assert runs.run_succeeded(run, result)
     assert run.round is not None
     return rounds.advance(Round.objects.get(pk=run.round.pk))
+
+
+def failed() -> Round:
+    """A round whose first stage has failed."""
+    run = rounds.start_round(None).runs.get()
+    run.claim()
+    runs.run_failed(run, "No space.")
+    return Round.objects.get(pk=run.round_id)
 
 
 def play(**results: dict[str, object]) -> tuple[Round, dict[str, Run]]:
@@ -153,16 +162,12 @@ def test_the_answers_selected_in_all_earlier_rounds_compete(ready):
 
 def test_what_competes_does_not_change_while_a_round_runs(ready):
     """A stage that is started again reads what it read before."""
-    failed = rounds.start_round(None)
-    first = failed.runs.get()
-    first.claim()
-    runs.run_failed(first, "No space.")
+    first = failed().runs.get()
     second = rounds.start_round(None).runs.get()
     assert list(asked(second).earlier) == []
-    failed.refresh_from_db()
-    rounds.retry_round(failed)
-    first.refresh_from_db()
-    finish(first, model="model")
+    rounds.cancel_round(second.round)
+    rounds.retry_round(Round.objects.get(pk=first.round_id))
+    finish(Run.objects.get(pk=first.pk), model="model")
     assert list(asked(second).earlier) == []
 
 
@@ -183,6 +188,113 @@ def test_the_page_shows_the_stages_of_the_round(ready, as_alice):
     shown = [label for label in ("Temperature sweep", "Rejection sampling", "PPO", "Evaluation")
              if f"<h3>{label}</h3>" in page]  # fmt: skip
     assert shown == ["Temperature sweep", "Rejection sampling", "Evaluation"]
+
+
+# --- ended early, and on again --------------------------------------------------------------------
+
+
+def test_a_stage_that_failed_goes_on_with_its_round(ready, as_alice):
+    round_ = failed()
+    run = round_.runs.get()
+    as_alice.post(reverse("retry_run", args=[run.pk]))
+    round_.refresh_from_db()
+    run.refresh_from_db()
+    assert (round_.state, run.state) == ("running", "queued")
+    run = finish(run, model="model")
+    run = finish(run, model="model")
+    finish(run, gate={"passes": True, "reasons": [], "unmeasured": []})
+    round_.refresh_from_db()
+    assert (round_.state, round_.evaluation["gate"]["passes"]) == ("evaluated", True)
+
+
+def test_a_stage_of_a_round_that_is_over_is_not_run_again(ready, as_alice):
+    _, stages = play()
+    Run.objects.filter(pk=stages["rejection"].pk).update(state="failed")
+    page = as_alice.post(reverse("retry_run", args=[stages["rejection"].pk])).content.decode()
+    assert "RLHF-V1 is at Evaluation by now; Rejection sampling #" in unescape(page)
+    Run.objects.filter(pk=stages["evaluate"].pk).update(state="failed")
+    page = as_alice.post(reverse("retry_run", args=[stages["evaluate"].pk])).content.decode()
+    assert "RLHF-V1 is evaluated; only a failed round is resumed." in unescape(page)
+    assert not Run.objects.active().exists()
+
+
+def test_a_queued_stage_is_cancelled_with_its_round(ready, as_alice):
+    round_ = rounds.start_round(None)
+    as_alice.post(reverse("cancel_run", args=[round_.runs.get().pk]))
+    tasks.advance_rounds()
+    round_.refresh_from_db()
+    assert (round_.state, round_.runs.get().state) == ("cancelled", "cancelled")
+
+
+def test_going_on_looks_only_at_the_stage_that_ended_the_round(ready):
+    round_, stages = play()
+    Run.objects.filter(pk=stages["evaluate"].pk).update(state="cancelled")
+    Run.objects.create(kind="rejection", state="failed", round=round_)
+    Round.objects.filter(pk=round_.pk).update(state="cancelled")
+    rounds.retry_round(round_)
+    assert Run.objects.active().get() == stages["evaluate"]
+
+
+def test_a_round_whose_last_stage_ended_unheard_is_finished_from_its_result(ready):
+    round_, _ = play()
+    gate = round_.evaluation["gate"]
+    Round.objects.filter(pk=round_.pk).update(state="failed", evaluation={})
+    round_.refresh_from_db()
+    rounds.retry_round(round_)
+    round_.refresh_from_db()
+    assert (round_.state, round_.evaluation["gate"]) == ("evaluated", gate)
+
+
+def test_one_whose_result_is_gone_says_so(ready):
+    round_, stages = play()
+    Round.objects.filter(pk=round_.pk).update(state="running", evaluation={})
+    run = stages["evaluate"]
+    exchange.run_folder(run).result_file.unlink()
+    tasks.advance_rounds()
+    round_.refresh_from_db()
+    assert round_.state == "failed"
+    assert round_.error == f"Evaluation #{run.pk}: its result is gone from runs/{run.pk}."
+
+
+def test_a_round_waits_for_another_one_to_end(ready, as_alice):
+    first = failed()
+    second = rounds.start_round(None)
+    page = as_alice.post(reverse("retry_round", args=[first.pk])).content.decode()
+    assert "RLHF-V2 is running; RLHF-V1 can go on when that has ended." in unescape(page)
+    rounds.cancel_round(second)
+    rounds.retry_round(first)
+    with pytest.raises(CannotStart, match="A round is running"):
+        rounds.start_round(None)
+
+
+def test_the_database_holds_one_active_round(ready):
+    first = failed()
+    rounds.start_round(None)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Round.objects.filter(pk=first.pk).update(state="queued")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_clicks_at_once_one_starts_a_round(ready):
+    said: list[str] = []
+    together = threading.Barrier(4)
+
+    def click() -> None:
+        together.wait()
+        try:
+            said.append(str(rounds.start_round(None)))
+        except CannotStart as error:
+            said.append(str(error))
+        finally:
+            connection.close()
+
+    clicks = [threading.Thread(target=click) for _ in range(4)]
+    for it in clicks:
+        it.start()
+    for it in clicks:
+        it.join(60)
+    assert sorted(said) == ["A round is running."] * 3 + ["RLHF-V1"]
+    assert Run.objects.active().filter(kind="rejection").count() == 1
 
 
 # --- demonstrations -------------------------------------------------------------------------------

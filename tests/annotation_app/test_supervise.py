@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from django.db import connection
+from django.db import DataError, OperationalError, connection
 
-from annotation_app import exchange, snapshots, storage, tasks
+from annotation_app import exchange, snapshots, storage, supervise, tasks
+from annotation_app.lifecycle import runs
 from annotation_app.lineage import annotations_of, lineage
 from annotation_app.models import Annotation, Checkpoint, DialogueRoot, Person, Run
-from annotation_app.supervise import supervise
+from annotation_app.supervise import child_environment
 from reward.run_folder import RunFolder
 from tests.annotation_app.rows import open_batch, released_chat_model
 from tests.tiny_models import tiny_chat_model
@@ -74,7 +76,7 @@ def child_pid(folder: RunFolder) -> int:
 
 def test_it_works(queued):
     assert queued.claim()
-    supervise(queued)
+    supervise.supervise(queued)
     queued.refresh_from_db()
     assert (queued.state, queued.step, queued.total_steps) == ("succeeded", 200, 200)
     checkpoint = Checkpoint.objects.get(run=queued)
@@ -120,14 +122,61 @@ def test_cancelling_ends_the_whole_process_group(queued):
 
 
 def test_the_child_sees_no_secrets(queued, monkeypatch):
-    from annotation_app.supervise import child_environment
-
     monkeypatch.setenv("SECRET_KEY", "top secret")
     monkeypatch.setenv("DATABASE_URL", "postgres://user:password@host/name")
     queued.claim()
     environment = child_environment(queued)
     assert not {"SECRET_KEY", "DATABASE_URL"} & environment.keys()
     assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+def test_nor_any_password_of_the_compose_set_up(queued, monkeypatch):
+    compose = (Path(__file__).parents[2] / "docker-compose.yml").read_text()
+    names = set(re.findall(r"\b[A-Z_]*PASSWORD\b", compose))
+    assert {"POSTGRES_PASSWORD", "REDIS_PASSWORD"} <= names
+    for name in names:
+        monkeypatch.setenv(name, "top secret")
+    assert "top secret" not in child_environment(queued).values()
+
+
+def ends(run: Run, monkeypatch, error: Exception) -> Run:
+    """A child has left its result, and storing it raises this."""
+    folder = exchange.run_folder(run)
+    run.claim()
+    folder.path.mkdir(parents=True)
+    folder.write_result({})
+
+    def refuse(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(runs, "run_succeeded", refuse)
+    supervise._report_end(run, folder, 0, cancelled=False)
+    run.refresh_from_db()
+    return run
+
+
+def test_a_result_that_no_row_takes_ends_the_run(queued, monkeypatch, caplog):
+    error = DataError("text fields cannot contain NUL (0x00) bytes")
+    run = ends(queued, monkeypatch, error)
+    assert run.state == "failed"
+    assert "its result could not be stored: DataError('text fields cannot" in run.error
+    assert "Traceback" in caplog.text
+
+
+def test_a_result_waits_for_a_database_that_is_away(queued, monkeypatch):
+    with pytest.raises(OperationalError):
+        ends(queued, monkeypatch, OperationalError("the connection is lost"))
+    queued.refresh_from_db()
+    assert queued.state == "running"
+
+
+def test_a_log_with_a_nul_is_shown(queued):
+    queued.claim()
+    folder = exchange.run_folder(queued)
+    folder.path.mkdir(parents=True)
+    folder.log_file.write_bytes(b"before\x00after")
+    assert supervise.report_progress(queued, folder)
+    assert Run.objects.get().log_tail == "before\ufffdafter"
 
 
 TWO_RANKS = "torchrun --standalone --nproc-per-node 2"

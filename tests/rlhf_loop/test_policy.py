@@ -46,3 +46,19 @@ def test_the_text_is_without_special_tokens(chat_model):
     _, tokenizer = load_chat_model(chat_model, "cpu")
     tokens = tokenizer.encode(" Two years.", add_special_tokens=False)
     assert answer_text(tokenizer, Answer([*tokens, tokenizer.eos_token_id], True)) == "Two years."
+
+
+class Decoded:
+    """A tokenizer whose tokens stand for this text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+        return self.text
+
+
+@pytest.mark.parametrize("text", ["before\x00after", "before\ud83dafter"])
+def test_what_no_database_stores_is_replaced(text):
+    assert answer_text(Decoded(f" {text} "), Answer([1], True)) == "before\ufffdafter"
+    assert answer_text(None, Answer([], True, text=text)) == "before\ufffdafter"

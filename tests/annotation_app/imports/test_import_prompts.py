@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,49 @@ def test_a_name_is_used_once_and_a_set_to_join_must_be_there(tmp_path):
         import_prompts(XSTEST, name=" ")
     with pytest.raises(CommandError, match="cannot be read: No such file"):
         import_prompts(tmp_path / "missing.csv", name="Other")
+
+
+# --- what rounds are measured on -----------------------------------------------------------------
+
+
+def named(tmp_path, text):
+    """A file with this test prompt, always under the same id."""
+    file = tmp_path / "prompts.jsonl"
+    write_prompts(file, [replace(prompt(text, PromptSplit.TEST), id="prompt-1")])
+    return file
+
+
+def test_an_id_stands_for_one_prompt_in_all_that_rounds_are_measured_on(tmp_path):
+    import_prompts(named(tmp_path, "Kill it?"), "prompts", "First", measure=True)
+    import_prompts(named(tmp_path, "Kill it?"), "prompts", "Again", measure=True)
+    with pytest.raises(CommandError, match="The id 'prompt-1' stands in 'Other' and in 'First'"):
+        import_prompts(named(tmp_path, "Boil it?"), "prompts", "Other", measure=True)
+    import_prompts(named(tmp_path, "Boil it?"), "prompts", "Other")  # nobody is measured on it
+    snapshots.write_prompt_set("Rounds", snapshots.prompts_of(PromptSet.objects.get(name="Other")))
+    PromptSet.objects.filter(is_for_measuring=True).update(is_for_measuring=False)
+    file = named(tmp_path, "Freeze it?")
+    with pytest.raises(CommandError, match="stands in 'Third' and in 'Rounds', for prompts that"):
+        import_prompts(file, "prompts", "Third", measure=True)
+
+
+def test_nor_in_the_next_rounds_own(tmp_path):
+    snapshots.write_prompt_set("Rounds", [prompt("How long?")])
+    import_prompts(named(tmp_path, "Kill it?"), "prompts", "First", measure=True)
+    with pytest.raises(CommandError, match="stands in 'New' and in 'First'"):
+        import_prompts(named(tmp_path, "Boil it?"), "prompts", "New", join="Rounds")
+    assert not PromptSet.objects.filter(name="New").exists()
+
+
+def test_measuring_with_a_set_can_end(tmp_path, capsys):
+    import_prompts(named(tmp_path, "Kill it?"), "prompts", "First", measure=True)
+    call_command("import_prompts", no_measure="First")
+    assert not PromptSet.objects.filter(is_for_measuring=True).exists()
+    assert "First: rounds are not measured with it any more." in capsys.readouterr().out
+    for given, sentence in (
+        ({"no_measure": "First"}, "The prompt set 'First' is not measured with."),
+        ({"no_measure": "Last"}, "There is no prompt set 'Last'; there are: First."),
+        ({"no_measure": "First", "measure": True}, "goes nothing else; given: measure."),
+        ({"name": "x"}, "give a file, --format and --name: no file given."),
+    ):
+        with pytest.raises(CommandError, match=sentence):
+            call_command("import_prompts", **given)

@@ -149,6 +149,18 @@ def test_heartbeat(as_bob):
     assert "has ended" in answer.content.decode()
 
 
+def test_the_heartbeat_says_when_a_closing_batch_ends(as_bob):
+    batch = open_batch()
+    annotation = leased(as_bob)
+    batch.close()
+    answer = as_bob.post(reverse("heartbeat", args=[annotation.pk]))
+    assert answer.status_code == 200
+    assert answer.json()["errors"] == [
+        "This batch is closing: send your answer before "
+        f"{annotation.lease_expires_at:%H:%M:%S} UTC, when your reservation ends."
+    ]
+
+
 def test_empty_states_say_why(client, bob, charlie):
     client.force_login(bob)
     assert "No helpfulness batch is open" in client.get(NEXT).content.decode()

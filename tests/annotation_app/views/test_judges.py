@@ -123,8 +123,7 @@ def test_only_a_judging_sees_the_key(settings, monkeypatch):
 
 
 def test_an_installation_may_set_how_it_is_asked(settings, tmp_path):
-    settings.RUN_SETTINGS = tmp_path / "run_settings.json"
-    settings.RUN_SETTINGS.write_text('{"reward_judging": {"max_new_tokens": 64, "model": "x"}}')
+    settings.RUN_SETTINGS = {"reward_judging": {"max_new_tokens": 64, "model": "x"}}
     trained()
     run = training.queue_judging("helpfulness")
     assert (run.config["max_new_tokens"], run.config["model"]) == (64, "wise")
@@ -349,8 +348,7 @@ def test_with_a_real_server_and_real_processes(as_alice, settings):
 
 @pytest.mark.django_db(transaction=True)
 def test_a_server_that_breaks_down_is_said_and_asked_again(as_alice, settings, tmp_path):
-    settings.RUN_SETTINGS = tmp_path / "settings.json"
-    settings.RUN_SETTINGS.write_text('{"reward_judging": {"attempts": 1, "parallel_requests": 2}}')
+    settings.RUN_SETTINGS = {"reward_judging": {"attempts": 1, "parallel_requests": 2}}
     trained(held=held_out(count=4))
     is_mended = False
 

@@ -423,3 +423,32 @@ def test_shown_pressed_and_exported_agree(judge, seed):
     folder = storage.path(snapshots.write_snapshot("safety").storage_key)
     pairs = [*read_pairs(folder / "pairs.jsonl"), *read_pairs(folder / "holdout.jsonl")]
     assert {(p.chosen, p.rejected, p.strength, p.safety) for p in pairs} == expected
+
+
+def test_a_batch_that_closes_is_said_in_time(judge, settings):
+    settings.HEARTBEAT_SECONDS = 1
+    batch = open_batch()
+    page = judge()
+    first = shown(page)
+    batch.close()
+    page.get_by_text("This batch is closing: send your answer before").wait_for()
+    press(page, "3", "Enter")
+    assert saved(page, first).state == "recorded"
+
+
+def test_each_paragraph_runs_its_own_way(judge):
+    """A Hebrew paragraph stands at the right, in the rendered answer and as plain text."""
+    batch = open_batch(comparisons=0)
+    hebrew = "\u05e9\u05e0\u05ea\u05d9\u05d9\u05dd (2)."
+    comparison(batch, "How long?", f"{hebrew}\n\nTwo years.", f"Two.\n\n{hebrew}")
+    page = judge()
+    side = """side => [...document.querySelectorAll(`#${side} .rendered p`)].map(it => {
+      const words = document.createRange();
+      words.selectNodeContents(it);
+      const [inner, outer] = [words.getBoundingClientRect(), it.getBoundingClientRect()];
+      return inner.left - outer.left > outer.right - inner.right ? "right" : "left";
+    })"""
+    annotation = shown(page)
+    order = [["right", "left"], ["left", "right"]]
+    shown_sides = order if annotation.shown_left == "a" else order[::-1]
+    assert [page.evaluate(side, it) for it in ("left", "right")] == shown_sides

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from annotation_app import figures, reward_figures
 from annotation_app.models import Annotation, Batch, Checkpoint, Run
+from annotation_app.views import rounds
+from tests.annotation_app.ended import ended
 from tests.annotation_app.rows import open_batch, released_chat_model
 
 pytestmark = pytest.mark.django_db
@@ -31,6 +35,37 @@ def test_progress_counts_every_annotator_that_a_comparison_needs(as_alice):
     open_batch(overlap=3, comparisons=2)
     Batch.objects.update(overlap=3)
     assert "0 of 6" in as_alice.get(reverse("batches")).content.decode()
+
+
+def test_many_batches_stand_on_pages_and_cost_the_same(as_alice, django_assert_num_queries):
+    for _ in range(27):
+        Batch.draft_next("safety")
+    with django_assert_num_queries(3):
+        first = as_alice.get(reverse("batches")).content.decode()
+    assert (first.count("Week "), "Page 1 of 2" in first) == (25, True)
+    last = as_alice.get(reverse("batches"), {"page": 2}).content.decode()
+    assert (last.count("Week "), "Week 1, safety" in last) == (2, True)
+    Batch.objects.filter(week__gt=25).delete()
+    assert "Page 1" not in as_alice.get(reverse("batches")).content.decode()
+
+
+def test_the_newest_rounds_are_listed_without_what_is_large(
+    as_alice, monkeypatch, settings, tmp_path, django_assert_num_queries
+):
+    settings.STORAGE_ROOT = tmp_path
+    for _ in range(3):
+        ended(evaluation={"gate": {"passes": True}, "samples": "large"})
+    with CaptureQueriesContext(connection) as asked:
+        page = as_alice.get(reverse("rounds")).content.decode()
+    assert not any('"annotation_app_round"."evaluation"' in it["sql"] for it in asked)
+    assert "RLHF-V1" in page
+    assert "The newest" not in page
+    ended()
+    with django_assert_num_queries(len(asked)):
+        as_alice.get(reverse("rounds"))
+    monkeypatch.setattr(rounds, "MOST", 2)
+    page = as_alice.get(reverse("rounds")).content.decode()
+    assert ("The newest 2 rounds." in page, "RLHF-V2" in page) == (True, False)
 
 
 def test_an_accuracy_without_interval_is_shown(as_alice):

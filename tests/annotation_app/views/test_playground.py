@@ -84,8 +84,9 @@ def test_an_address_with_faults_is_sentences(as_alice, models):
     page = as_alice.get(ADDRESS, query)
     assert page.status_code == 200
     for sentence in (
-        "The first chat model is not there any more", "The temperature is a number from 0 to 5.",
-        "The seed is a whole number",
+        "The first chat model is not there any more",
+        "Temperature is &#x27;hot&#x27;, allowed is a number from 0 to 5.",
+        "Seed is &#x27;&lt;b&gt;&#x27;, allowed is a whole number from 0 to 2147483646, or nothing",
     ):  # fmt: skip
         assert sentence in page.content.decode()
     assert "<b>" not in page.content.decode()
@@ -483,7 +484,7 @@ def test_a_refused_message_changes_nothing(play, talker, settings, models):
     send(page, " ")
     assert "Write a message first." in page.locator("#error").inner_text()
     send(page, "x" * 20_001)
-    page.get_by_text("The message is too long: at most 20000 characters.").wait_for()
+    page.get_by_text("The message has 20001 characters, allowed are at most 20000.").wait_for()
     assert len(page.locator("#text").input_value()) == 20_001
     assert page.locator(".exchange").count() == 0
     send(page)

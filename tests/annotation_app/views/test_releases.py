@@ -7,12 +7,11 @@ from html import unescape
 import pytest
 from django.urls import reverse
 
-from annotation_app import tasks
 from annotation_app.lifecycle import releases
 from annotation_app.models import Annotation, Batch, Checkpoint, Release, Round, Run
 from tests.annotation_app.ended import FALLEN, WHY, ended, figures, filling, prompt_set, sampled
 from tests.annotation_app.imports.files import HH_RLHF, import_file
-from tests.annotation_app.rows import released_chat_model
+from tests.annotation_app.rows import released_chat_model, turn_batches
 from tests.annotation_app.views.axe import PHONE, fits, violations
 
 pytestmark = pytest.mark.django_db
@@ -71,7 +70,8 @@ def test_a_held_round_is_released_with_a_reason(as_alice):
 @pytest.mark.parametrize(
     ("reason", "sentence"),
     [("", "Say why it is released although something speaks against it."),
-     (" \n ", "Say why it is released although"), ("x" * 2_001, "at most 2000 characters")],
+     (" \n ", "Say why it is released although"),
+     ("x" * 2_001, "The reason has 2001 characters, allowed are at most 2000.")],
 )  # fmt: skip
 def test_without_a_reason_it_stays_held(as_alice, reason, sentence):
     round_ = ended("held", FALLEN)
@@ -216,10 +216,10 @@ def test_a_rounds_page_costs_a_fixed_number_of_queries(
     round_ = ended()
     batch = releases.compare_with_people(round_, "helpfulness", count, 1)
     sampled(filling(batch))
-    tasks.turn_batches()
+    turn_batches()
     while (annotation := Annotation.objects.lease_next(bob, Batch.objects.get())) is not None:
         annotation.record(choice="a", strength="better")
-    tasks.turn_batches()
+    turn_batches()
     releases.release_round(again(round_), None, WHY)
     with django_assert_num_queries(6):
         as_alice.get(reverse("round", args=[round_.pk]))
@@ -234,18 +234,18 @@ def test_people_compare(as_alice, alice, bob):
     assert "200 comparisons: ± 7 points" in page
     sent = {"criterion": "helpfulness", "count": "6", "overlap": "1"}
     page = text(post(as_alice, "compare_round", round_.pk, **sent))
-    assert "Week 1, helpfulness, part 2 is being filled; it opens by itself." in page
+    assert "Week 1, helpfulness is being filled; it opens by itself." in page
     assert "both models are answering its prompts" in page
     batch = Batch.objects.get()
     assert filling(batch).asked_by == alice
     sampled(filling(batch))
-    tasks.turn_batches()
+    turn_batches()
     assert "0 of 6 judged" in get(as_alice, "round", round_.pk)
     assert "Win rate, ties half" not in get(as_alice, "round", round_.pk)
     while (annotation := Annotation.objects.lease_next(bob, batch)) is not None:
         side = "a" if annotation.comparison.response_a.checkpoint_id == round_.result_id else "b"
         annotation.record(choice=side, strength="better")
-    tasks.turn_batches()
+    turn_batches()
     page = get(as_alice, "round", round_.pk)
     assert "100.0 % (61.0 % to 100.0 %)" in page
     assert "models side by side" in text(as_alice.get(reverse("batches"))).replace(
@@ -258,14 +258,17 @@ def test_people_compare(as_alice, alice, bob):
     ("sent", "sentence"),
     [
         ({"count": "6"}, "Say what people shall judge: helpfulness or safety."),
-        ({"criterion": "kindness"}, "There is no criterion of that name."),
-        ({"criterion": "safety", "count": ""}, "Give the number of comparisons."),
-        ({"criterion": "safety", "count": "0"}, "greater than or equal to 1"),
-        ({"criterion": "safety", "count": "9" * 40}, "less than or equal to 10000"),
-        ({"criterion": "safety", "count": "many"}, "Enter a whole number."),
-        ({"criterion": "safety", "count": "6", "overlap": "10"}, "less than or equal to 9"),
+        ({"criterion": "kindness"}, "“kindness” is no criterion, allowed are "
+         "helpfulness and safety."),
+        ({"criterion": "safety", "count": ""}, "Comparisons is missing, allowed is a whole number"),
+        ({"criterion": "safety", "count": "0"}, "Comparisons is '0', allowed is a whole number "
+         "from 1 to 10000."),
+        ({"criterion": "safety", "count": "9" * 50}, f"Comparisons is '{'9' * 40}', allowed is"),
+        ({"criterion": "safety", "count": "many"}, "Comparisons is 'many', allowed is a whole"),
+        ({"criterion": "safety", "count": "6", "overlap": "10"}, "Annotators for each is '10', "
+         "allowed is a whole number from 1 to 9."),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_order_is_a_sentence(as_alice, sent, sentence):
     round_ = ended()
     answer = post(as_alice, "compare_round", round_.pk, **{"overlap": "1", **sent})

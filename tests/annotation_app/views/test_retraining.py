@@ -199,8 +199,7 @@ def test_another_criterions_data_is_refused(as_alice):
 
 
 def test_what_the_installation_changes_is_seen(as_alice, judged, settings, tmp_path):
-    settings.RUN_SETTINGS = tmp_path / "run_settings.json"
-    settings.RUN_SETTINGS.write_text('{"reward_training": {"epochs": 7}}')
+    settings.RUN_SETTINGS = {"reward_training": {"epochs": 7}}
     page = text(as_alice.get(ADDRESS))
     assert 'class="setting changed" data-recipe="1"' in page
     assert 'name="epochs" value="7"' in page

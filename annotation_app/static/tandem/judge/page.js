@@ -380,7 +380,9 @@ if (form) {
     try {
       for (const card of [shown, ...ahead]) {
         const answer = await post(address(card.id, "heartbeat"), {});
-        if (answer.status === 409 && card === shown) complain((await answer.json()).errors);
+        if (![200, 409].includes(answer.status) || card !== shown) continue;
+        const { errors } = await answer.json(); // it has ended, or will when the batch closes
+        if (card === shown && find("errors").textContent !== errors.join("")) complain(errors);
       }
     } catch {
       // The outbox says so when there is something to send.
