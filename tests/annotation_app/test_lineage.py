@@ -58,7 +58,9 @@ def turned(policy: Checkpoint) -> Checkpoint:
     round_.helpfulness, round_.safety = (trained(c, policy) for c in ("helpfulness", "safety"))
     round_.save()
     drawn = tuned(round_, "rejection", policy)
-    return tuned(round_, "ppo", drawn)
+    model = tuned(round_, "ppo", drawn)
+    round_.end_cancelled()
+    return model
 
 
 @pytest.fixture

@@ -102,7 +102,9 @@ def test_answers_are_hostile_input(as_alice):
 
 
 def test_there_is_nothing_to_read_yet(as_alice):
-    assert "the round has not been evaluated yet" in shown(as_alice, begun())
+    running = begun()
+    assert "the round has not been evaluated yet" in shown(as_alice, running)
+    running.end_cancelled()
     round_ = played()
     _file(round_).unlink()
     assert "has left its answers" in shown(as_alice, round_)
