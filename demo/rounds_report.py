@@ -82,14 +82,30 @@ def read_version(name: str, gold: Path, evaluation: Path | None) -> Version:
     )
 
 
-def slope(means: Sequence[float]) -> dict[str, float]:
-    """Least-squares slope over version numbers 0, 1, … with its 95 % interval (Student's t)."""
+def slope(scores: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Least-squares slope of the mean score over version numbers 0, 1, … with two 95 % intervals.
+
+    ``scores`` holds each version's scores of the same prompts. ``low`` to ``high`` is of a straight
+    line through the means (Student's t, versions - 2 degrees of freedom): wide also where the means
+    rise on a curve. ``prompts_low`` to ``prompts_high`` is of the mean of the prompts' own slopes:
+    what other prompts might have given.
+    """
+    means = [statistics.fmean(of_version) for of_version in scores]
     fitted = stats.linregress(range(len(means)), means)
-    half = stats.t.ppf(0.975, len(means) - 2) * fitted.stderr
+    half = float(stats.t.ppf(0.975, len(means) - 2) * fitted.stderr)
+    places = [number - (len(means) - 1) / 2 for number in range(len(means))]
+    spread = sum(place * place for place in places)
+    own = [
+        sum(place * score for place, score in zip(places, of_prompt, strict=True)) / spread
+        for of_prompt in zip(*scores, strict=True)
+    ]
+    by_prompt = stats.t.ppf(0.975, len(own) - 1) * statistics.stdev(own) / math.sqrt(len(own))
     return {
         "slope": float(fitted.slope),
-        "low": float(fitted.slope - half),
-        "high": float(fitted.slope + half),
+        "low": float(fitted.slope) - half,
+        "high": float(fitted.slope) + half,
+        "prompts_low": float(fitted.slope - by_prompt),
+        "prompts_high": float(fitted.slope + by_prompt),
     }
 
 
@@ -121,7 +137,7 @@ def report(folders: Sequence[Path]) -> dict[str, Any]:
                 "start": means[0],
                 "end": means[-1],
                 "share_of_the_way": (means[-1] - means[0]) / (1.0 - means[0]),
-                **(slope(means) if len(means) > 2 else {}),
+                **(slope([getattr(v, axis) for v in versions]) if len(means) > 2 else {}),
                 "steps": steps,
                 "ppo_adds": [
                     change(getattr(old, axis), getattr(new, axis))
@@ -162,11 +178,16 @@ def table(found: dict[str, Any]) -> str:
                 if s["corrected_p"] < 0.05
             ]
             adds = statistics.fmean(step["change"] for step in part["ppo_adds"])
+            rise = "no slope of two versions"
+            if "slope" in part:
+                rise = (
+                    f"slope {part['slope']:+.4f} (of a line {part['low']:+.4f} to "
+                    f"{part['high']:+.4f}, over prompts {part['prompts_low']:+.4f} to "
+                    f"{part['prompts_high']:+.4f})"
+                )
             lines.append(
-                f"  {axis}: {part['share_of_the_way']:.0%} of the way to the best answer, slope "
-                f"{part.get('slope', math.nan):+.4f} ({part.get('low', math.nan):+.4f} to "
-                f"{part.get('high', math.nan):+.4f}); significant falls: "
-                f"{', '.join(falls) or 'none'}; PPO adds {adds:+.3f} a round"
+                f"  {axis}: {part['share_of_the_way']:.0%} of the way to the best answer, {rise}; "
+                f"significant falls: {', '.join(falls) or 'none'}; PPO adds {adds:+.3f} a round"
             )
         refusals = seed["false_refusals"]
         lines.append(

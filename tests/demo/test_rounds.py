@@ -80,11 +80,16 @@ def test_a_rise_and_a_fall_are_told_apart(tmp_path):
     assert found["rising"]["helpfulness"]["share_of_the_way"] == pytest.approx(0.3 / 0.7, rel=0.05)
 
 
-def test_a_slope_over_three_versions_has_students_interval():
-    found = slope([0.0, 0.2, 0.1])
+def test_a_slope_over_three_versions_has_both_intervals():
+    """By hand: the means are 0, 0.2, 0.1, the prompts' own slopes 0, 0.05 and 0.1."""
+    found = slope([[0.0, 0.0, 0.0], [0.2, 0.2, 0.2], [0.0, 0.1, 0.2]])
     assert found["slope"] == pytest.approx(0.05)
     # Residuals ±0.05, ∓0.1 leave a standard error of 0.0866; t(0.975, 1) is 12.706.
     assert found["high"] == pytest.approx(0.05 + 12.7062 * 0.0866025, rel=1e-4)
+    assert found["low"] == pytest.approx(0.05 - 12.7062 * 0.0866025, rel=1e-4)
+    # A deviation of 0.05 among three prompts; t(0.975, 2) is 4.3027.
+    assert found["prompts_low"] == pytest.approx(0.05 - 4.3027 * 0.05 / 3**0.5, rel=1e-4)
+    assert found["prompts_high"] == pytest.approx(0.05 + 4.3027 * 0.05 / 3**0.5, rel=1e-4)
 
 
 def test_the_figure_shows_every_version_and_what_each_round_promised(tmp_path):
