@@ -116,12 +116,7 @@ class EvaluateConfig(ServedPolicy, Inputs):
         "put a task's query through the chat template, as --apply_chat_template does",
         needs=Needs("tasks", lambda config: bool(config.tasks)),
     )
-    resamples: int = setting(
-        2000,
-        "bootstrap draws; our choice",
-        AT_LEAST_1,
-        Needs("a judge or tasks", lambda config: bool(config.judge_address or config.tasks)),
-    )
+    resamples: int = setting(2000, "bootstrap draws; our choice", AT_LEAST_1)
     gate: dict[str, Any] = setting({}, "thresholds of the release gate, a JSON object")
 
     def __post_init__(self) -> None:

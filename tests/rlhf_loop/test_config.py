@@ -33,7 +33,6 @@ GROUPED = {"advantage": "rloo", "answers_per_prompt": 2}
     (RejectionConfig, {}, {"parallel_requests": 2}, "an address"),
     (EvaluateConfig, {}, {"judge_prompts": 5}, "a judge_address"),
     (EvaluateConfig, {}, {"task_chat": False}, "tasks"),
-    (EvaluateConfig, {}, {"resamples": 5}, "a judge or tasks"),
     (EvaluateConfig, {"diversity_prompts": 0}, {"diversity_samples": 5}, "diversity_prompts"),
 ])  # fmt: skip
 def test_a_setting_that_changes_nothing_is_refused(command, without, settings, needed):

@@ -135,7 +135,7 @@ def test_prompts_of_one_root_are_one_dialogue(config, other, tmp_path):
 
 
 def test_no_diversity_where_none_is_asked_for(config):
-    result = evaluate(replace(config, diversity_prompts=0))
+    result = evaluate(replace(config, diversity_prompts=0, diversity_samples=10))
     assert "self_bleu" not in result
     assert "diversity" in result["gate"]["unmeasured"]
 

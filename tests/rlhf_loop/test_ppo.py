@@ -186,7 +186,7 @@ def test_the_best_policy_is_chosen_by_the_scores_that_are_learnt_from(config):
     """Answers that were cut cost the chosen policy what they cost in training."""
     short = replace(config, max_new_tokens=2, truncated_penalty=5.0)
     prompts = list(read_prompts(config.prompts, PromptSplit.VALIDATION))
-    kept = Learner(replace(short, truncated="keep"), CPU).validate(prompts)
+    kept = Learner(replace(short, truncated="keep", truncated_penalty=1.0), CPU).validate(prompts)
     found = Learner(short, CPU).validate(prompts)
     assert found["eval/truncated"] == kept["eval/truncated"] > 0.5
     lost = 5.0 * found["eval/truncated"]

@@ -160,11 +160,13 @@ def test_all_earlier_rounds_compete_and_are_scored_by_today_s_models(config, tmp
 
 
 def test_without_the_pool_only_this_round_s_answers_compete(config, tmp_path):
-    """V1 to V3 of the paper."""
-    other = replace(make_prompt(40), split=PromptSplit.TRAIN)
-    file = earlier_round(tmp_path / "e", answered(make_prompt(0), "Yes."), answered(other, "No."))
-    found = selected_by(changed(config, earlier=(file,), pool=False))
-    assert "p40" not in found
+    """V1 to V3 of the paper; the answers of earlier rounds are not taken in silence then."""
+    file = earlier_round(tmp_path / "e", answered(make_prompt(0), "Yes."))
+    with pytest.raises(
+        ValueError, match=r"earlier is .*, which changes nothing: it needs pool=true"
+    ):
+        changed(config, earlier=(file,), pool=False)
+    found = selected_by(changed(config, pool=False))
     assert {line["source"] for line in found.values()} == {None}
     assert found == selected_by(changed(config, out=tmp_path / "without"))
 
