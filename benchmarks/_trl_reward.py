@@ -56,7 +56,7 @@ def trainer_config(settings: dict[str, Any]) -> RewardConfig:
         adam_beta2=settings["adam_beta2"],
         adam_epsilon=settings["adam_epsilon"],
         weight_decay=settings["weight_decay"],
-        max_grad_norm=settings["gradient_clip"],
+        max_grad_norm=settings["max_grad_norm"],
         seed=settings["seed"],
         disable_dropout=True,
         use_cpu=True,

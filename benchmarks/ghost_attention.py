@@ -79,7 +79,7 @@ def demonstrations(path: Path, count: int) -> Path:
 def fine_tuned(out: Path, data: Path, model: Path, rate: float, epochs: int) -> Path:
     train(SFTConfig(
         data=(data,), model=model, out=out, device="cpu", learning_rate=rate, epochs=epochs,
-        batch=16, warmup_steps=5, checkpoint_every=1000,
+        batch=16, warmup_steps=5, checkpoint_every_steps=1000,
     ))  # fmt: skip
     return out / "model"
 

@@ -49,10 +49,10 @@ from reward.data import load_pairs, mix, tokenise, within_length
 from reward.measures.accuracy import NORMAL_95, ScoredPair
 from reward.measures.report import full_report
 from reward.model import load_reward_model, save_reward_model, start_from_chat_model
+from reward.optimiser import build_optimiser
 from reward.preferences import Criterion, write_pairs
 from reward.score import score_pairs
 from reward.settings import to_flags, to_mapping
-from reward.train import build_optimiser
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARED_LOSSES = 20
@@ -201,7 +201,7 @@ def run_trl(case: Case) -> tuple[Side, dict[str, str]]:
     start, out = case.work / "start", case.work / "trl"
     save_reward_model(*start_from_chat_model(case.config.model, case.config.seed), start)
     result_file, settings_file = case.work / "trl-result.json", case.work / "trl-settings.json"
-    optimiser = ("adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "gradient_clip")
+    optimiser = ("adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm")
     shared = ("learning_rate", "pairs_per_step", "max_tokens", "seed", *optimiser)
     settings = {name: getattr(case.config, name) for name in shared}
     paths = {"pairs": case.config.pairs, "model": start, "out": out, "result": result_file}

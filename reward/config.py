@@ -29,11 +29,41 @@ from reward.settings import (
 Device = str
 DType = Literal["float32", "bfloat16"]
 
+COSINE = Needs("schedule=cosine", lambda config: config.schedule == "cosine")
 ADAPTERS = Needs("lora_rank above 0", lambda config: config.lora_rank > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Settings):
+class AdamW(Settings):
+    """The optimiser that everything is trained with."""
+
+    learning_rate: float = setting(1e-5, "highest learning rate", NOT_NEGATIVE)
+    adam_beta1: float = setting(0.9, "AdamW beta 1; section 2.2", BELOW_1)
+    adam_beta2: float = setting(0.95, "AdamW beta 2; section 2.2", BELOW_1)
+    adam_epsilon: float = setting(1e-5, "AdamW epsilon; section 2.2", POSITIVE)
+    weight_decay: float = setting(
+        0.1, "AdamW decay of matrices, not of norms; section 2.2", NOT_NEGATIVE
+    )
+    max_grad_norm: float = setting(
+        1.0, "global gradient norm is clipped here; section 2.2", POSITIVE
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledAdamW(AdamW):
+    """The same with a learning rate that sinks after its warm-up."""
+
+    schedule: Literal["cosine", "constant"] = setting(
+        "cosine", "of the learning rate after warm-up; sections 3.1 and 3.2.2"
+    )
+    final_learning_rate_share: float = setting(
+        0.1, "where the cosine ends, share of the highest learning rate; section 2.2", SHARE,
+        COSINE,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ScheduledAdamW):
     """Train one reward model on preference pairs, starting from a chat model."""
 
     pairs: Path = setting(REQUIRED, "pairs file to train on, JSON lines")
@@ -85,11 +115,6 @@ class TrainConfig(Settings):
     learning_rate: float = setting(
         1e-5, "highest learning rate; section 3.2.2: 5e-6 for 70B, 1e-5 for smaller", POSITIVE
     )
-    schedule: Literal["cosine", "constant"] = setting("cosine", "after warm-up; section 3.2.2")
-    final_learning_rate_share: float = setting(
-        0.1, "where the cosine ends, share of the highest learning rate; section 3.2.2", SHARE,
-        Needs("schedule=cosine", lambda config: config.schedule == "cosine"),
-    )  # fmt: skip
     warmup_share: float = setting(0.03, "share of all steps that warm up; section 3.2.2", SHARE)
     warmup_least_steps: int = setting(
         5, "at least so many steps warm up; section 3.2.2", NOT_NEGATIVE
@@ -121,15 +146,6 @@ class TrainConfig(Settings):
     )  # fmt: skip
     recompute_activations: bool = setting(
         False, "activation checkpointing: less memory for a third more work; our choice"
-    )
-    adam_beta1: float = setting(0.9, "AdamW beta 1; section 2.2", BELOW_1)
-    adam_beta2: float = setting(0.95, "AdamW beta 2; section 2.2", BELOW_1)
-    adam_epsilon: float = setting(1e-5, "AdamW epsilon; section 2.2", POSITIVE)
-    weight_decay: float = setting(
-        0.1, "AdamW decay of matrices, not of norms; section 2.2", NOT_NEGATIVE
-    )
-    gradient_clip: float = setting(
-        1.0, "global gradient norm is clipped here; section 2.2", POSITIVE
     )
     max_tokens: int = setting(
         4096,

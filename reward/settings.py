@@ -93,7 +93,8 @@ def parse(config_class: type[C], program: str, argv: Sequence[str] | None = None
     A value that does not fit ends the program with one sentence, as argparse does.
     """
     summary = (config_class.__doc__ or "").split("\n\n")[0]
-    required = [f.name for f in dataclasses.fields(config_class) if _is_required(f)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
+    required = [field.name for field in fields if _is_required(field)]
     words = [f"--{n.replace('_', '-')} {n.rpartition('_')[2].upper()}" for n in required]
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}",
@@ -102,7 +103,7 @@ def parse(config_class: type[C], program: str, argv: Sequence[str] | None = None
     )
     parser.add_argument("--config", type=Path, help="JSON file with any of the settings below")
     hints = typing.get_type_hints(config_class)
-    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+    for field in sorted(fields, key=_is_required, reverse=True):
         _add_flag(parser, field, hints[field.name])
     flags = vars(parser.parse_args(argv))
     file = flags.pop("config")

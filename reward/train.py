@@ -46,6 +46,13 @@ from reward.model import (
     start_from_chat_model,
 )
 from reward.objective import Objective
+from reward.optimiser import (
+    build_optimiser,
+    clip_gradients,
+    cosine_share,
+    refuse_not_finite,
+    set_rate,
+)
 from reward.preferences import PreferencePair, read_pairs
 from reward.run_folder import RunFolder, replace_folder
 from reward.score import score_pairs
@@ -170,22 +177,6 @@ def _measured(
     return {name: figure for name, figure in figures.items() if name != "drift"}
 
 
-def build_optimiser(model: Any, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves vectors (norms, biases) alone."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim >= 2]
-    vectors = [p for p in trained if p.ndim < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-    )
-
-
 def step_pairs(rows: Sequence[PairRows], config: TrainConfig) -> Iterator[list[PairRows]]:
     """The pairs of each optimiser step, over all epochs; the last step of an epoch may be small."""
     for epoch in range(config.epochs):
@@ -210,11 +201,6 @@ def learning_rate_share(step: int, total: int, config: TrainConfig) -> float:
     return cosine_share((step - warmup) / (total - warmup), config.final_learning_rate_share)
 
 
-def cosine_share(progress: float, final: float) -> float:
-    """From 1 at ``progress`` 0 along half a cosine to ``final`` at 1."""
-    return final + (1 - final) / 2 * (1 + math.cos(math.pi * progress))
-
-
 def optimiser_step(
     model: Any,
     optimiser: torch.optim.Optimizer,
@@ -228,8 +214,7 @@ def optimiser_step(
     Raises ValueError, before any weight has changed, where loss or gradient norm is not finite.
     """
     rate = config.learning_rate * learning_rate_share(step, total, config)
-    for group in optimiser.param_groups:
-        group["lr"] = rate
+    set_rate(optimiser, rate)
     objective = Objective(rows, config)
     decided = sum(not row.is_tie for row in rows)
     ranking = auxiliary = centring = correct = computed = 0.0
@@ -253,13 +238,9 @@ def optimiser_step(
     ranking, auxiliary, centring, correct, computed = ranks.summed(
         ranking, auxiliary, centring, correct, computed
     )
-    norm = ranks.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip))
+    norm = clip_gradients(model, config)
     loss = objective.total(ranking, auxiliary, centring)
-    if not math.isfinite(loss) or not math.isfinite(norm.item()):
-        raise ValueError(
-            f"loss is {loss} and gradient norm {norm.item()} at step {step}, allowed are "
-            "finite numbers; the weights were left as they were"
-        )
+    refuse_not_finite(f"at step {step}", loss=loss, gradient_norm=norm)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return {
@@ -269,7 +250,7 @@ def optimiser_step(
         "centring_loss": centring,
         "accuracy": correct / decided if decided else None,
         "learning_rate": rate,
-        "gradient_norm": norm.item(),
+        "gradient_norm": norm,
         "pairs": len(rows),
         "row_tokens": sum(len(row.chosen) + len(row.rejected) for row in rows),
         "computed_tokens": int(computed),

@@ -149,10 +149,10 @@ def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str,
     wanted = _wanted(config)
     every = answer_pairs(tokenizer, wanted, stop_tokens(model, tokenizer))
     fitting = [
-        pair for pair in every if max(len(row.tokens) for row in _both([pair])) <= config.max_length
+        pair for pair in every if max(len(row.tokens) for row in _both([pair])) <= config.max_tokens
     ]
     if not fitting:
-        raise ValueError(f"all {len(every)} pairs are longer than max_length: none is left")
+        raise ValueError(f"all {len(every)} pairs are longer than max_tokens: none is left")
     pairs = with_reference(config, run, fitting, model, tokenizer)
     steps = list(step_pairs(pairs, config))
     with divided(model, device) as read:

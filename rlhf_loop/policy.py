@@ -192,15 +192,3 @@ class ValueHead(torch.nn.Linear):
 def chunks(count: int, size: int) -> Iterable[slice]:
     """Slices that cover ``count`` rows, ``size`` at a time."""
     return (slice(start, start + size) for start in range(0, count, size))
-
-
-def optimizer_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: weight decay on matrices only, not on norms and biases."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.dim() >= 2]
-    others = [p for p in parameters if p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

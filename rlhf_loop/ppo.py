@@ -190,7 +190,7 @@ def _best(run: RunFolder) -> Path:
 def _save(run: RunFolder, learner: Learner, standing: Standing) -> None:
     learnt, position = learner.learnt(), asdict(standing)
     run.save_checkpoint(
-        ranks.together(lambda folder: save_state(folder, learnt, learner.optimizer, position))
+        ranks.together(lambda folder: save_state(folder, learnt, learner.optimiser, position))
     )
 
 
@@ -200,7 +200,7 @@ def _resume(run: RunFolder, learner: Learner) -> Standing | None:
     if checkpoint is None:
         run.rewind_metrics(-1)
         return None
-    standing = Standing(**load_state(checkpoint, learner.learnt(), learner.optimizer))
+    standing = Standing(**load_state(checkpoint, learner.learnt(), learner.optimiser))
     run.rewind_metrics(standing.iteration)
     return standing
 

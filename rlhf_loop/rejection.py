@@ -214,7 +214,7 @@ def _fine_tune(
     dialogues = ([Message(**m) for m in record["messages"]] for record in selected)
     drawn = [answer_row(tokenizer, messages, stops) for messages in dialogues]
     written = read_answers(config.sft_data, tokenizer, stops)
-    kept = [within_length(rows, config.max_length) for rows in (drawn, written)]
+    kept = [within_length(rows, config.max_tokens) for rows in (drawn, written)]
     rows = [row._replace(dialogue="") for part in kept for row in part]
     figures = fine_tune(model, tokenizer, rows, config, run, device, first_step)
     return {

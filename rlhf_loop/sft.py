@@ -118,14 +118,14 @@ def answer_loss(logprobs: Tensor, weights: Tensor) -> Tensor:
 # --- which rows go together -----------------------------------------------------------------------
 
 
-def pack(rows: Sequence[AnswerRow], max_length: int) -> list[list[AnswerRow]]:
-    """Rows in their order, as many one after the other as ``max_length`` tokens hold."""
+def pack(rows: Sequence[AnswerRow], max_tokens: int) -> list[list[AnswerRow]]:
+    """Rows in their order, as many one after the other as ``max_tokens`` tokens hold."""
     packed: list[list[AnswerRow]] = []
     room = 0
     for row in rows:
         if len(row.tokens) > room:
             packed.append([])
-            room = max_length
+            room = max_tokens
         packed[-1].append(row)
         room -= len(row.tokens)
     return packed
@@ -150,7 +150,7 @@ def step_rows(rows: Sequence[AnswerRow], config: Any) -> Iterator[list[list[Answ
     for epoch in range(config.epochs):
         ordered = [rows[i] for i in epoch_order(dialogues, epoch, config.seed, shuffle=True)]
         whole = config.packing == "none"
-        packed = [[row] for row in ordered] if whole else pack(ordered, config.max_length)
+        packed = [[row] for row in ordered] if whole else pack(ordered, config.max_tokens)
         for part in chunks(len(packed), config.batch):
             yield packed[part]
 
@@ -219,9 +219,9 @@ def _gradients(read: Reading, step: list[list[AnswerRow]], config: Any) -> dict[
     }
 
 
-def within_length(rows: Sequence[AnswerRow], max_length: int) -> list[AnswerRow]:
+def within_length(rows: Sequence[AnswerRow], max_tokens: int) -> list[AnswerRow]:
     """Those that fit; none is cut, for a cut row would have lost its end token."""
-    return [row for row in rows if len(row.tokens) <= max_length]
+    return [row for row in rows if len(row.tokens) <= max_tokens]
 
 
 def train(config: SFTConfig) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def _train(config: SFTConfig, run: RunFolder, device: torch.device) -> dict[str,
     model, tokenizer = load_chat_model(config.model, str(device))
     stops = stop_tokens(model, tokenizer)
     rows = read_answers(config.data, tokenizer, stops, config.answers)
-    short = within_length(rows, config.max_length)
+    short = within_length(rows, config.max_tokens)
     figures = fine_tune(model, tokenizer, short, config, run, device)
     too_long = len(rows) - len(short)
     counted = {"rows": len(short), "too_long": too_long, "ranks": ranks.count()}

@@ -111,7 +111,13 @@ JUDGES = {"helpfulness": "helpfulness", "safety": "safety"}
 READS = {"prompts": "prompts", "policy": "chat", **JUDGES}
 DRAWN = {"max_new_tokens": 40, "device": "cpu"}
 CANDIDATES = {**DRAWN, "samples": 4, "chunk_prompts": 3}
-STEPS = {"learning_rate": 3e-3, "batch": 4, "epochs": 2, "checkpoint_every": 2, "device": "cpu"}
+STEPS = {
+    "learning_rate": 3e-3,
+    "batch": 4,
+    "epochs": 2,
+    "checkpoint_every_steps": 2,
+    "device": "cpu",
+}
 PPO = {
     "batch": 12, "minibatch": 4, "iterations": 6, "max_new_tokens": 12, "learning_rate": 2e-3,
     "validate_every": 2, "checkpoint_every": 1, "device": "cpu",
@@ -150,7 +156,7 @@ STAGES = {
     ),
     "rejection": Stage(
         "rejection", {**READS, "sft_data": ["data"]},
-        {**CANDIDATES, **STEPS, "temperature": 1.5, "packing": "within", "max_length": 64},
+        {**CANDIDATES, **STEPS, "temperature": 1.5, "packing": "within", "max_tokens": 64},
         {"drawing": "rlhf_loop.candidates.sample_and_score", **STORED, **TUNED,
          "model": "rlhf_loop.rejection.replace_folder"},
         Counter(drawing=2, storing=1, step=2, checkpoint=1, model=1), ("model", "result"),

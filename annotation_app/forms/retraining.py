@@ -20,7 +20,7 @@ GROUPS = {
     "Optimiser": (
         "epochs", "learning_rate", "schedule", "final_learning_rate_share", "warmup_share",
         "warmup_least_steps", "pairs_per_step", "adam_beta1", "adam_beta2", "adam_epsilon",
-        "weight_decay", "gradient_clip", "shuffle", "seed",
+        "weight_decay", "max_grad_norm", "shuffle", "seed",
     ),
     "Memory and length": (
         "tokens_per_minibatch", "recompute_activations", "dtype", "max_tokens", "over_long",

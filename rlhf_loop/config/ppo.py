@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reward.settings import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, POSITIVE, SHARE, Needs, setting
+from reward.config import AdamW
+from reward.settings import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Needs, setting
 from rlhf_loop.config.common import Compute, Inputs
 
 VALUES = Needs("advantage=gae, which alone learns values", lambda config: config.advantage == "gae")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(Compute, Inputs):
+class PPOConfig(AdamW, Compute, Inputs):
     """PPO against the combined score with a KL penalty to the policy it started from."""
 
     iterations: int = setting(200, "iterations at most; 200 to 400 in section 3.2.3", AT_LEAST_1)
@@ -37,13 +38,6 @@ class PPOConfig(Compute, Inputs):
         None, "pi_0, the chat model that divergence is measured from; the policy when not given"
     )
     learning_rate: float = setting(1e-6, "constant learning rate; section 3.2.3", NOT_NEGATIVE)
-    adam_beta1: float = setting(0.9, "AdamW beta 1; section 3.2.3", BELOW_1)
-    adam_beta2: float = setting(0.95, "AdamW beta 2; section 3.2.3", BELOW_1)
-    adam_eps: float = setting(1e-5, "AdamW epsilon; section 3.2.3", POSITIVE)
-    weight_decay: float = setting(0.1, "AdamW weight decay; section 3.2.3", NOT_NEGATIVE)
-    max_grad_norm: float = setting(
-        1.0, "global gradient norm is clipped here; section 3.2.3", POSITIVE
-    )
     cliprange: float = setting(0.2, "PPO clip of the probability ratio; section 3.2.3", POSITIVE)
     kl_coef: float = setting(
         0.01, "beta; 0.01 for 7B and 13B, 0.005 above, section 3.2.3", NOT_NEGATIVE

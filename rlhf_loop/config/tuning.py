@@ -6,52 +6,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from reward.config import COSINE, ScheduledAdamW
 from reward.preferences import Criterion
 from reward.settings import (
     AT_LEAST_1,
-    BELOW_1,
     NOT_NEGATIVE,
     POSITIVE,
     REQUIRED,
     SHARE,
     SMOOTHING,
-    Needs,
-    Settings,
     setting,
 )
 from rlhf_loop.config.common import Compute
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimisation(Settings):
-    """AdamW's steps on answers; what the paper leaves open about them is a setting."""
+class Optimisation(ScheduledAdamW):
+    """Steps on answers; what the paper leaves open about them is a setting."""
 
     epochs: int = setting(2, "passes over the data; section 3.1", AT_LEAST_1)
     batch: int = setting(64, "answers per optimiser step; section 3.1", AT_LEAST_1)
     learning_rate: float = setting(2e-5, "highest learning rate; section 3.1", NOT_NEGATIVE)
-    schedule: Literal["cosine", "constant"] = setting(
-        "cosine", "of the learning rate after warm-up; section 3.1"
-    )
     final_learning_rate_share: float = setting(
-        0.0,
-        "where the cosine ends, share of the highest; our choice, 0.1 in section 2.2",
-        SHARE,
-        Needs("schedule=cosine", lambda config: config.schedule == "cosine"),
-    )
+        0.0, "where the cosine ends, share of the highest; our choice, 0.1 in section 2.2", SHARE,
+        COSINE,
+    )  # fmt: skip
     warmup_steps: int = setting(0, "steps of linear warm-up; our choice", NOT_NEGATIVE)
-    adam_beta1: float = setting(0.9, "AdamW beta 1; section 2.2", BELOW_1)
-    adam_beta2: float = setting(0.95, "AdamW beta 2; section 2.2", BELOW_1)
-    adam_eps: float = setting(1e-8, "AdamW epsilon; torch's, 1e-5 in section 2.2", POSITIVE)
-    weight_decay: float = setting(
-        0.1, "AdamW decay of matrices, not of norms; section 3.1", NOT_NEGATIVE
-    )
-    max_grad_norm: float = setting(
-        1.0, "global gradient norm is clipped here; section 2.2", POSITIVE
-    )
-    max_length: int = setting(
+    adam_epsilon: float = setting(1e-8, "AdamW epsilon; torch's, 1e-5 in section 2.2", POSITIVE)
+    max_tokens: int = setting(
         4096, "longest prompt with answer, tokens; longer ones are counted; section 3.1", AT_LEAST_1
     )
-    checkpoint_every: int = setting(
+    checkpoint_every_steps: int = setting(
         100, "optimiser steps between resumable checkpoints", AT_LEAST_1
     )
 
@@ -62,7 +47,7 @@ class FineTuning(Optimisation):
 
     packing: Literal["none", "within", "across"] = setting(
         "none",
-        "within or across: answers fill rows of max_length, batch counts rows, and attention stays "
+        "within or across: answers fill rows of max_tokens, batch counts rows, and attention stays "
         "within each answer's dialogue or reaches across them; section 3.1 packs, and does not say",
     )
     loss_mean: Literal["tokens", "answers"] = setting(

@@ -19,6 +19,7 @@ from torch import Tensor
 from reward import ranks
 from reward.minibatches import minibatches
 from reward.model import load_reward_model, score_states
+from reward.optimiser import build_optimiser, clip_gradients, refuse_not_finite
 from reward.trunk import Tails, own_attention, share_prefixes, shares_prefixes, states_at
 from rlhf_loop.config import PPOConfig
 from rlhf_loop.learning.figures import (
@@ -44,7 +45,6 @@ from rlhf_loop.policy import (
     ValueHead,
     chunks,
     load_chat_model,
-    optimizer_groups,
     prompt_tokens,
     refuse_other_words,
     row_seed,
@@ -99,7 +99,7 @@ class Learner:
         ranks.divide_weights(self.actor, [self.actor], device)
         if self.critic is not None:
             ranks.place(self.critic, device, "float32")
-        self.optimizer = build_optimiser(self.learnt(), config)
+        self.optimiser = build_optimiser(self.learnt(), config)
         self.drawing = Drawing(config.max_new_tokens, config.temperature)
 
     def learnt(self) -> torch.nn.ModuleDict:
@@ -273,7 +273,7 @@ class Learner:
         tokens = sum(len(rollout.responses[i]) for i in counted)
         if not tokens:
             return {}
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         figures, parts = StepFigures(), self._parts(self._own(counted), rollout)
         for part in parts:
             self._learn_policy(part, rollout, targets, tokens, figures)
@@ -292,18 +292,13 @@ class Learner:
         Raises ValueError where one is not finite: the weights stay as they were.
         """
         models = {"ppo/grad_norm": self.actor, "ppo/val/grad_norm": self.critic}
-        norms = {}
-        for name, model in models.items():
-            if model is not None:
-                limit = self.config.max_grad_norm
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-                norms[name] = float(ranks.whole(norm))
-        if not all(map(math.isfinite, norms.values())):
-            raise ValueError(
-                f"the gradient's norm is {norms}, allowed are finite numbers; the weights were "
-                "left as they were"
-            )
-        self.optimizer.step()
+        norms = {
+            name: clip_gradients(model, self.config)
+            for name, model in models.items()
+            if model is not None
+        }
+        refuse_not_finite("before a gradient step", **norms)
+        self.optimiser.step()
         return norms
 
     def _learn_policy(
@@ -431,13 +426,3 @@ def _load_critic(config: PPOConfig, tokenizer: Any, device: torch.device) -> Any
     model, other = load_reward_model(folder)
     refuse_other_words(tokenizer, other, f"{folder}, which values start from,")
     return model.to(device)
-
-
-def build_optimiser(module: torch.nn.Module, config: PPOConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves vectors (norms, biases) alone."""
-    return torch.optim.AdamW(
-        optimizer_groups(module, config.weight_decay),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_eps,
-    )

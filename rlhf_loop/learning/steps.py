@@ -8,7 +8,6 @@ follows from the seed, and nothing else is random.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,11 +16,18 @@ from typing import Any, TypeVar
 import torch
 
 from reward import ranks
+from reward.optimiser import (
+    build_optimiser,
+    clip_gradients,
+    cosine_share,
+    refuse_not_finite,
+    set_rate,
+)
 from reward.run_folder import RunFolder, replace_folder
 from reward.training_state import load_state, save_state
 from rlhf_loop.config import Optimisation
 from rlhf_loop.learning.likelihood import Reading, reading
-from rlhf_loop.policy import optimizer_groups, save_chat_model
+from rlhf_loop.policy import save_chat_model
 
 Batch = TypeVar("Batch")
 
@@ -33,9 +39,7 @@ def learning_rate(step: int, steps: int, config: Optimisation) -> float:
     if config.schedule == "constant":
         return config.learning_rate
     progress = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
-    final = config.final_learning_rate_share
-    share = final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
-    return config.learning_rate * share
+    return config.learning_rate * cosine_share(progress, config.final_learning_rate_share)
 
 
 @contextmanager
@@ -76,40 +80,30 @@ def optimise(
     added to the steps that are logged. Returns the last step's figures. Raises ValueError for a
     gradient that is not finite.
     """
-    optimizer = torch.optim.AdamW(
-        optimizer_groups(model, config.weight_decay),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_eps,
-    )
-    done, figures = _resume(run, model, optimizer), dict[str, float]()
+    optimiser = build_optimiser(model, config)
+    done, figures = _resume(run, model, optimiser), dict[str, float]()
     run.rewind_metrics(first_step + done)
     for number, batch in enumerate(batches[done:], start=done):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(number, len(batches), config)
+        rate = learning_rate(number, len(batches), config)
+        set_rate(optimiser, rate)
         figures = gradients(batch)
-        clipped = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        norm = ranks.whole(clipped).item()
-        if not math.isfinite(norm):
-            raise ValueError(
-                f"the gradient's norm is {norm} at step {number + 1}, allowed are finite numbers; "
-                "the weights were left as they were"
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        figures |= {"grad_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
+        norm = clip_gradients(model, config)
+        refuse_not_finite(f"at step {number + 1}", gradient_norm=norm)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        figures |= {"grad_norm": norm, "lr": rate}
         run.log_metrics(first_step + number + 1, first_step + len(batches), **figures)
         # After the last step the model itself is saved; a checkpoint would only lose its figures.
-        if (number + 1) % config.checkpoint_every == 0 and number + 1 < len(batches):
-            state = partial(save_state, model=model, optimiser=optimizer)
+        if (number + 1) % config.checkpoint_every_steps == 0 and number + 1 < len(batches):
+            state = partial(save_state, model=model, optimiser=optimiser)
             run.save_checkpoint(ranks.together(partial(state, position={"step": number + 1})))
     return figures
 
 
-def _resume(run: RunFolder, model: Any, optimizer: torch.optim.Optimizer) -> int:
+def _resume(run: RunFolder, model: Any, optimiser: torch.optim.Optimizer) -> int:
     checkpoint = ranks.first_then_all(run.resumable_checkpoint)
     if checkpoint is None:
         return 0
-    step = int(load_state(checkpoint, model, optimizer)["step"])
+    step = int(load_state(checkpoint, model, optimiser)["step"])
     print(f"Resuming after step {step}.", flush=True)
     return step

@@ -22,9 +22,10 @@ from reward.loss import centring_loss, ranking_loss, safety_auxiliary_loss
 from reward.measures.report import full_report
 from reward.model import save_reward_model, score_rows, start_from_chat_model
 from reward.objective import auxiliary_weight
+from reward.optimiser import build_optimiser
 from reward.preferences import Criterion, Message, SafetyLabel, dialogue_root, write_pairs
 from reward.score import Scorer, score_pairs, score_tokens
-from reward.train import build_optimiser, optimiser_step, step_pairs, train
+from reward.train import optimiser_step, step_pairs, train
 from rlhf_loop.config import Compute
 from rlhf_loop.prompts import Prompt, PromptSplit
 from rlhf_loop.rollout import RewardModels

@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_named(values, sentence):
     ("config", "values", "sentence"),
     [
         (TrainConfig, {"warmup_share": 1.5}, "warmup_share is 1.5, allowed is between 0 and 1"),
-        (TrainConfig, {"gradient_clip": 0}, "gradient_clip is 0.0, allowed is above 0"),
+        (TrainConfig, {"max_grad_norm": 0}, "max_grad_norm is 0.0, allowed is above 0"),
         (TrainConfig, {"adam_beta2": 1}, "adam_beta2 is 1.0, allowed is 0 or more and below 1"),
         (TrainConfig, {"learning_rate": "inf"}, "learning_rate is inf, allowed is above 0"),
         (PPOConfig, {"threshold": 1}, "threshold is 1.0, allowed is above 0 and below 1"),

@@ -16,12 +16,11 @@ from reward.config import TrainConfig
 from reward.data import mix, row_tokens, tokenise, within_length
 from reward.evaluate import main as evaluate_main
 from reward.model import start_from_chat_model
+from reward.optimiser import build_optimiser, cosine_share
 from reward.preferences import Criterion, Message, Verdict, read_pairs, write_pairs
 from reward.run_folder import RunFolder
 from reward.score import main as score_main
 from reward.train import (
-    build_optimiser,
-    cosine_share,
     learning_rate_share,
     optimiser_step,
     train,
@@ -131,7 +130,7 @@ def test_minibatches_give_the_gradient_of_the_big_batch(chat, losses):
             rows[::5] = [row._replace(is_tie=True) for row in rows[::5]]
         config = TrainConfig(
             pairs=Path(), model=Path(), out=Path(), criterion=Criterion.SAFETY,
-            tokens_per_minibatch=size, gradient_clip=1e9, learning_rate=1e-3,
+            tokens_per_minibatch=size, max_grad_norm=1e9, learning_rate=1e-3,
             warmup_least_steps=1, **losses,
         )  # fmt: skip
         optimiser = build_optimiser(model, config)

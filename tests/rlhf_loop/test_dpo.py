@@ -24,7 +24,7 @@ def config(chat_model, tmp_path):
     write_pairs(tmp_path / "pairs.jsonl", pairs(12))
     return DPOConfig(
         pairs=(tmp_path / "pairs.jsonl",), policy=chat_model, out=tmp_path / "run", device="cpu",
-        batch=5, epochs=3, learning_rate=3e-3, warmup_steps=1, checkpoint_every=2,
+        batch=5, epochs=3, learning_rate=3e-3, warmup_steps=1, checkpoint_every_steps=2,
         tokens_per_minibatch=90,
     )  # fmt: skip
 
@@ -207,10 +207,10 @@ def test_only_pairs_of_the_criterion_and_none_twice(config, tmp_path):
 def test_over_long_pairs_are_left_out_and_counted(config, tmp_path):
     longer = [*pairs(5), pair(90, chosen="long " * 100)]
     write_pairs(tmp_path / "pairs.jsonl", longer)
-    result = train(changed(config, max_length=60, epochs=1))
+    result = train(changed(config, max_tokens=60, epochs=1))
     assert (result["pairs"], result["too_long"]) == (5, 1)
-    with pytest.raises(ValueError, match="all 6 pairs are longer than max_length: none is left"):
-        train(changed(config, max_length=5, out=tmp_path / "other"))
+    with pytest.raises(ValueError, match="all 6 pairs are longer than max_tokens: none is left"):
+        train(changed(config, max_tokens=5, out=tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

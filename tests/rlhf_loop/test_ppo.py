@@ -38,7 +38,7 @@ def test_the_defaults_are_the_paper_s(config):
     paper = PPOConfig(**{name: getattr(config, name) for name in Inputs.__dataclass_fields__})
     assert paper.batch // paper.minibatch * paper.epochs == 8  # gradient steps per iteration
     assert (paper.cliprange, paper.kl_coef, paper.learning_rate) == (0.2, 0.01, 1e-6)
-    assert (paper.adam_beta1, paper.adam_beta2, paper.adam_eps) == (0.9, 0.95, 1e-5)
+    assert (paper.adam_beta1, paper.adam_beta2, paper.adam_epsilon) == (0.9, 0.95, 1e-5)
     assert (paper.weight_decay, paper.max_grad_norm, paper.threshold) == (0.1, 1.0, 0.15)
     assert paper.whiten_scores is True
 
@@ -97,7 +97,9 @@ def gradient_step(config, rollout, targets):
 def test_the_step_does_not_depend_on_how_a_minibatch_is_cut(config, learner, monkeypatch):
     rollout = of_unlike_lengths(collected(learner))
     targets = learning_targets(rollout, config)
-    sgd_like = replace(config, adam_eps=1.0)  # AdamW's own 1e-5 makes rounding as large as a step
+    sgd_like = replace(
+        config, adam_epsilon=1.0
+    )  # AdamW's own 1e-5 makes rounding as large as a step
     whole = gradient_step(replace(sgd_like, tokens_per_minibatch=10**6), rollout, targets)
     for tokens in (1, 100):
         some = gradient_step(replace(sgd_like, tokens_per_minibatch=tokens), rollout, targets)

@@ -22,7 +22,7 @@ def settings(out: Path, prompts: Path, chat_model: Path, judges: dict[str, Path]
     """Nine answers a step: no part of two is even."""
     wanted = {
         "prompts": prompts, "policy": chat_model, **judges, "out": out, "device": "cpu",
-        "max_new_tokens": 10, "iterations": 3, "batch": 18, "minibatch": 9, "adam_eps": 1.0,
+        "max_new_tokens": 10, "iterations": 3, "batch": 18, "minibatch": 9, "adam_epsilon": 1.0,
         "learning_rate": 0.5, "validate_every": 2, "tokens_per_minibatch": 60, **chosen,
     }  # fmt: skip
     return {k: str(v) if isinstance(v, Path) else v for k, v in wanted.items()}

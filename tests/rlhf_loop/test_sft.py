@@ -176,7 +176,7 @@ def test_no_row_is_packed_beyond_the_longest():
 def test_every_answer_is_learnt_once_an_epoch(packing, tmp_path):
     """1.19: seventeen answers in steps of four."""
     rows = [AnswerRow([number] * (1 + number % 5), 1) for number in range(17)]
-    config = config_of(tmp_path, packing=packing, max_length=6, batch=4, epochs=2, seed=3)
+    config = config_of(tmp_path, packing=packing, max_tokens=6, batch=4, epochs=2, seed=3)
     steps = list(step_rows(rows, config))
     learnt = [row for step in steps for packed in step for row in packed]
     half = len(learnt) // 2
@@ -204,7 +204,7 @@ def test_fine_tuning_lowers_the_loss(chat_model, tmp_path):
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = SFTConfig(
         data=(data,), model=chat_model, out=tmp_path / "run", epochs=6, batch=4,
-        learning_rate=3e-3, max_length=64, tokens_per_minibatch=40,
+        learning_rate=3e-3, max_tokens=64, tokens_per_minibatch=40,
     )  # fmt: skip
     result = train(config)
     losses = [line["sft/loss"] for line in RunFolder(config.out).metrics()]
@@ -284,7 +284,7 @@ def config(chat_model, tmp_path):
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return SFTConfig(
         data=(data,), model=chat_model, out=tmp_path / "run", epochs=4, batch=2, learning_rate=3e-3,
-        checkpoint_every=2,
+        checkpoint_every_steps=2,
     )  # fmt: skip
 
 

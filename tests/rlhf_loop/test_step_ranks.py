@@ -16,8 +16,8 @@ from tests.rlhf_loop.conftest import read_lines
 from tests.rlhf_loop.steps_of_ranks import launch
 
 LEARNING = {
-    "device": "cpu", "batch": 5, "epochs": 2, "learning_rate": 0.05, "adam_eps": 1.0,
-    "warmup_steps": 1, "checkpoint_every": 2, "tokens_per_minibatch": 60,
+    "device": "cpu", "batch": 5, "epochs": 2, "learning_rate": 0.05, "adam_epsilon": 1.0,
+    "warmup_steps": 1, "checkpoint_every_steps": 2, "tokens_per_minibatch": 60,
 }  # fmt: skip
 TRAINING = ("sft", "dpo", "rejection")
 

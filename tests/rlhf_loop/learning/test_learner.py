@@ -180,7 +180,7 @@ def test_they_are_not_taken_where_that_is_not_wanted(config, monkeypatch):
 
 def gradients_of(learner, rollout, targets):
     """Those of one step on the whole batch, before clipping."""
-    learner.optimizer.step = lambda: None
+    learner.optimiser.step = lambda: None
     learner._step(rollout, targets, range(len(rollout.responses)))
     return {n: p.grad.clone() for n, p in learner.learnt().named_parameters()}
 
@@ -198,7 +198,7 @@ def test_gradients_are_those_of_plain_rows(config, chosen):
     rollout = rollout._replace(logprobs=(rollout.logprobs + off).masked_fill(~rollout.mask, 0))
     targets = learning_targets(rollout, config)
     found = gradients_of(learner, rollout, targets)
-    learner.optimizer.zero_grad()
+    learner.optimiser.zero_grad()
 
     rows, mask = padded(rollout), rollout.mask
     with learning.own_attention(learner.actor.model):
