@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reward import ranks
-from rlhf_loop.config import Compute
+from rlhf_loop.config import Generation
 from rlhf_loop.parts import Record
 from rlhf_loop.policy import Drawing, row_seed
 from rlhf_loop.prompts import Prompt
@@ -23,7 +23,7 @@ def draw_candidates(
     seed: int,
     purpose: str,
     drawing: Drawing,
-    compute: Compute,
+    compute: Generation,
 ) -> list[Record]:
     """``samples`` answers to each prompt, the answers to one prompt one after the other.
 

@@ -138,7 +138,7 @@ def _candidates(
     refuse_without_room(behind, config.max_new_tokens, [config.policy])
     refuse_without_room(prompts, config.max_new_tokens, [], [config.safety])
     engine = engine_for(config, *load_chat_model(config.policy, config.device, config.dtype))
-    scorer = Scorer(config.safety, config.device, config.dtype)
+    scorer = Scorer(config.safety, config.device, config.dtype, config.tokens_per_minibatch)
 
     def draw(number: int) -> list[Record]:
         return _chunk(config, engine, scorer, parts[number], templates)

@@ -21,7 +21,7 @@ import httpx
 from reward import ranks
 from reward.model import context_tokens
 from reward.preferences import Message
-from rlhf_loop.config import Compute, Served, ServedPolicy
+from rlhf_loop.config import Generation, Served, ServedPolicy
 from rlhf_loop.drawing import generate_answers
 from rlhf_loop.policy import Answer, Drawing, prompt_tokens, stop_tokens
 
@@ -66,7 +66,7 @@ class Address(NamedTuple):
 Progress = Callable[[int], None]
 
 
-def engine_for(compute: Compute, model: Any, tokenizer: Any) -> Here | Address:
+def engine_for(compute: Generation, model: Any, tokenizer: Any) -> Here | Address:
     """Who answers for a model that was loaded here: it, or the address that serves its folder.
 
     Raises SamplerRefused where the address cannot be made to serve it.

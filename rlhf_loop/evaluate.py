@@ -185,7 +185,7 @@ def _score_independently(
     old: Sequence[Record],
     new: Sequence[Record],
 ) -> None:
-    scorer = Scorer(folder, config.device, config.dtype)
+    scorer = Scorer(folder, config.device, config.dtype, config.tokens_per_minibatch)
     for lines in (old, new):
         rows = [
             [*prompt.messages, Message("assistant", line["text"])]

@@ -23,7 +23,7 @@ from rlhf_loop.advantages import (
     shape_rewards,
     whiten,
 )
-from rlhf_loop.config import Compute, PPOConfig
+from rlhf_loop.config import Generation, PPOConfig, Scoring
 from rlhf_loop.engines import answer_prompts, engine_for
 from rlhf_loop.policy import Answer, Drawing, answer_text
 from rlhf_loop.prompts import Prompt
@@ -40,10 +40,12 @@ class Scores(NamedTuple):
 class RewardModels:
     """The two reward models of a round. Both read message lists through their own chat template."""
 
-    def __init__(self, helpfulness: Path, safety: Path, threshold: float, compute: Compute) -> None:
+    def __init__(self, helpfulness: Path, safety: Path, threshold: float, compute: Scoring) -> None:
         self.threshold = threshold
-        self._helpfulness = Scorer(helpfulness, compute.device, compute.dtype)
-        self._safety = Scorer(safety, compute.device, compute.dtype)
+        self._helpfulness, self._safety = (
+            Scorer(folder, compute.device, compute.dtype, compute.tokens_per_minibatch)
+            for folder in (helpfulness, safety)
+        )
         self._divided: dict[Scorer, list[Tensor]] = {}
         if ranks.count() > 1:
             both = (self._helpfulness, self._safety)
@@ -82,7 +84,7 @@ def sample_and_score(
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     drawing: Drawing,
-    compute: Compute,
+    compute: Generation,
 ) -> tuple[list[Answer], list[str], Scores]:
     """One answer to each prompt by its own seed: its tokens, its text, and the scores (B,)."""
     engine = engine_for(compute, model, tokenizer)

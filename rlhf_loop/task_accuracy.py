@@ -26,7 +26,7 @@ from reward.minibatches import minibatches
 from reward.model import context_tokens
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.config import Compute, TaskAccuracyConfig, inputs_of
+from rlhf_loop.config import Scoring, TaskAccuracyConfig, inputs_of
 from rlhf_loop.learning.likelihood import TokenRow, reading, row_logprobs
 from rlhf_loop.measures.paired_figures import paired_shares
 from rlhf_loop.measures.task_files import Document, read_task
@@ -91,7 +91,7 @@ def picked_options(
     side: str,
     folder: Path,
     tasks: dict[str, list[Document]],
-    compute: Compute,
+    compute: Scoring,
     chat: bool,
 ) -> dict[str, list[Picked]]:
     """What a chat model picks in every task; a task that ``run`` holds is not measured again."""
@@ -108,7 +108,7 @@ def picked_options(
 
 
 def pick_options(
-    model: Any, tokenizer: Any, documents: Sequence[Document], compute: Compute, chat: bool
+    model: Any, tokenizer: Any, documents: Sequence[Document], compute: Scoring, chat: bool
 ) -> list[Picked]:
     """Score every option of every document. Equal calls give equal bits on the CPU."""
     pairs = [

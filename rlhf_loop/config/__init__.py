@@ -5,7 +5,7 @@ code of its ancestor, lm-human-preferences (Ziegler et al. 2019), or "our choice
 the paper's sizes; a small model wants a smaller batch and a larger learning rate.
 """
 
-from rlhf_loop.config.common import Compute, Inputs, Served, ServedPolicy, inputs_of
+from rlhf_loop.config.common import Generation, Inputs, Scoring, Served, ServedPolicy, inputs_of
 from rlhf_loop.config.dialogues import ContextDistillationConfig, GhostAttentionConfig
 from rlhf_loop.config.evaluation import (
     EvaluateConfig,
@@ -29,12 +29,12 @@ __all__ = [
     "COMMAND_CONFIGS",
     "STAGE_CONFIGS",
     "TRAINING_STAGES",
-    "Compute",
     "ContextDistillationConfig",
     "DPOConfig",
     "EvaluateConfig",
     "FineTuning",
     "GateConfig",
+    "Generation",
     "GhostAttentionConfig",
     "Inputs",
     "InstructionKeepingConfig",
@@ -46,6 +46,7 @@ __all__ = [
     "RoundConfig",
     "SFTConfig",
     "SamplingConfig",
+    "Scoring",
     "Served",
     "ServedPolicy",
     "TaskAccuracyConfig",

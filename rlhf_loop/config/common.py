@@ -43,23 +43,46 @@ class Inputs(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Compute(Settings):
-    """How much is put through a model at once, and where; no effect on what is computed."""
+    """Where models compute."""
 
     device: str = setting("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
-    dtype: Literal["float32", "bfloat16"] = setting(
-        "float32",
-        "type of weights that only answer or only score, never of trained ones; our choice",
-    )
-    generation_rows: int = setting(
-        256, "answers generated side by side, rows; our choice", AT_LEAST_1
-    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes(Compute):
+    """How much of what is learnt from or scored goes through a model at once."""
+
     tokens_per_minibatch: int = setting(
-        4096, "distinct tokens put through a model at once otherwise; changes no result", AT_LEAST_1
+        4096, "distinct tokens put through a model at once; changes no result", AT_LEAST_1
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served(Compute):
+class Inference(Compute):
+    """What models that are not trained compute in."""
+
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "type of weights that only answer or only score, never of trained ones; our choice",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring(Inference, Passes):
+    """How models score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Inference):
+    """How models answer."""
+
+    generation_rows: int = setting(
+        256, "answers generated side by side, rows; our choice", AT_LEAST_1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served(Generation):
     """Who draws answers: this process, or an OpenAI-compatible server (docs/engines.md)."""
 
     address: str | None = setting(

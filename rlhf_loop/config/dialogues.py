@@ -15,7 +15,7 @@ from reward.settings import (
     SHARE,
     setting,
 )
-from rlhf_loop.config.common import ServedPolicy
+from rlhf_loop.config.common import Scoring, ServedPolicy
 from rlhf_loop.prompts import PromptSplit
 
 
@@ -59,7 +59,7 @@ class GhostAttentionConfig(ServedPolicy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextDistillationConfig(ServedPolicy):
+class ContextDistillationConfig(ServedPolicy, Scoring):
     """Answer adversarial prompts behind a safety preprompt and keep what the safety reward model
     scores higher than the answer without it (section 4.2.4)."""
 

@@ -20,8 +20,8 @@ from reward.settings import (
     setting,
 )
 from rlhf_loop.config.common import (
-    Compute,
     Inputs,
+    Scoring,
     ServedPolicy,
     refuse_half_a_judge,
     refuse_one_name_for_two,
@@ -71,7 +71,7 @@ class GateConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(ServedPolicy, Inputs):
+class EvaluateConfig(ServedPolicy, Scoring, Inputs):
     """Judge a new chat model against an old one on test prompts, from several sides."""
 
     against: Path = setting(REQUIRED, "folder of the old chat model")
@@ -160,7 +160,7 @@ class InstructionKeepingConfig(ServedPolicy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskAccuracyConfig(Compute):
+class TaskAccuracyConfig(Scoring):
     """Accuracy on task files by the log-probability of options, of one chat model or of two."""
 
     model: Path = setting(REQUIRED, "folder of the chat model that is measured")

@@ -14,7 +14,7 @@ from reward.settings import (
     Needs,
     setting,
 )
-from rlhf_loop.config.common import Inputs, Served, ServedPolicy
+from rlhf_loop.config.common import Inputs, Scoring, Served, ServedPolicy
 from rlhf_loop.config.tuning import FineTuning
 from rlhf_loop.prompts import PromptSplit
 
@@ -51,7 +51,7 @@ class SamplingConfig(Served):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemperatureConfig(ServedPolicy, Inputs):
+class TemperatureConfig(ServedPolicy, Scoring, Inputs):
     """Find the temperature whose best of N answers is best (figure 8), before a round draws."""
 
     temperatures: tuple[float, ...] = setting(
@@ -84,7 +84,7 @@ class TemperatureConfig(ServedPolicy, Inputs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RejectionConfig(FineTuning, ServedPolicy, Inputs):
+class RejectionConfig(FineTuning, ServedPolicy, Scoring, Inputs):
     """Rejection sampling: K answers per prompt, the best by both scores is fine-tuned on."""
 
     samples: int = setting(

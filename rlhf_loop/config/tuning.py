@@ -17,7 +17,7 @@ from reward.settings import (
     SMOOTHING,
     setting,
 )
-from rlhf_loop.config.common import Compute
+from rlhf_loop.config.common import Passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class FineTuning(Optimisation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(FineTuning, Compute):
+class SFTConfig(FineTuning, Passes):
     """Fine-tune a chat model on answers: the loss is on answers only, never on prompts."""
 
     data: tuple[Path, ...] = setting(
@@ -71,7 +71,7 @@ class SFTConfig(FineTuning, Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(Optimisation, Compute):
+class DPOConfig(Optimisation, Passes):
     """Direct preference optimisation on the reward models' pairs: a baseline without either."""
 
     pairs: tuple[Path, ...] = setting(REQUIRED, "pairs files of a snapshot, train roots only")

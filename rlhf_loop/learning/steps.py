@@ -81,6 +81,13 @@ def optimise(
     gradient that is not finite.
     """
     optimiser = build_optimiser(model, config)
+    if config.warmup_steps > len(batches):
+        print(
+            f"warmup_steps is {config.warmup_steps} and there are {len(batches)} steps: the "
+            f"learning rate comes to {learning_rate(len(batches) - 1, len(batches), config):.3g} of "
+            f"{config.learning_rate:.3g}.",
+            flush=True,
+        )
     done, figures = _resume(run, model, optimiser), dict[str, float]()
     run.rewind_metrics(first_step + done)
     for number, batch in enumerate(batches[done:], start=done):

@@ -26,7 +26,7 @@ from reward.optimiser import build_optimiser
 from reward.preferences import Criterion, Message, SafetyLabel, dialogue_root, write_pairs
 from reward.score import Scorer, score_pairs, score_tokens
 from reward.train import optimiser_step, step_pairs, train
-from rlhf_loop.config import Compute
+from rlhf_loop.config import Scoring
 from rlhf_loop.prompts import Prompt, PromptSplit
 from rlhf_loop.rollout import RewardModels
 from tests.reward.pairs import pair, pairs
@@ -275,7 +275,7 @@ def test_training_scoring_and_the_loop_see_the_same_tokens(started, tmp_path, mo
     items, seen = pairs(6), []
     score = Scorer.score_tokens
     monkeypatch.setattr(Scorer, "score_tokens", lambda s, r: seen.append(list(r)) or score(s, r))
-    judges = RewardModels(tmp_path, tmp_path, 0.15, Compute(device="cpu"))
+    judges = RewardModels(tmp_path, tmp_path, 0.15, Scoring(device="cpu"))
     prompts = [
         Prompt(p.id, p.root, p.prompt, False, None, PromptSplit.TRAIN) for p in items
     ]  # fmt: skip

@@ -257,3 +257,13 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(config, monkeypatch, tmp_p
         assert (config.out / name).read_bytes() == (whole.out / name).read_bytes()
     steps = [json.loads(line)["step"] for line in (config.out / "metrics.jsonl").open()]
     assert steps == list(range(1, 10))
+
+
+def test_a_warm_up_longer_than_the_run_is_said(config, capsys):
+    train(changed(config, warmup_steps=150))
+    assert (
+        "warmup_steps is 150 and there are 9 steps: the learning rate comes to 0.00018 of 0.003."
+        in capsys.readouterr().out
+    )
+    train(changed(config, out=config.out.with_name("warm"), warmup_steps=9))
+    assert "warmup_steps" not in capsys.readouterr().out

@@ -11,7 +11,7 @@ import torch
 from demo.facts import SHIPPED
 from reward.preferences import MalformedLine
 from reward.run_folder import RunFolder
-from rlhf_loop.config import Compute, TaskAccuracyConfig
+from rlhf_loop.config import Scoring, TaskAccuracyConfig
 from rlhf_loop.learning.likelihood import reading
 from rlhf_loop.measures.task_files import Document, read_task
 from rlhf_loop.policy import load_chat_model
@@ -115,7 +115,7 @@ HARNESS = {
 @pytest.mark.parametrize("chat", HARNESS)
 def test_log_probabilities_are_the_harnesss(chat):
     model, tokenizer = load_chat_model(STARTER, "cpu")
-    picked = pick_options(model, tokenizer, read_task(SHIPPED, most=2), Compute(), chat)
+    picked = pick_options(model, tokenizer, read_task(SHIPPED, most=2), Scoring(), chat)
     for item, expected in zip(picked, HARNESS[chat], strict=True):
         assert item.logprobs == pytest.approx(expected, abs=1e-4)
 
@@ -123,7 +123,7 @@ def test_log_probabilities_are_the_harnesss(chat):
 def test_acc_norm_divides_by_the_characters_of_an_option():
     model, tokenizer = load_chat_model(STARTER, "cpu")
     documents = read_task(SHIPPED, most=12)
-    picked = pick_options(model, tokenizer, documents, Compute(), False)
+    picked = pick_options(model, tokenizer, documents, Scoring(), False)
     for item, document in zip(picked, documents, strict=True):
         sizes = [len(choice) for choice in document.choices]
         likely = [p / n for p, n in zip(item.logprobs, sizes, strict=True)]
@@ -135,9 +135,9 @@ def test_acc_norm_divides_by_the_characters_of_an_option():
 def test_the_same_bits_twice(chat_model):
     model, tokenizer = load_chat_model(chat_model, "cpu")
     documents = [Document(("Hm?",) * 2, ("Yes.", "No, never."), 0, (4, 10))] * 3
-    runs = [pick_options(model, tokenizer, documents, Compute(), chat) for chat in (False, False)]
+    runs = [pick_options(model, tokenizer, documents, Scoring(), chat) for chat in (False, False)]
     assert runs[0] == runs[1]
-    assert runs[0] != pick_options(model, tokenizer, documents, Compute(), True)
+    assert runs[0] != pick_options(model, tokenizer, documents, Scoring(), True)
 
 
 def test_options_are_parted_as_the_harness_parts_them(chat_model):
