@@ -82,10 +82,10 @@ def optimise(
     """
     optimiser = build_optimiser(model, config)
     if config.warmup_steps > len(batches):
+        highest = learning_rate(len(batches) - 1, len(batches), config)
         print(
             f"warmup_steps is {config.warmup_steps} and there are {len(batches)} steps: the "
-            f"learning rate comes to {learning_rate(len(batches) - 1, len(batches), config):.3g} of "
-            f"{config.learning_rate:.3g}.",
+            f"learning rate comes to {highest:.3g} of {config.learning_rate:.3g}.",
             flush=True,
         )
     done, figures = _resume(run, model, optimiser), dict[str, float]()
