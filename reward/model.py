@@ -62,7 +62,7 @@ def start_from_chat_model(folder: Path, seed: int) -> tuple[Any, Any]:
 
 def outline_of_chat_model(folder: Path, shares_prefixes: bool) -> tuple[Any, Any]:
     """What ``start_from_chat_model`` gives, without values (on the meta device): for a rank that
-    gets its part of them from the first (``reward.ranks.place``). ``shares_prefixes``: whether the
+    gets its part of them from the first (``reward.fsdp.place``). ``shares_prefixes``: whether the
     first found that the model can."""
     tokenizer = load_tokenizer(folder)
     config = AutoConfig.from_pretrained(folder, num_labels=1, local_files_only=True)

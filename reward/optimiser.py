@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from reward import ranks
+from reward import fsdp
 from reward.config import AdamW
 
 
@@ -41,7 +41,7 @@ def clip_gradients(module: torch.nn.Module, config: AdamW) -> float:
     """Scale a model's gradients down to the longest norm allowed; returns the norm before, that of
     all ranks' parts together."""
     norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
-    return float(ranks.whole(norm).item())
+    return float(fsdp.whole(norm).item())
 
 
 def refuse_not_finite(when: str, **figures: float) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reward import adapter, ranks
+from reward import adapter, fsdp, ranks
 from reward.command import command
 from reward.config import TrainConfig
 from reward.data import (
@@ -103,7 +103,7 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
     adapter.add_adapter(model, config, device)
     if config.recompute_activations:
         recompute_activations(model)
-    ranks.place(model, device, config.dtype)
+    fsdp.place(model, device, config.dtype)
     longest = min(config.max_tokens, context_tokens(model) or config.max_tokens)
     fitted, tied, held = (
         within_length(tokenizer, tokenise(tokenizer, some), longest, config.over_long)
@@ -234,7 +234,7 @@ def optimiser_step(
             if not row.is_tie
         )
         computed += tokens
-    ranks.keep_step(model, partial(_idle, model, rows, config.dtype))
+    fsdp.keep_step(model, partial(_idle, model, rows, config.dtype))
     ranking, auxiliary, centring, correct, computed = ranks.summed(
         ranking, auxiliary, centring, correct, computed
     )
@@ -288,14 +288,14 @@ def _score_held(model: Any, rows: Sequence[PairRows], tokens: int, dtype: str) -
     own = ranks.own_part(rows)
     scored = score_pairs(model, [rows[i] for i in own], tokens, dtype)
     with torch.no_grad():
-        ranks.keep_step(model, partial(_idle, model, rows, dtype))
+        fsdp.keep_step(model, partial(_idle, model, rows, dtype))
     both = ranks.collected(own, [(pair.chosen, pair.rejected) for pair in scored], len(rows))
     return [ScoredPair(row.pair, *scores) for row, scores in zip(rows, both, strict=True)]
 
 
 def _leave_model(model: Any, tokenizer: Any, folder: RunFolder, config: TrainConfig) -> None:
     """The merged model, and the adapter beside it where there is one."""
-    state = ranks.whole_state(model)
+    state = fsdp.whole_state(model)
     if not ranks.is_first():
         return
     if config.lora_rank:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from reward import ranks
+from reward import fsdp, ranks
 from reward.command import command
 from reward.data import epoch_order, load_pairs
 from reward.lines import whole_records, write_records
@@ -215,7 +215,7 @@ def _gradients(read: Reading, step: Sequence[AnswerPair], config: DPOConfig) -> 
         ):
             sums[name] += values.sum().item()
         sums["computed"] += tokens
-    ranks.keep_step(read.policy, partial(read_nothing, read))
+    fsdp.keep_step(read.policy, partial(read_nothing, read))
     sums = dict(zip(names, ranks.summed(*sums.values()), strict=True))
     computed = int(sums.pop("computed"))
     means = {f"dpo/{name}": total / len(step) for name, total in sums.items()}

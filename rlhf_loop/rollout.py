@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from reward import ranks
+from reward import fsdp, ranks
 from reward.preferences import Message
 from reward.score import Scorer, TooLong
 from rlhf_loop.advantages import (
@@ -49,7 +49,7 @@ class RewardModels:
         self._divided: dict[Scorer, list[Tensor]] = {}
         if ranks.count() > 1:
             both = (self._helpfulness, self._safety)
-            self._divided = {scorer: ranks.put_away(scorer.model) for scorer in both}
+            self._divided = {scorer: fsdp.put_away(scorer.model) for scorer in both}
 
     def score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Scores:
         """Score ``texts[i]`` as the answer to ``prompts[i]``.
@@ -73,7 +73,7 @@ class RewardModels:
     def _ask(self, scorer: Scorer, rows: Sequence[Sequence[Message]]) -> Tensor:
         if scorer not in self._divided:
             return scorer(rows)
-        with ranks.gathered(scorer.model, self._divided[scorer]):
+        with fsdp.gathered(scorer.model, self._divided[scorer]):
             return scorer(rows)
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from reward import ranks
+from reward import fsdp, ranks
 from reward.command import command
 from reward.data import epoch_order
 from reward.minibatches import minibatches
@@ -208,7 +208,7 @@ def _gradients(read: Reading, step: list[list[AnswerRow]], config: Any) -> dict[
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.item()
         computed += tokens
-    ranks.keep_step(read.policy, partial(read_nothing, read))
+    fsdp.keep_step(read.policy, partial(read_nothing, read))
     loss, computed = ranks.summed(loss, computed)
     return {
         "sft/loss": loss,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from reward import ranks
+from reward import fsdp, ranks
 from reward.minibatches import minibatches
 from reward.model import load_reward_model, score_states
 from reward.optimiser import build_optimiser, clip_gradients, refuse_not_finite
@@ -87,18 +87,18 @@ class Learner:
         self.config, self.device = config, device
         model, self.tokenizer = _load_policy(config.policy, device)
         self.actor = Actor(model, config.advantage == "gae" and config.value == "trunk")
-        self.writer = ranks.empty_copy(self.actor)
+        self.writer = fsdp.empty_copy(self.actor)
         self.critic = _load_critic(config, self.tokenizer, device)
-        self.valuer = ranks.empty_copy(self.critic) if self.critic else None
+        self.valuer = fsdp.empty_copy(self.critic) if self.critic else None
         self.reference, other = _load_policy(config.reference or config.policy, device)
         if config.reference is not None:
             refuse_other_words(self.tokenizer, other, str(config.reference))
         self.reference.requires_grad_(False)
-        self._reference_rows = ranks.put_away(self.reference)
+        self._reference_rows = fsdp.put_away(self.reference)
         self.rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
-        ranks.divide_weights(self.actor, [self.actor], device)
+        fsdp.divide_weights(self.actor, [self.actor], device)
         if self.critic is not None:
-            ranks.place(self.critic, device, "float32")
+            fsdp.place(self.critic, device, "float32")
         self.optimiser = build_optimiser(self.learnt(), config)
         self.drawing = Drawing(config.max_new_tokens, config.temperature)
 
@@ -111,7 +111,7 @@ class Learner:
     @contextmanager
     def whole_policy(self) -> Iterator[Any]:
         """The policy's model with all of its weights, to draw from or to be saved."""
-        with ranks.gathered(self.writer, self.actor.parameters()):
+        with fsdp.gathered(self.writer, self.actor.parameters()):
             yield self.writer.model
 
     # --- a batch of answers ------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Learner:
             rollout = self._recall(rollout, drawn, sample, valued)
         self._compare(rollout)
         if valued and self.critic is not None:
-            with ranks.gathered(self.valuer, self.critic.parameters()):
+            with fsdp.gathered(self.valuer, self.critic.parameters()):
                 self._estimate(rollout)
         return of_all_ranks(rollout, own, len(prompts))
 
@@ -195,7 +195,7 @@ class Learner:
     @torch.no_grad()
     def _compare(self, rollout: Rollout) -> None:
         """Fill in the reference's log-probabilities."""
-        with ranks.gathered(self.reference, self._reference_rows):
+        with fsdp.gathered(self.reference, self._reference_rows):
             for part in self._parts(range(len(rollout.responses)), rollout):
                 states = states_at(self.reference, part.tails)
                 self._fill_logprobs(rollout.ref_logprobs, rollout, part, self.reference, states)
@@ -277,11 +277,11 @@ class Learner:
         figures, parts = StepFigures(), self._parts(self._own(counted), rollout)
         for part in parts:
             self._learn_policy(part, rollout, targets, tokens, figures)
-        ranks.keep_step(self.actor, self._idle_actor)
+        fsdp.keep_step(self.actor, self._idle_actor)
         if self.critic is not None:
             for part in parts:
                 self._learn_values(part, rollout, targets, tokens, figures)
-            ranks.keep_step(self.critic, self._idle_critic)
+            fsdp.keep_step(self.critic, self._idle_critic)
         norms = self._apply()
         names = MEANS + (VALUE_MEANS if self.config.advantage == "gae" else ())
         return {**figures.whole(names), **norms}

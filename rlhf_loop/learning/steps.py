@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from reward import ranks
+from reward import fsdp, ranks
 from reward.optimiser import (
     build_optimiser,
     clip_gradients,
@@ -54,13 +54,13 @@ def divided(model: Any, device: torch.device) -> Iterator[Reading]:
                 f"{type(model).__name__} makes its logits in a way that is not known here; "
                 "one process can train it, several cannot"
             )
-        ranks.divide_weights(read.policy, [read.policy], device)
+        fsdp.divide_weights(read.policy, [read.policy], device)
         yield read
 
 
 def leave_model(model: Any, tokenizer: Any, run: RunFolder) -> None:
     """Save what was learnt as the run's ``model/``, all ranks' parts put together."""
-    state = ranks.whole_state(model) if ranks.count() > 1 else None
+    state = fsdp.whole_state(model) if ranks.count() > 1 else None
     if ranks.is_first():
         save = partial(save_chat_model, model, tokenizer, state=state)
         replace_folder(run.model, save)

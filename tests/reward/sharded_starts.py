@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from reward import adapter, ranks
+from reward import adapter, fsdp, ranks
 from reward import train as training
 from reward.config import TrainConfig
 from reward.run_folder import RunFolder
@@ -46,12 +46,12 @@ def start(config: TrainConfig, device: torch.device) -> dict[str, int]:
     before = forget_most()
     model, tokenizer = training._start(config)
     adapter.add_adapter(model, config, device)
-    ranks.place(model, device, config.dtype)
+    fsdp.place(model, device, config.dtype)
     divided = resident("VmHWM") - before
     kept = forget_most() - before
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     save_file(buffers, config.out / f"buffers-{ranks.rank()}.safetensors")
-    state = ranks.whole_state(model)
+    state = fsdp.whole_state(model)
     if ranks.is_first():
         save_file(state, config.out / "state.safetensors")
     del state

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from reward import ranks, shards
+from reward import fsdp, ranks, shards
 from reward.config import TrainConfig
 from reward.data import PairRows
 from reward.preferences import write_pairs
@@ -270,10 +270,10 @@ def test_an_incomplete_launch_is_refused(monkeypatch):
 def test_ranks_with_different_models_are_refused(monkeypatch, firsts):
     """What the first rank has is stood in for; where all have the same nothing is said."""
     own = {"score.weight": torch.zeros(1, 8)}
-    ranks._refuse_another(own)
-    monkeypatch.setattr(ranks, "told", lambda value: firsts)
+    fsdp._refuse_another(own)
+    monkeypatch.setattr(fsdp, "told", lambda value: firsts)
     with pytest.raises(ValueError, match=r"divide this model: score\.weight is not what its"):
-        ranks._refuse_another(own)
+        fsdp._refuse_another(own)
 
 
 def rows_of(lengths: list[tuple[int, int]]) -> list[PairRows]:
