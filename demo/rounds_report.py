@@ -109,6 +109,15 @@ def slope(scores: Sequence[Sequence[float]]) -> dict[str, float]:
     }
 
 
+def over_seeds(slopes: Sequence[float]) -> dict[str, float]:
+    """Mean slope of at least two seeds with its 95 % interval (Student's t, seeds - 1 degrees of
+    freedom): what another whole experiment might have given."""
+    mean = statistics.fmean(slopes)
+    error = statistics.stdev(slopes) / math.sqrt(len(slopes))
+    half = float(stats.t.ppf(0.975, len(slopes) - 1)) * error
+    return {"slope": mean, "low": mean - half, "high": mean + half}
+
+
 def change(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
     """Paired difference of means, its normal 95 % interval, and the p value of a fall."""
     differences = [b - a for a, b in zip(before, after, strict=True)]
@@ -148,7 +157,12 @@ def report(folders: Sequence[Path]) -> dict[str, Any]:
         seeds[folder.name] = found
     for look, p in zip(looks, holm([look["p_of_a_fall"] for look in looks]), strict=True):
         look["corrected_p"] = p
-    return {"seeds": seeds, "looks": len(looks)}
+    together = {
+        axis: over_seeds(slopes)
+        for axis in AXES
+        if len(slopes := [s[axis]["slope"] for s in seeds.values() if "slope" in s[axis]]) > 1
+    }
+    return {"seeds": seeds, "over_seeds": together, "looks": len(looks)}
 
 
 def _row(version: Version) -> dict[str, Any]:
@@ -193,6 +207,11 @@ def table(found: dict[str, Any]) -> str:
         lines.append(
             f"  false refusals: {refusals['change']:+.1%} "
             f"({refusals['low']:+.1%} to {refusals['high']:+.1%})"
+        )
+    for axis, slopes in found["over_seeds"].items():
+        lines.append(
+            f"{axis} over the seeds: slope {slopes['slope']:+.4f} "
+            f"({slopes['low']:+.4f} to {slopes['high']:+.4f})"
         )
     return "\n".join(lines)
 

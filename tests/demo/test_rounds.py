@@ -92,6 +92,19 @@ def test_a_slope_over_three_versions_has_both_intervals():
     assert found["prompts_high"] == pytest.approx(0.05 + 4.3027 * 0.05 / 3**0.5, rel=1e-4)
 
 
+def test_the_slope_over_seeds_has_an_interval_of_its_own(tmp_path):
+    # Slopes 0.1, 0.05 and 0.12: mean 0.09, deviation 0.036056; t(0.975, 2) is 4.3027.
+    folders = [
+        seed_folder(tmp_path / str(slope), [0.0, slope, 2 * slope]) for slope in (0.1, 0.05, 0.12)
+    ]
+    assert report(folders[:1])["over_seeds"] == {}
+    found = report(folders)
+    together = found["over_seeds"]["safety"]
+    assert together["slope"] == pytest.approx(0.09)
+    assert together["low"] == pytest.approx(0.09 - 4.30265 * 0.0360555 / 3**0.5, abs=1e-6)
+    assert "safety over the seeds: slope +0.0900 (+0.0004 to +0.1796)" in table(found)
+
+
 def test_the_figure_shows_every_version_and_what_each_round_promised(tmp_path):
     found = report([seed_folder(tmp_path / "seed", [0.0, 0.1, 0.3])])
     versions, helpfulness, safety = figure(found).data
