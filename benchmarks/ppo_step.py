@@ -90,6 +90,7 @@ def steps_here(settings: dict[str, Any]) -> None:
         prompts=work / "prompts.jsonl", policy=work / "policy", helpfulness=work / "reward",
         safety=work / "reward", out=work / "unused", device="cpu", batch=batch, minibatch=batch,
         max_new_tokens=settings["tokens"], learning_rate=settings["rate"], value=settings["value"],
+        tokens_per_minibatch=settings["at_once"],
     )  # fmt: skip
     spent = dict.fromkeys(PARTS, 0.0)
 
@@ -150,6 +151,7 @@ def compare(arguments: argparse.Namespace, name: str, work: Path) -> dict[str, A
                 "work": str(work), "policy": str(work / "policy"), "reward": str(work / "reward"),
                 "prompts": given["prompts"], "batch": batch, "tokens": tokens, "value": value,
                 "steps": arguments.steps, "rate": 1e-6, "out": str(work / "trl"),
+                "at_once": arguments.tokens_per_minibatch,
                 "result": str(work / f"{number}-{value}.json"),
             }  # fmt: skip
             python = None if value else arguments.trl_python.absolute()
@@ -183,6 +185,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="of a turn; the first is left out")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tokens-per-minibatch", type=int, default=2048, help="Tandem's setting")
     arguments = parser.parse_args()
     report: dict[str, Any] = {}
     for name in arguments.cases:
