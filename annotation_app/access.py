@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import wraps
+from http import HTTPStatus
 from typing import Any, Concatenate, ParamSpec, cast
+from urllib.parse import urlsplit, urlunsplit
 
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
@@ -25,7 +28,7 @@ def _guarded(allowed: Callable[[Person], bool]) -> Callable[[View[P]], View[P]]:
         @wraps(view)
         def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
             if not request.user.is_authenticated:
-                return redirect_to_login(request.get_full_path())
+                return redirect_to_login(_page_to_return_to(request))
             if not allowed(person(request)):
                 raise PermissionDenied
             return view(request, *args, **kwargs)
@@ -39,6 +42,20 @@ signed_in = _guarded(lambda who: who.is_active)
 reviewer_required = _guarded(lambda who: who.is_reviewer)
 researcher_required = _guarded(lambda who: who.is_researcher)
 administrator_required = _guarded(lambda who: who.is_administrator)
+
+
+def _page_to_return_to(request: HttpRequest) -> str:
+    """Where somebody goes on who has to sign in first: to the page asked for, or to that from which
+    a form came too late."""
+    if request.method != "POST" or wants_json(request):
+        return request.get_full_path()
+    messages.warning(request, "You were signed out, and nothing was changed. Do it again.")
+    page = urlsplit(request.headers.get("Referer", ""))
+    return (
+        urlunsplit(("", "", page.path, page.query, ""))
+        if page.netloc == request.get_host()
+        else "/"
+    )
 
 
 def person(request: HttpRequest) -> Person:
@@ -112,13 +129,23 @@ def wants_json(request: HttpRequest) -> bool:
 
 
 class RefusalMiddleware:
-    """Turns what the domain refuses into a page with its sentence."""
+    """Turns what the domain refuses into a page with its sentence, and a form's address that was
+    opened as a page."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        return self.get_response(request)
+        response = self.get_response(request)
+        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED and not wants_json(request):
+            sentence = (
+                f"{request.path} was asked with {request.method}, allowed is "
+                f"{response.headers['Allow']}: nothing was changed."
+            )
+            page = refusal_page(request, sentence, response.status_code)
+            page.headers["Allow"] = response.headers["Allow"]
+            return page
+        return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> Any:
         if isinstance(exception, Refusal):

@@ -57,11 +57,12 @@ def _axes(evaluation: Mapping[str, Any]) -> dict[str, Axis]:
 
 
 def _axis(group: Mapping[str, Any], name: str) -> Axis | None:
+    """An interval is of dialogue roots: prompts of one root are no independent ones."""
     found, prompts = group.get(name) or {}, group.get("count") or 0
     before, after, won = (found.get(key) for key in ("before", "after", "win_rate"))
     if not (prompts and is_number(before) and is_number(after) and is_number(won)):
         return None
-    return Axis(before, after, won, *wilson_interval(won, prompts), prompts)
+    return Axis(before, after, won, *wilson_interval(won, group.get("roots") or prompts), prompts)
 
 
 def _won(found: Found) -> Table:

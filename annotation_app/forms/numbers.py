@@ -9,24 +9,24 @@ from django import forms
 LONGEST_SHOWN = 40  # characters of what was sent
 
 
-class WholeNumberField(forms.IntegerField):
+class _Limited(forms.IntegerField):
+    """What both have in common; Django's field of numbers is one of whole numbers too."""
+
+    sort: str
+
     def clean(self, value: Any) -> Any:
         try:
             return super().clean(value)
         except forms.ValidationError:
-            raise _refusal(self, value, "a whole number") from None
+            allowed = f"allowed is {self.sort} from {self.min_value} to {self.max_value}"
+            allowed += "" if self.required else ", or nothing"
+            sent = "missing" if value in self.empty_values else repr(str(value)[:LONGEST_SHOWN])
+            raise forms.ValidationError(f"{self.label} is {sent}, {allowed}.") from None
 
 
-class NumberField(forms.FloatField):
-    def clean(self, value: Any) -> Any:
-        try:
-            return super().clean(value)
-        except forms.ValidationError:
-            raise _refusal(self, value, "a number") from None
+class WholeNumberField(_Limited):
+    sort = "a whole number"
 
 
-def _refusal(field: WholeNumberField | NumberField, value: Any, what: str) -> forms.ValidationError:
-    allowed = f"allowed is {what} from {field.min_value} to {field.max_value}"
-    allowed += "" if field.required else ", or nothing"
-    sent = "missing" if value in field.empty_values else repr(str(value)[:LONGEST_SHOWN])
-    return forms.ValidationError(f"{field.label} is {sent}, {allowed}.")
+class NumberField(_Limited, forms.FloatField):
+    sort = "a number"

@@ -27,9 +27,9 @@ def compare(prompts: Sequence[Prompt], old: Sequence[Record], new: Sequence[Reco
     """The figures over all prompts and over each kind of them.
 
     Each of ``all``, ``helpfulness_prompts``, ``borderline_prompts``, ``safety_prompts`` is None
-    without prompts, or holds ``count``; for each score, for ``length_tokens`` and for ``refused``
-    the figures of ``paired`` or, of refusals, ``paired_shares``; the mean lengths in tokens; and
-    the share of new answers that were cut.
+    without prompts, or holds ``count`` and of how many dialogue ``roots`` they are; for each score,
+    for ``length_tokens`` and for ``refused`` the figures of ``paired`` or, of refusals,
+    ``paired_shares``; the mean lengths in tokens; and the share of new answers that were cut.
     """
     groups = {
         "all": list(range(len(prompts))),
@@ -58,6 +58,7 @@ def _group(old: Sequence[Record], new: Sequence[Record], roots: Sequence[str]) -
     lengths = paired(*both("length_tokens"), roots)
     return {
         "count": len(old),
+        "roots": len(set(roots)),
         **{name: paired(*both(name), roots) for name in SCORES if name in old[0]},
         "refused": paired_shares(*both("refused"), roots),
         "length_tokens": lengths,

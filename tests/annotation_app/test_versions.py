@@ -40,6 +40,15 @@ def test_it_works():
     assert scores.rows[0][3:5] == (first.helpfulness.name, first.safety.name)
 
 
+def test_an_interval_is_that_of_the_roots():
+    round_ = played()
+    helpful = round_.evaluation["helpfulness_prompts"]
+    helpful["roots"] = 3
+    (won, _) = version_tables([round_])
+    rate = helpful["helpfulness"]["win_rate"]
+    assert won.rows[0][3:7] == (rate, *wilson_interval(rate, 3), helpful["count"])
+
+
 def test_nothing_is_evaluated_yet():
     begun()
     assert version_tables(Round.objects.all()) == []

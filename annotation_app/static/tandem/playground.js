@@ -207,7 +207,7 @@ function score({ shown }, scores) {
     const isKnown = typeof raw === "number";
     row.hidden = !isKnown;
     if (isKnown) row.querySelector(".share").textContent = (1 / (1 + Math.exp(-raw))).toFixed(3);
-    if (isKnown) row.querySelector(".logit").textContent = raw.toFixed(2);
+    if (isKnown) row.querySelector(".logit").textContent = raw.toFixed(2).replace("-", "−");
   }
   if (scores.by) table.querySelector(".by").textContent = `, ${scores.by} decides`;
   table.hidden = ![...table.querySelectorAll("[data-score]")].some((row) => !row.hidden);

@@ -42,6 +42,7 @@ def test_kinds_of_prompts_are_counted_apart():
     assert counts == {
         "all": 4, "helpfulness_prompts": 1, "borderline_prompts": 1, "safety_prompts": 2
     }  # fmt: skip
+    assert found["all"]["roots"] == len({prompt.root for prompt in prompts})
     assert found["all"]["refused"]["difference"] == 0.5
     assert found["all"]["refused"]["p_value"] == 0.5  # two that refuse now: 2 / 2**2
     assert "independent" not in found["all"]
