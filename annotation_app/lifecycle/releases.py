@@ -144,6 +144,8 @@ def compare_with_people(
     if round_.state not in Round.JUDGED_BY_PEOPLE or round_.result is None:
         words = round_.get_state_display().lower()
         raise WrongState(f"{round_} is {words}; people compare the models of an evaluated round.")
+    # Two orders draw one after the other, so that no prompt is in both.
+    PromptSet.objects.select_for_update().get(pk=round_.prompt_set_id)
     batch = Batch.draft_side_by_side(round_, criterion, overlap)
     fresh = side_by_side.fresh_prompts(round_.prompt_set, criterion)
     if len(fresh) < count:

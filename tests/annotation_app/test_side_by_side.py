@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 
 from annotation_app import exports, side_by_side, snapshots
@@ -68,6 +70,31 @@ def people(batch: Batch) -> dict:
     batch.refresh_from_db()
     assert batch.state == "closed"
     return Round.objects.get(pk=batch.round_id).evaluation["people"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_orders_at_once_ask_different_prompts(monkeypatch):
+    """The reading of what was asked is made slow, so that all orders are in it together."""
+    asked_roots = side_by_side._asked_roots
+
+    def slowly(roots):
+        found = asked_roots(roots)
+        time.sleep(0.2)
+        return found
+
+    monkeypatch.setattr(side_by_side, "_asked_roots", slowly)
+    rounds = [ended() for _ in range(3)]
+
+    def order(round_: Round) -> Batch:
+        try:
+            return releases.compare_with_people(round_, "helpfulness", 5, 1)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(rounds)) as pool:
+        batches = list(pool.map(order, rounds))
+    roots = [prompt.root for batch in batches for prompt in asked_in(filling(batch))]
+    assert len(set(roots)) == len(roots) == 15
 
 
 # --- what is asked --------------------------------------------------------------------------------
