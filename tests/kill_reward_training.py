@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from reward.preferences import Verdict, write_pairs
 from reward.run_folder import RunFolder
+from tests.forked import Child, start
 from tests.reward.pairs import pair, pairs
 from tests.tiny_models import tiny_chat_model
 
@@ -42,7 +42,7 @@ WAYS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 LONGEST = {  # seconds after the mark within which a kill falls
-    "loading": 5.0, "resuming": 0.005, "between": 0.005, "step": 0.02, "checkpoint": 0.012,
+    "loading": 0.05, "resuming": 0.005, "between": 0.005, "step": 0.02, "checkpoint": 0.012,
     "scoring": 0.05, "model": 0.02, "result": 0.003,
 }  # fmt: skip
 ENDINGS = ("scoring", "model", "result")
@@ -51,7 +51,6 @@ WANTED = {
     **{way: Counter(step=3, checkpoint=2) for way in list(WAYS)[1:]},
 }
 PATIENCE_SECONDS = 300
-ROOT = Path(__file__).resolve().parent.parent
 OF_THE_CLOCK = {"time", "seconds", "training_seconds"}
 
 
@@ -74,15 +73,12 @@ class Training:
         folder.mkdir()
         words = {**FLAGS, **WAYS[way], **inputs, "out": self.run.path}
         flags = [word for name, value in words.items() for word in (f"--{name}", str(value))]
-        module = "tests.marked_reward_training"
-        self.command = [sys.executable, "-m", module, str(self.marks), *flags]
+        self.module, self.arguments = "tests.marked_reward_training", [str(self.marks), *flags]
         self.log = folder / "log.txt"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> Child:
         self.marks.unlink(missing_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        with self.log.open("ab") as log:
-            return subprocess.Popen(self.command, stdout=log, stderr=log, env=environment, cwd=ROOT)
+        return start(self.module, self.arguments, self.log)
 
     def doing(self) -> list[str]:
         """What the child has written down so far; the last is what it is doing."""
@@ -100,9 +96,9 @@ class Training:
         time.sleep(after)
         child.kill()
         status = child.wait()
-        if status > 0:
+        if status not in (0, -signal.SIGKILL):
             raise RuntimeError(self.log.read_text()[-2000:])
-        return self.doing()[-1] if status < 0 and self.doing() else ""
+        return self.doing()[-1] if status and self.doing() else ""
 
     def finish(self) -> None:
         if self.start().wait():

@@ -30,7 +30,7 @@ from tests.tiny_models import brief_chat_model, tiny_chat_model
 
 RUN = "reward.run_folder.RunFolder"
 LONGEST = {
-    "loading": 5.0, "resuming": 0.005, "between": 0.005, "drawing": 0.05, "update": 0.05,
+    "loading": 0.05, "resuming": 0.005, "between": 0.005, "drawing": 0.05, "update": 0.05,
     "judging": 0.05, "step": 0.02, "reference": 0.02, "divergence": 0.02, "tasks": 0.02,
     "storing": 0.004, "checkpoint": 0.012, "best": 0.012, "model": 0.012, "result": 0.003,
     "stage": 6.0,
@@ -236,9 +236,7 @@ class StageRun(Training):
     def __init__(self, folder: Path, given: Mapping[str, Path], stage: str) -> None:
         super().__init__(folder, {}, "as it comes")
         flags = STAGES[stage].flags(given, self.run.path)
-        self.command = [
-            sys.executable, "-m", "tests.marked_stage", stage, str(self.marks), *flags
-        ]  # fmt: skip
+        self.module, self.arguments = "tests.marked_stage", [stage, str(self.marks), *flags]
 
 
 def draw_moment(

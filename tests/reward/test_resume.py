@@ -36,9 +36,9 @@ def test_the_proof_sees_a_difference(tmp_path):
     """A run that another seed began would be told from an undisturbed one."""
     given = inputs(tmp_path)
     one, other = (Training(tmp_path / name, given, "as it comes") for name in ("one", "other"))
-    other.command += ["--seed", "1"]
+    other.arguments += ["--seed", "1"]
     for run in (one, other):
-        main(run.command[4:])
+        main(run.arguments[1:])
     ours, theirs = one.outcome(), other.outcome()
     assert [name for name in ours if ours[name] != theirs[name]][:2] == ["weights", "figures"]
 
