@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx
+import torch
 
 from reward import ranks
 from reward.model import context_tokens
@@ -33,6 +35,13 @@ AGAIN = (408, 409, 429)  # refused for now: asked again, as after an error of th
 SHOWN = 60  # characters of a prompt that name it
 _told: set[tuple[str, str]] = set()  # what has been said of a model at an address
 _handed: dict[str, str] = {}  # the folder that each address was last made to serve
+_checked: dict[str, str] = {}  # the folder whose weights each address was last found to serve
+# What is asked to see which weights answer: everyday words, so that every model draws some tokens.
+PROBES = (
+    "Hello.", "Who are you?", "What can you do?", "Why is the sky blue?", "Write a short story.",
+    "How do I bake bread?", "What is two plus two?", "Tell me about yourself.",
+)  # fmt: skip
+PROBE = Drawing(max_new_tokens=16)
 
 
 class SamplerRefused(ConnectionError):
@@ -69,18 +78,20 @@ Progress = Callable[[int], None]
 def engine_for(compute: Generation, model: Any, tokenizer: Any) -> Here | Address:
     """Who answers for a model that was loaded here: it, or the address that serves its folder.
 
-    Raises SamplerRefused where the address cannot be made to serve it.
+    Raises SamplerRefused where the address cannot be made to serve it, or serves other weights.
     """
     if not isinstance(compute, ServedPolicy) or compute.address is None:
         return Here(model, tokenizer, compute.generation_rows)
     folder = str(model.name_or_path)
-    if ranks.is_first():
-        hand_over(compute, folder)
-    ranks.wait()
     stops = tuple(sorted(stop_tokens(model, tokenizer)))
-    return address_of(compute, compute.served_model or folder)._replace(
+    address = address_of(compute, compute.served_model or folder)._replace(
         tokenizer=tokenizer, stops=stops, context=context_tokens(model)
     )
+    if ranks.is_first():
+        hand_over(compute, folder)
+        refuse_other_weights(address, model, compute.weights_tolerance)
+    ranks.wait()
+    return address
 
 
 def address_of(compute: Served, name: str) -> Address:
@@ -110,6 +121,44 @@ def hand_over(compute: ServedPolicy, folder: str) -> None:
             f"{done.returncode}: {said}"
         )
     _handed[str(compute.address)] = folder
+    _checked.clear()
+
+
+def refuse_other_weights(address: Address, model: Any, tolerance: float) -> None:
+    """Let the address answer a few short questions; nothing is asked where that was done already.
+
+    A server that goes on with a policy's old weights, or with some of them, answers without a word
+    about it. Raises SamplerRefused where the log-probabilities that it gives its tokens are more
+    than ``tolerance`` nats, in the mean, from those of ``model``. Without log-probabilities nothing
+    can be seen.
+    """
+    folder = str(model.name_or_path)
+    if _checked.get(address.url) == folder:
+        return
+    apart = _probes_apart(address, model)
+    if apart is not None and not apart <= tolerance:
+        raise SamplerRefused(
+            f"{address.url} does not serve {folder}: the log-probabilities of its tokens are "
+            f"{apart:.3g} nats from this folder's in the mean, allowed by weights_tolerance is "
+            f"{tolerance:.3g}; it may serve other weights, or have taken over a part of them"
+        )
+    _checked[address.url] = folder
+
+
+@torch.no_grad()
+def _probes_apart(address: Address, model: Any) -> float | None:
+    prompts = [[Message("user", words)] for words in PROBES]
+    apart = []
+    answers = answer_prompts(address, prompts, range(len(prompts)), PROBE)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if answer.logprobs is None:
+            return None
+        query = prompt_tokens(address.tokenizer, prompt)
+        row = torch.tensor([[*query, *answer.tokens[:-1]]], device=model.device)
+        logprobs = model(row).logits[0, len(query) - 1 :].float().log_softmax(-1)  # (T, V)
+        own = logprobs.gather(-1, torch.tensor(answer.tokens, device=model.device)[:, None])
+        apart += (own[:, 0].cpu() - torch.tensor(answer.logprobs)).abs().tolist()
+    return statistics.fmean(apart)
 
 
 def has_room(engine: Here | Address, prompt: Sequence[Message], max_new_tokens: int) -> bool:

@@ -106,6 +106,13 @@ class ServedPolicy(Served):
     hand_over: str | None = setting(
         None, "command that makes the address serve a policy, {folder} stands for its folder"
     )
+    weights_tolerance: float = setting(
+        0.03,
+        "largest mean difference of a token's log-probability at the address, nats: other weights "
+        "are refused; bfloat16 makes 0.004, a step of PPO 0.06 and more, our measurement",
+        POSITIVE,
+        AN_ADDRESS,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ server that answers token ids plays its protocol as its source and documentation
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import os
@@ -13,10 +14,12 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from rlhf_loop import engines
 from rlhf_loop.config import EvaluateConfig, RejectionConfig
@@ -45,6 +48,7 @@ SEEDS = list(range(5))
 def nothing_was_said(monkeypatch):
     monkeypatch.setattr(engines, "_told", set())
     monkeypatch.setattr(engines, "_handed", {})
+    monkeypatch.setattr(engines, "_checked", {})
     monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
 
 
@@ -249,16 +253,55 @@ def test_settings_that_do_not_fit_are_refused(
 def test_each_policy_is_handed_over_once(tmp_path, chat_model, judges, prompts, loaded):
     note, code = tmp_path / "handed", 'import sys; open(sys.argv[1], "a").write(sys.argv[2])'
     command = f"{sys.executable} -c '{code}' {note} {{folder}};"
-    config = rejection_config(
-        tmp_path, chat_model, judges, prompts, address="http://x", hand_over=command
-    )
-    for _ in range(3):
-        address = engine_for(config, *loaded)
-    assert note.read_text() == f"{chat_model};"
-    assert (address.model, address.url) == (str(chat_model), "http://x")
-    hand_over(config, "other")
-    engine_for(config, *loaded)
+    with chat_server(as_vllm(loaded)) as server:
+        config = rejection_config(
+            tmp_path, chat_model, judges, prompts, address=server.address, hand_over=command
+        )
+        for _ in range(3):
+            address = engine_for(config, *loaded)
+        once = len(server.heard)
+        assert note.read_text() == f"{chat_model};"
+        assert (address.model, address.url) == (str(chat_model), server.address)
+        hand_over(config, "other")
+        engine_for(config, *loaded)
     assert note.read_text() == f"{chat_model};other;{chat_model};"
+    assert len(server.heard) > once > len(engines.PROBES)  # looked at again, once each
+
+
+@pytest.mark.parametrize("changed", ["head", "trunk"])
+def test_an_address_that_kept_a_part_of_the_old_weights_is_refused(
+    tmp_path, chat_model, judges, prompts, loaded, changed
+):
+    """As vLLM 0.32 does on a CPU: of tied weights the output's are those from before."""
+    model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
+    noise = torch.Generator().manual_seed(0)
+    weight = {"head": model.lm_head, "trunk": model.model.layers[0].mlp.down_proj}[changed].weight
+    other = weight + 30 * weight.std() * torch.randn(weight.shape, generator=noise)
+    if changed == "head":
+        model.lm_head.weight = torch.nn.Parameter(other)  # no longer tied
+    else:
+        weight.data = other
+    with chat_server(as_vllm((model, tokenizer))) as server:
+        config = rejection_config(tmp_path, chat_model, judges, prompts, address=server.address)
+        refused = rf"{server.address} does not serve {chat_model}: .* allowed by weights_tolerance"
+        with pytest.raises(SamplerRefused, match=refused):
+            engine_for(config, *loaded)
+        engine_for(replace(config, weights_tolerance=50.0), *loaded)
+
+
+def test_weights_that_are_rounded_are_taken(tmp_path, chat_model, judges, prompts, loaded):
+    rounded = copy.deepcopy(loaded[0]).to(torch.bfloat16)
+    with chat_server(as_vllm((rounded, loaded[1]))) as server:
+        config = rejection_config(tmp_path, chat_model, judges, prompts, address=server.address)
+        assert engine_for(config, *loaded).url == server.address
+
+
+def test_without_log_probabilities_nothing_is_refused(
+    tmp_path, chat_model, judges, prompts, loaded
+):
+    with chat_server(as_vllm(loaded, logprobs=None)) as server:
+        config = rejection_config(tmp_path, chat_model, judges, prompts, address=server.address)
+        assert engine_for(config, *loaded).url == server.address
 
 
 def test_a_hand_over_that_fails_ends_the_run(tmp_path, chat_model, judges, prompts):
