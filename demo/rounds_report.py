@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
+from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 from scipy import stats
 
@@ -25,6 +26,7 @@ from reward.measures.resampling import holm
 from reward.preferences import read_json_lines
 
 AXES = ("helpfulness", "safety")
+COLOURS = qualitative.D3
 
 
 class Version(NamedTuple):
@@ -217,27 +219,30 @@ def table(found: dict[str, Any]) -> str:
 
 
 def figure(found: dict[str, Any]) -> go.Figure:
-    """The versions on the plane of both axes, as the paper's Fig 11; and of each round what its
-    reward models promised beside what came."""
+    """The versions on the plane of both axes, as the paper's Fig 11; both scores by version; and of
+    each round what its reward models promised beside what came."""
     drawn = make_subplots(
-        cols=2,
-        subplot_titles=(
-            "Every version, gold scores (1: the best achievable answer)",
-            "A round's change: promised by the proxy, and what came",
-        ),
+        cols=3,
+        subplot_titles=("Both gold scores", "By version", "Promised by the proxy, and what came"),
     )
     for number, (name, seed) in enumerate(found["seeds"].items()):
         rows = seed["versions"]
+        names = [row["name"] for row in rows]
+        # One seed's versions are named, those of the others when pointed at.
+        named = set() if number else {*names[:3], names[-1]}
+        line = {"color": COLOURS[number % len(COLOURS)], "width": 1.5}
         drawn.add_scatter(
-            x=[row["helpfulness"] for row in rows],
-            y=[row["safety"] for row in rows],
-            text=[row["name"] for row in rows],
-            mode="lines+markers+text",
-            textposition=("bottom right", "top left", "bottom left")[number % 3],
-            name=name,
-            row=1,
-            col=1,
-        )
+            x=[row["helpfulness"] for row in rows], y=[row["safety"] for row in rows],
+            text=[it if it in named else "" for it in names], hovertext=names,
+            mode="lines+markers+text", textposition="bottom right", line=line,
+            name=name, legendgroup=name, row=1, col=1,
+        )  # fmt: skip
+        for axis, dash in zip(AXES, ("solid", "dash"), strict=True):
+            drawn.add_scatter(
+                x=names, y=[row[axis] for row in rows], mode="lines+markers",
+                line={**line, "dash": dash}, name=f"{name}, {axis}",
+                legendgroup=name, row=1, col=2,
+            )  # fmt: skip
     for axis, symbol in zip(AXES, ("circle", "diamond-open"), strict=True):
         changes = [
             (row["proxy"][axis]["difference"], step["change"], f"{name} {row['name']}")
@@ -246,16 +251,17 @@ def figure(found: dict[str, Any]) -> go.Figure:
         ]
         promised, came, which = zip(*changes, strict=True)
         drawn.add_scatter(
-            x=promised, y=came, text=which, mode="markers", name=axis, row=1, col=2,
-            marker={"symbol": symbol, "size": 9},
+            x=promised, y=came, text=which, mode="markers", name=f"a round's {axis}", row=1, col=3,
+            marker={"symbol": symbol, "size": 9, "color": "#444"},
         )  # fmt: skip
-    drawn.add_hline(y=0, line_width=1, row=1, col=2)
-    drawn.add_vline(x=0, line_width=1, row=1, col=2)
+    drawn.add_hline(y=0, line_width=1, row=1, col=3)
+    drawn.add_vline(x=0, line_width=1, row=1, col=3)
     drawn.update_xaxes(title="helpfulness", row=1, col=1)
     drawn.update_yaxes(title="safety", row=1, col=1)
-    drawn.update_xaxes(title="change of the raw score, logits", row=1, col=2)
-    drawn.update_yaxes(title="change of the gold score", row=1, col=2)
-    return drawn.update_layout(template="plotly_white")
+    drawn.update_yaxes(title="gold score, 1: the best answer", row=1, col=2)
+    drawn.update_xaxes(title="change of the raw score, logits", row=1, col=3)
+    drawn.update_yaxes(title="change of the gold score", row=1, col=3)
+    return drawn.update_layout(template="plotly_white", margin={"l": 70, "t": 60, "b": 70})
 
 
 def main() -> None:

@@ -145,7 +145,7 @@ PPO_TIMES = Counter(drawing=5, update=4, judging=3, checkpoint=4, best=1)
 STAGES = {
     "sft": Stage(
         "sft", {"data": ["data"], "model": "chat"}, STEPS,
-        {**TUNED, "model": "rlhf_loop.sft.replace_folder"},
+        {**TUNED, "model": "rlhf_loop.learning.steps.replace_folder"},
         Counter(step=2, checkpoint=2, model=1), ("model", "result"), Counter(step=9, checkpoint=4),
     ),
     "temperature": Stage(
@@ -158,14 +158,14 @@ STAGES = {
         "rejection", {**READS, "sft_data": ["data"]},
         {**CANDIDATES, **STEPS, "temperature": 1.5, "packing": "within", "max_tokens": 64},
         {"drawing": "rlhf_loop.candidates.sample_and_score", **STORED, **TUNED,
-         "model": "rlhf_loop.rejection.replace_folder"},
+         "model": "rlhf_loop.learning.steps.replace_folder"},
         Counter(drawing=2, storing=1, step=2, checkpoint=1, model=1), ("model", "result"),
         Counter(drawing=4, storing=4, step=4, checkpoint=3), in_order=True,
     ),
     "dpo": Stage(
         "dpo", {"pairs": ["pairs"], "policy": "chat"}, {**STEPS, "warmup_steps": 3},
         {**TUNED, "step": "rlhf_loop.dpo._gradients", "reference": "rlhf_loop.dpo._reference",
-         "model": "rlhf_loop.dpo.replace_folder"},
+         "model": "rlhf_loop.learning.steps.replace_folder"},
         Counter(reference=1, step=2, checkpoint=1), ("model", "result"),
         Counter(step=9, checkpoint=4),
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 from tests.kill_round import STAGES
 from tests.marked_reward_training import marked
@@ -20,13 +21,13 @@ def main() -> None:
     module = importlib.import_module(f"rlhf_loop.{stage.command}")
     for what, place in stage.marks.items():
         home, _, name = place.rpartition(".")
-        owner = _owner(home)
+        owner = owner_of(home)
         setattr(owner, name, marked(marks, what, getattr(owner, name)))
     module.main(sys.argv[3:])
     os.write(marks, b"done\n")
 
 
-def _owner(path: str) -> object:
+def owner_of(path: str) -> Any:
     """The module, or the class in one, of that name."""
     try:
         return importlib.import_module(path)

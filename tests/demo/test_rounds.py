@@ -107,8 +107,11 @@ def test_the_slope_over_seeds_has_an_interval_of_its_own(tmp_path):
 
 def test_the_figure_shows_every_version_and_what_each_round_promised(tmp_path):
     found = report([seed_folder(tmp_path / "seed", [0.0, 0.1, 0.3])])
-    versions, helpfulness, safety = figure(found).data
+    versions, *by_version, helpfulness, safety = figure(found).data
     assert list(versions.text) == ["start", "V1", "V2"]
+    for trace in by_version:
+        assert list(trace.x) == ["start", "V1", "V2"]
+        assert [y - trace.y[0] for y in trace.y] == pytest.approx([0.0, 0.1, 0.3])
     for trace in (helpfulness, safety):
         assert list(trace.text) == ["seed V1", "seed V2"]
         assert list(trace.x) == pytest.approx([0.1, 0.2])

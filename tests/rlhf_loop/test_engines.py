@@ -1,7 +1,7 @@
 """Answers by way of an address: what is asked of it, and what is said when it cannot.
 
 ``transformers serve`` is the real one, in a process of its own. vLLM is no part of the tests: the
-server that answers token ids plays its protocol as its source and documentation describe it.
+server that answers token ids plays its protocol, as version 0.32 spoke it (docs/engines.md).
 """
 
 from __future__ import annotations

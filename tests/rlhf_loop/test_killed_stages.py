@@ -13,6 +13,7 @@ from reward.run_folder import RunFolder
 from rlhf_loop.replay import differences
 from tests import forked
 from tests.kill_round import STAGES, inputs
+from tests.marked_stage import owner_of
 
 NAMES = [name for name in STAGES if STAGES[name].command not in ("ppo", "round")]
 KILLS = 3
@@ -22,6 +23,14 @@ KILLS = 3
 def given(tmp_path_factory):
     forked.server()
     return inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def test_every_mark_is_on_a_function():
+    """``make proof`` waits for these; a function that moved would let it wait for ever."""
+    for name, stage in STAGES.items():
+        for place in stage.marks.values():
+            home, _, function = place.rpartition(".")
+            assert callable(getattr(owner_of(home), function)), (name, place)
 
 
 @pytest.mark.parametrize("name", NAMES)
