@@ -9,7 +9,8 @@ from. Both sides have the same weights (a Llama of six layers, hidden 256, the d
 million parameters), the same prompts, answers of the same length (weights are random, so a stop
 token is drawn once in 3,072 tokens), AdamW, float32, one gradient step. TRL has a value model of
 its own that starts from the reward model: Tandem is run with one too, and with the value head on
-the policy's trunk that is its default. Tandem asks two reward models, TRL one.
+the policy's trunk that is its default. Both ask one reward model: Tandem is given one folder for
+its two.
 
 The sides take turns, each turn a process of a few steps whose first does not count; figures are
 medians over turns of the medians of steps, on the wall and in processor time: on a machine that

@@ -38,18 +38,18 @@ class Scores(NamedTuple):
 
 
 class RewardModels:
-    """The two reward models of a round. Both read message lists through their own chat template."""
+    """The two reward models of a round; one folder for both is loaded, and asked, once. Each reads
+    message lists through its own chat template."""
 
     def __init__(self, helpfulness: Path, safety: Path, threshold: float, compute: Scoring) -> None:
         self.threshold = threshold
-        self._helpfulness, self._safety = (
+        self._scorers = [
             Scorer(folder, compute.device, compute.dtype, compute.tokens_per_minibatch)
-            for folder in (helpfulness, safety)
-        )
+            for folder in dict.fromkeys((helpfulness.resolve(), safety.resolve()))
+        ]
         self._divided: dict[Scorer, list[Tensor]] = {}
         if ranks.count() > 1:
-            both = (self._helpfulness, self._safety)
-            self._divided = {scorer: fsdp.put_away(scorer.model) for scorer in both}
+            self._divided = {scorer: fsdp.put_away(scorer.model) for scorer in self._scorers}
 
     def score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Scores:
         """Score ``texts[i]`` as the answer to ``prompts[i]``.
@@ -61,11 +61,11 @@ class RewardModels:
             for prompt, text in zip(prompts, texts, strict=True)
         ]
         try:
-            helpfulness = self._ask(self._helpfulness, rows)  # (B,)
-            safety = self._ask(self._safety, rows)  # (B,)
+            asked = [self._ask(scorer, rows) for scorer in self._scorers]
         except TooLong as error:
-            asked = prompts[error.number].id
-            raise ValueError(f"prompt {asked!r} with its answer: {error}") from None
+            long = prompts[error.number].id
+            raise ValueError(f"prompt {long!r} with its answer: {error}") from None
+        helpfulness, safety = asked[0], asked[-1]  # (B,)
         is_safety = torch.tensor([prompt.is_safety for prompt in prompts], dtype=torch.bool)  # (B,)
         combined = combine_scores(helpfulness, safety, is_safety, self.threshold)
         return Scores(helpfulness, safety, combined)

@@ -271,17 +271,23 @@ def test_a_retyped_prompt_is_still_a_leak(tmp_path):
 
 def test_training_scoring_and_the_loop_see_the_same_tokens(started, tmp_path, monkeypatch):
     model, tokenizer = started
-    save_reward_model(model, tokenizer, tmp_path)
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        save_reward_model(model, tokenizer, folder)
     items, seen = pairs(6), []
     score = Scorer.score_tokens
     monkeypatch.setattr(Scorer, "score_tokens", lambda s, r: seen.append(list(r)) or score(s, r))
-    judges = RewardModels(tmp_path, tmp_path, 0.15, Scoring(device="cpu"))
     prompts = [
         Prompt(p.id, p.root, p.prompt, False, None, PromptSplit.TRAIN) for p in items
     ]  # fmt: skip
-    judges.score(prompts, [item.chosen for item in items])
+    texts = [item.chosen for item in items]
+    apart = RewardModels(one, other, 0.15, Scoring(device="cpu")).score(prompts, texts)
     trained = [row.chosen for row in tokenise(tokenizer, items)]
     assert seen == [trained, trained]
+    at_once = RewardModels(one, one, 0.15, Scoring(device="cpu")).score(prompts, texts)
+    assert seen == [trained] * 3  # one folder for both is asked once
+    for both, single in zip(apart, at_once, strict=True):
+        assert torch.equal(both, single)
 
 
 # --- 1.19 what is left over --------------------------------------------------------------------
