@@ -196,7 +196,9 @@ PPO: Panels = (
                 "Mean tokens.",
                 axis={"rangemode": "tozero"},
             ),
-            TRUNCATED,
+            TRUNCATED._replace(
+                lines={"objective/truncated": "batch", "eval/truncated": "held-out prompts"}
+            ),
         ),
     ),
     (

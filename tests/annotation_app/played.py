@@ -123,6 +123,7 @@ def _validated(step: int) -> dict[str, float]:
         "eval/safety": 0.06 * step,
         "eval/kl": 0.3 * step,
         "eval/length_tokens": 20 + 0.2 * step,
+        "eval/truncated": 0.01 * step,
     }
 
 

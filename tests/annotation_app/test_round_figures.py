@@ -46,9 +46,12 @@ def test_the_budget_and_the_policy_that_was_kept_are_marked():
 
 
 def test_a_line_that_was_measured_now_and_then_is_not_smoothed():
-    kl = named("ppo", played.ppo_lines(20))["kl"]
-    (held_out,) = (it for it in kl.figure["data"] if it["name"].startswith("held-out prompts"))
-    assert held_out["y"] == pytest.approx([0, 1.5, 3, 4.5, 6])
+    found = named("ppo", played.ppo_lines(20))
+    for name, values in {"kl": [0, 1.5, 3, 4.5, 6], "truncated": [0, 0.05, 0.1, 0.15, 0.2]}.items():
+        (held_out,) = (
+            it for it in found[name].figure["data"] if it["name"].startswith("held-out prompts")
+        )
+        assert held_out["y"] == pytest.approx(values)
 
 
 def test_what_was_not_logged_is_left_out():
