@@ -331,8 +331,8 @@ def test_a_talk_by_keys_alone(play, talker):
     ]  # fmt: skip
     rows = page.locator(".side.left .scores tbody tr").all_inner_texts()
     assert [row.split() for row in rows] == [
-        ["Helpfulness", "0.894", "2.13"], ["Safety", "0.054", "-2.87"],
-        ["Combined,", "safety", "decides", "0.054", "-2.87"],
+        ["Helpfulness", "0.894", "2.13"], ["Safety", "0.054", "−2.87"],
+        ["Combined,", "safety", "decides", "0.054", "−2.87"],
     ]  # fmt: skip
     assert page.locator("#text").input_value() == ""
     assert page.evaluate("document.activeElement.id") == "text"
