@@ -22,7 +22,7 @@ import argparse
 import gzip
 import json
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -55,7 +55,6 @@ from rlhf_loop.policy import (
 ROOT = Path(__file__).resolve().parents[1]
 CHAT_MODEL = ROOT / "demo" / "checkpoints" / "starter-a"
 LONGEST_PROMPT = 400  # tokens
-MEBIBYTE = 1024  # kibibytes, the unit of ru_maxrss
 ENGINES = ("Tandem", "generate by prompt", "generate in one batch", "generate_batch")
 
 
@@ -243,9 +242,17 @@ def needs(arguments: argparse.Namespace) -> float:
     DRAWS[arguments.only](
         model, tokenizer, case._replace(prompts=[[5] * 8], new_tokens=2), arguments
     )
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
+    before = _resident("VmRSS")
     DRAWS[arguments.only](model, tokenizer, case, arguments)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / MEBIBYTE
+    return _resident("VmHWM") - before
+
+
+def _resident(what: str) -> float:
+    """MiB of the process's memory that are resident now (VmRSS) or were at the peak (VmHWM)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (kibibytes,) = re.findall(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(kibibytes) / 1024
 
 
 def bound(arguments: argparse.Namespace, case: Case, start: Path) -> dict[str, float]:
