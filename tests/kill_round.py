@@ -132,7 +132,7 @@ TUNED = {
     **RESULT,
 }
 PPO_MARKS = {
-    "drawing": "rlhf_loop.learning.learner.sample_and_score",
+    "drawing": "rlhf_loop.learning.learner.Learner.collect",
     "update": "rlhf_loop.learning.learner.Learner.update",
     "judging": "rlhf_loop.learning.learner.Learner.validate",
     "checkpoint": f"{RUN}.save_checkpoint",

@@ -2,14 +2,23 @@
 Rita reviews.
 """
 
+from functools import cache
+
 import pytest
+from django.contrib.auth.hashers import make_password
 
 from annotation_app.models import Person
 from tests.annotation_app.talking import Talker
 
 
 def _person(name: str, role: str) -> Person:
-    return Person.objects.create_user(name, password=f"{name}'s password", role=role)
+    return Person.objects.create(username=name, password=_hashed(f"{name}'s password"), role=role)
+
+
+@cache
+def _hashed(password: str) -> str:
+    """A million rounds by design, so once for all tests."""
+    return make_password(password)
 
 
 @pytest.fixture

@@ -340,7 +340,10 @@ def connections():
 
     def count() -> int:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname=current_database()")
+            cursor.execute(  # autovacuum has one of its own
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND backend_type = 'client backend'"
+            )
             return cursor.fetchone()[0]
 
     return count
