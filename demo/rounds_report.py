@@ -111,13 +111,13 @@ def slope(scores: Sequence[Sequence[float]]) -> dict[str, float]:
     }
 
 
-def over_seeds(slopes: Sequence[float]) -> dict[str, float]:
-    """Mean slope of at least two seeds with its 95 % interval (Student's t, seeds - 1 degrees of
-    freedom): what another whole experiment might have given."""
-    mean = statistics.fmean(slopes)
-    error = statistics.stdev(slopes) / math.sqrt(len(slopes))
-    half = float(stats.t.ppf(0.975, len(slopes) - 1)) * error
-    return {"slope": mean, "low": mean - half, "high": mean + half}
+def over_seeds(figures: Sequence[float]) -> dict[str, float]:
+    """Mean of a figure of at least two seeds with its 95 % interval (Student's t, seeds - 1 degrees
+    of freedom): what another whole experiment might have given."""
+    mean = statistics.fmean(figures)
+    error = statistics.stdev(figures) / math.sqrt(len(figures))
+    half = float(stats.t.ppf(0.975, len(figures) - 1)) * error
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def change(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
@@ -150,19 +150,22 @@ def report(folders: Sequence[Path]) -> dict[str, Any]:
                 "share_of_the_way": (means[-1] - means[0]) / (1.0 - means[0]),
                 **(slope([getattr(v, axis) for v in versions]) if len(means) > 2 else {}),
                 "steps": steps,
-                "ppo_adds": [
-                    change(getattr(old, axis), getattr(new, axis))
+                "ppo_adds": statistics.fmean(
+                    new.mean(axis) - old.mean(axis)
                     for old, new in zip(before_ppo, versions[1:], strict=True)
-                ],
+                ),
             }
         found["false_refusals"] = change(versions[0].refused, versions[-1].refused)
         seeds[folder.name] = found
     for look, p in zip(looks, holm([look["p_of_a_fall"] for look in looks]), strict=True):
         look["corrected_p"] = p
     together = {
-        axis: over_seeds(slopes)
+        axis: {
+            figure: over_seeds(of_seeds)
+            for figure in ("slope", "ppo_adds")
+            if len(of_seeds := [s[axis][figure] for s in seeds.values() if figure in s[axis]]) > 1
+        }
         for axis in AXES
-        if len(slopes := [s[axis]["slope"] for s in seeds.values() if "slope" in s[axis]]) > 1
     }
     return {"seeds": seeds, "over_seeds": together, "looks": len(looks)}
 
@@ -193,7 +196,6 @@ def table(found: dict[str, Any]) -> str:
                 for s in part["steps"]
                 if s["corrected_p"] < 0.05
             ]
-            adds = statistics.fmean(step["change"] for step in part["ppo_adds"])
             rise = "no slope of two versions"
             if "slope" in part:
                 rise = (
@@ -203,18 +205,19 @@ def table(found: dict[str, Any]) -> str:
                 )
             lines.append(
                 f"  {axis}: {part['share_of_the_way']:.0%} of the way to the best answer, {rise}; "
-                f"significant falls: {', '.join(falls) or 'none'}; PPO adds {adds:+.3f} a round"
+                f"significant falls: {', '.join(falls) or 'none'}; PPO adds "
+                f"{part['ppo_adds']:+.3f} a round"
             )
         refusals = seed["false_refusals"]
         lines.append(
             f"  false refusals: {refusals['change']:+.1%} "
             f"({refusals['low']:+.1%} to {refusals['high']:+.1%})"
         )
-    for axis, slopes in found["over_seeds"].items():
-        lines.append(
-            f"{axis} over the seeds: slope {slopes['slope']:+.4f} "
-            f"({slopes['low']:+.4f} to {slopes['high']:+.4f})"
-        )
+    for axis, figures in found["over_seeds"].items():
+        for name, words in (("slope", "slope"), ("ppo_adds", "a round's PPO adds")):
+            if it := figures.get(name):
+                interval = f"{it['mean']:+.4f} ({it['low']:+.4f} to {it['high']:+.4f})"
+                lines.append(f"{axis} over the seeds: {words} {interval}")
     return "\n".join(lines)
 
 

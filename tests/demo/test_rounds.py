@@ -33,11 +33,13 @@ def gold_folder(folder: Path, shift: float) -> None:
     write_records(folder / "gold.jsonl", records)
 
 
-def seed_folder(folder: Path, shifts: list[float]) -> Path:
-    """The start and a round for each further shift."""
+def seed_folder(folder: Path, shifts: list[float], ppo: float = 0.0) -> Path:
+    """The start and a round for each further shift, of which PPO brought ``ppo``."""
     gold_folder(folder / "start", shifts[0])
     for number, shift in enumerate(shifts[1:], start=1):
         gold_folder(folder / f"round-{number}" / "gold", shift)
+        if ppo:
+            gold_folder(folder / f"round-{number}" / "gold-rejection", shift - ppo)
         evaluation = folder / f"round-{number}" / "loop" / "evaluate"
         evaluation.mkdir(parents=True)
         judged = {"after": shift, "difference": shift - shifts[number - 1]}
@@ -97,12 +99,23 @@ def test_the_slope_over_seeds_has_an_interval_of_its_own(tmp_path):
     folders = [
         seed_folder(tmp_path / str(slope), [0.0, slope, 2 * slope]) for slope in (0.1, 0.05, 0.12)
     ]
-    assert report(folders[:1])["over_seeds"] == {}
+    assert report(folders[:1])["over_seeds"] == {"helpfulness": {}, "safety": {}}
     found = report(folders)
-    together = found["over_seeds"]["safety"]
-    assert together["slope"] == pytest.approx(0.09)
+    together = found["over_seeds"]["safety"]["slope"]
+    assert together["mean"] == pytest.approx(0.09)
     assert together["low"] == pytest.approx(0.09 - 4.30265 * 0.0360555 / 3**0.5, abs=1e-6)
     assert "safety over the seeds: slope +0.0900 (+0.0004 to +0.1796)" in table(found)
+
+
+def test_what_ppo_adds_has_an_interval_over_seeds(tmp_path):
+    """The same arithmetic with 0.02, 0.01 and 0.03: mean 0.02, deviation 0.01."""
+    folders = [seed_folder(tmp_path / str(ppo), [0.0, 0.1, 0.2], ppo) for ppo in (0.02, 0.01, 0.03)]
+    found = report(folders)
+    assert found["seeds"]["0.01"]["helpfulness"]["ppo_adds"] == pytest.approx(0.01)
+    together = found["over_seeds"]["helpfulness"]["ppo_adds"]
+    assert together["mean"] == pytest.approx(0.02)
+    assert together["high"] == pytest.approx(0.02 + 4.30265 * 0.01 / 3**0.5, abs=1e-6)
+    assert "safety over the seeds: a round's PPO adds +0.0200 (-0.0048 to +0.0448)" in table(found)
 
 
 def test_the_figure_shows_every_version_and_what_each_round_promised(tmp_path):
