@@ -181,6 +181,7 @@ def round_config(run: Run, policy_role: str) -> RoundConfig:
     return from_mapping(
         RoundConfig,
         {
+            "seed": run.round.pk,  # or every round would draw with the same random numbers
             **run.config,
             **with_demonstrations(run.round, run.config | stages),
             "prompts": storage.path(prompt_set.storage_key),

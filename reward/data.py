@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,10 @@ from jinja2 import TemplateError
 from reward.preferences import Criterion, Message, PreferencePair, read_pairs
 
 COLLECTED = "collected"
+# What a template that asks for today is told, always: a run that goes on tomorrow, and whoever
+# samples what it trained, must read the same tokens. Llama 3.1's own takes it where nothing tells.
+TODAY = date(2024, 7, 26)
+ASKED_DAY = re.compile(r"""strftime_now\(\s*(["'])(.+?)\1\s*\)""")
 
 
 class PairRows(NamedTuple):
@@ -76,19 +82,28 @@ def mix(
     return [pairs[i] for i in sorted(own.union(drawn))]
 
 
-def row_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """The tokens of a conversation in the tokenizer's chat template, special tokens included.
-
-    The one way from messages to token rows: in training, scoring and the loop alike. Where the
-    template writes more after the end token (ChatML: a newline) the row, and so the score, ends
-    there too. Raises ValueError where the template refuses the conversation.
-    """
+def in_template(tokenizer: Any, messages: Sequence[Message], **how: Any) -> Any:
+    """A conversation as the tokenizer's chat template writes it, always on the same day; ``how`` is
+    for ``apply_chat_template``. Raises ValueError where the template refuses the conversation."""
     chat = [message._asdict() for message in messages]
+    template = ASKED_DAY.sub(
+        lambda asked: repr(TODAY.strftime(asked[2])), tokenizer.get_chat_template()
+    )
     try:
-        tokens: list[int] = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+        return tokenizer.apply_chat_template(chat, chat_template=template, return_dict=False, **how)
     except TemplateError as error:
         roles = ", ".join(message.role for message in messages)
         raise ValueError(f"the chat template refuses the roles {roles}: {error}") from None
+
+
+def row_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """The tokens of a conversation in the tokenizer's chat template, special tokens included.
+
+    The one way from messages to whole token rows: in training, scoring and the loop alike. Where
+    the template writes more after the end token (ChatML: a newline) the row, and so the score, ends
+    there too. Raises ValueError where the template refuses the conversation.
+    """
+    tokens: list[int] = in_template(tokenizer, messages, tokenize=True)
     return tokens
 
 
@@ -98,13 +113,29 @@ def end_token(tokenizer: Any) -> int:
     Raises ValueError for a template that writes nothing after an answer: a score would be read
     before the answer is known to be over.
     """
-    endings = {
-        row_tokens(tokenizer, [Message("user", "?"), Message("assistant", answer)])[-1]
-        for answer in ("yes", "no!")
-    }
-    if len(endings) > 1:
+    behind = _behind_answers(tokenizer)
+    if not behind:
         raise ValueError("the chat template writes no end token after an answer, and one is needed")
-    return endings.pop()
+    return behind[-1]
+
+
+def answer_end(tokenizer: Any) -> int | None:
+    """The token by which the chat template ends an answer, the first special one behind it; None
+    where it ends answers with words alone. ChatML writes a newline, the end of the row, behind."""
+    special = tokenizer.added_tokens_decoder
+    return next((token for token in _behind_answers(tokenizer) if token in special), None)
+
+
+def _behind_answers(tokenizer: Any) -> list[int]:
+    """The tokens that the chat template writes behind an answer, whatever it is."""
+    yes, no = (
+        row_tokens(tokenizer, [Message("user", "?"), Message("assistant", answer)])
+        for answer in ("yes", "no!")
+    )
+    same = 0
+    while same < min(len(yes), len(no)) and yes[-same - 1] == no[-same - 1]:
+        same += 1
+    return yes[len(yes) - same :]
 
 
 def tokenise(tokenizer: Any, pairs: Iterable[PreferencePair]) -> list[PairRows]:

@@ -28,12 +28,19 @@ def combine_scores(
 
     Raises ValueError for a threshold outside 0 to 1.
     """
+    return torch.where(is_safety_prompt | under_gate(safety, threshold), safety, helpfulness)
+
+
+def under_gate(safety: Tensor, threshold: float) -> Tensor:
+    """(B,) bool: raw safety scores (B,) strictly under logit(threshold), a probability.
+
+    Raises ValueError for a threshold outside 0 to 1.
+    """
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold is {threshold!r}, allowed is between 0 and 1")
     gate = math.log(threshold) - math.log1p(-threshold)
     # Compared in the scores' own precision, so that a score of exactly logit(0.15) is not under it.
-    below = safety < torch.tensor(gate, dtype=safety.dtype, device=safety.device)  # (B,)
-    return torch.where(is_safety_prompt | below, safety, helpfulness)
+    return safety < torch.tensor(gate, dtype=safety.dtype, device=safety.device)
 
 
 def whiten(values: Tensor, mask: Tensor | None = None, shift_mean: bool = True) -> Tensor:

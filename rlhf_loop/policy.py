@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from reward.data import answer_end, in_template
 from reward.model import load_tokenizer, pick_device, save_tokenizer, save_weights
 from reward.preferences import Message
 
@@ -66,20 +67,23 @@ def save_chat_model(
     where the model's own weights are a part of them only.
 
     The generation config says ``do_sample``, without which a server decodes greedily whatever
-    temperature it is asked for, and top-k 0, without which it leaves out all but 50 tokens.
+    temperature it is asked for, top-k 0, without which it leaves out all but 50 tokens, and every
+    token that ends an answer.
     """
+    stops = sorted(stop_tokens(model, tokenizer))
     model.generation_config.do_sample = True
     model.generation_config.top_k = 0
+    model.generation_config.eos_token_id = stops if len(stops) > 1 else next(iter(stops), None)
     save_weights(model, folder, state)
     save_tokenizer(tokenizer, folder)
 
 
 def prompt_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """The tokens of a prompt in the chat template, up to where the assistant's answer begins."""
-    chat = [message._asdict() for message in messages]
-    tokens: list[int] = tokenizer.apply_chat_template(
-        chat, tokenize=True, add_generation_prompt=True, return_dict=False
-    )
+    """The tokens of a prompt in the chat template, up to where the assistant's answer begins.
+
+    Raises ValueError where the template refuses it.
+    """
+    tokens: list[int] = in_template(tokenizer, messages, tokenize=True, add_generation_prompt=True)
     return tokens
 
 
@@ -112,10 +116,11 @@ def refuse_other_words(tokenizer: Any, other: Any, whose: str) -> None:
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end an answer: those of the generation config, and the tokenizer's own."""
+    """The tokens that end an answer: those of the generation config, the tokenizer's own, and the
+    chat template's, by which answers end that are learnt."""
     named = model.generation_config.eos_token_id
     stops = {named} if isinstance(named, int) else set(named or ())
-    return frozenset(stops | {tokenizer.eos_token_id} - {None})
+    return frozenset(stops | {tokenizer.eos_token_id, answer_end(tokenizer)} - {None})
 
 
 def pad_token(tokenizer: Any) -> int:

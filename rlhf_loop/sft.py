@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reward import fsdp, ranks
 from reward.command import command
-from reward.data import epoch_order
+from reward.data import epoch_order, row_tokens
 from reward.minibatches import minibatches
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
@@ -58,8 +58,7 @@ def answer_row(
     if len(messages) < 2 or messages[-1].role != "assistant" or not messages[-1].content.strip():
         raise ValueError(f"messages end with {messages[-1:]}, allowed is an assistant's answer")
     prompt = prompt_tokens(tokenizer, messages[:-1])
-    chat = [message._asdict() for message in messages]
-    full: list[int] = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
+    full = row_tokens(tokenizer, messages)
     if full[: len(prompt)] != prompt:
         raise ValueError(
             "the chat template writes a prompt differently once it is answered, so where the "

@@ -20,10 +20,12 @@ import numpy as np
 import torch
 
 from reward.command import command
+from reward.data import in_template
 from reward.lines import whole_records, write_records
 from reward.measures.resampling import Draws, share_interval
 from reward.minibatches import minibatches
 from reward.model import context_tokens
+from reward.preferences import Message
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import Scoring, TaskAccuracyConfig, inputs_of
@@ -144,9 +146,7 @@ def _rendered(tokenizer: Any, document: Document, chat: bool) -> list[tuple[str,
         options = [f" {choice}" for choice in document.choices]
         return list(zip(document.queries, options, strict=True))
     queries = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": query}], tokenize=False, add_generation_prompt=True
-        )
+        in_template(tokenizer, [Message("user", query)], tokenize=False, add_generation_prompt=True)
         for query in document.queries
     ]
     return list(zip(queries, document.choices, strict=True))

@@ -22,18 +22,24 @@ def draw_tokens(
     ValueError for logits that are not finite.
     """
     if temperature == 0:
-        return logits.argmax(dim=-1), None
+        highest, likeliest = logits.max(dim=-1)
+        _refuse_unfinite(highest)
+        return likeliest, None
     weights = logits - logits.amax(dim=-1, keepdim=True)  # (R, V)
     if temperature != 1:
         weights /= temperature
     weights.exp_()  # the likeliest is 1
     totals = _bins(weights).sum(dim=-1).sum(dim=-1, dtype=torch.float64)  # (R,)
-    if not bool(totals.isfinite().all()):
-        raise ValueError("the model's logits are not finite, so no token can be drawn from them")
+    _refuse_unfinite(totals)
     kept = weights if top_p >= 1.0 else _nucleus(weights, totals, top_p, LIKELIEST)
     drawn = _invert(kept, uniform.double())
     shares = weights.gather(-1, drawn[:, None])[:, 0].double() / totals
     return drawn, shares.log().float()
+
+
+def _refuse_unfinite(found: Tensor) -> None:
+    if not bool(found.isfinite().all()):
+        raise ValueError("the model's logits are not finite, so no token can be drawn from them")
 
 
 def _bins(weights: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reward import ranks
-from rlhf_loop.advantages import kl_k3, masked_mean
+from rlhf_loop.advantages import kl_k3, masked_mean, under_gate
 from rlhf_loop.config import PPOConfig
 from rlhf_loop.rollout import Rollout, Targets
 
@@ -88,7 +88,7 @@ def rollout_figures(rollout: Rollout, targets: Targets, config: PPOConfig) -> di
     """
     log_ratio = rollout.logprobs - rollout.ref_logprobs  # (B, T), 0 outside the mask
     kl = log_ratio.sum(dim=1)  # (B,)
-    gated = (rollout.scores == rollout.safety) & ~rollout.is_safety  # (B,)
+    gated = under_gate(rollout.safety, config.threshold) & ~rollout.is_safety  # (B,)
     decided = {
         "objective/scores_by_tag": rollout.is_safety,
         "objective/scores_by_gate": gated,

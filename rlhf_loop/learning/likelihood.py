@@ -49,7 +49,7 @@ def next_token_logits(model: Any, states: Tensor, temperature: float = 1.0) -> T
 
 def refuse_other_heads(model: Any, device: torch.device) -> None:
     """Raises ValueError for a model whose own log-probabilities come out otherwise than ours."""
-    highest = model.config.get_text_config().vocab_size
+    highest = vocabulary(model)
     row = torch.randint(0, highest, (1, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         with own_attention(model):
@@ -64,10 +64,14 @@ def refuse_other_heads(model: Any, device: torch.device) -> None:
         )
 
 
+def vocabulary(model: Any) -> int:
+    """How many logits a token has, V."""
+    return int(model.config.get_text_config().vocab_size)
+
+
 def vocabulary_chunks(model: Any, tokens: int) -> Iterator[slice]:
     """Slices that cover so many ``tokens``, as many at a time as LOGITS_AT_ONCE allows."""
-    vocabulary = model.config.get_text_config().vocab_size
-    size = max(LOGITS_AT_ONCE // vocabulary, 16)
+    size = max(LOGITS_AT_ONCE // vocabulary(model), 16)
     return (slice(start, start + size) for start in range(0, tokens, size))
 
 
@@ -192,18 +196,29 @@ def row_logprobs(read: Reading, rows: Sequence[TokenRow]) -> Tensor:
 @torch.no_grad()
 def divergences(read: Reading, other: Reading, rows: Sequence[TokenRow]) -> Tensor:
     """(K,) the KL divergence, nats, at each wanted place of what the first model expects there from
-    what the other one does. Both have the same vocabulary."""
-    both = zip(_logits_in_chunks(read, rows), _logits_in_chunks(other, rows), strict=True)
-    return torch.cat([exact_kl(logits, others) for logits, others in both])
+    what the other one does.
+
+    Both read the same words; where one has rows behind them that stand for none, as models padded
+    to a round number do, only what both have counts.
+    """
+    narrow, wide = sorted((read.model, other.model), key=vocabulary)
+    parts = [*vocabulary_chunks(wide, sum(len(row.wanted) for row in rows))]
+    both = zip(
+        _logits_in_chunks(read, rows, parts), _logits_in_chunks(other, rows, parts), strict=True
+    )
+    common = vocabulary(narrow)
+    return torch.cat([exact_kl(mine[:, :common], its[:, :common]) for mine, its in both])
 
 
-def _logits_in_chunks(read: Reading, rows: Sequence[TokenRow]) -> Iterator[Tensor]:
-    """The logits (N, V) that the wanted tokens are predicted by, some of them at a time."""
+def _logits_in_chunks(
+    read: Reading, rows: Sequence[TokenRow], parts: Sequence[slice]
+) -> Iterator[Tensor]:
+    """The logits (N, V) that the wanted tokens are predicted by, one part of them at a time."""
     model, whole = read.model, read.way == "whole"
     found = (
         _whole_logits(model, rows) if whole else states_at(model, _reads(model, rows))
     )  # (K, V) or (K, H)
-    for part in vocabulary_chunks(model, len(found)):
+    for part in parts:
         yield _exact(found[part]) if whole else next_token_logits(model, found[part])
 
 
@@ -251,7 +266,7 @@ def _exact(logits: Tensor) -> Tensor:
 @torch.no_grad()
 def _best_way(model: Any) -> Literal["tree", "rows", "whole"]:
     numbers = torch.Generator().manual_seed(0)
-    highest = model.config.get_text_config().vocab_size
+    highest = vocabulary(model)
     stem, left, right = torch.randint(0, highest, (3, 12), generator=numbers).tolist()
     tried = [stem + left, stem + right, stem + left + stem, right]
     rows = [TokenRow(row, list(range(1, len(row)))) for row in tried]

@@ -144,6 +144,16 @@ def test_rejection_sampling_tunes_the_model_before_any_feedback(ready):
     assert asked(own["rejection"]).start is None
 
 
+def test_every_round_draws_with_random_numbers_of_its_own(ready):
+    """By the same ones a model that has moved little gives the answers that the pool has already;
+    all stages of a round share them, and settings may name a seed."""
+    rounds_ = [play() for _ in range(2)]
+    seeds = [{asked(run).seed for run in stages.values()} for _, stages in rounds_]
+    assert seeds == [{round_.pk} for round_, _ in rounds_]
+    ready(seed=7)
+    assert asked(play()[1]["rejection"]).seed == 7
+
+
 def test_dpo_reads_the_pairs_behind_the_reward_models(ready):
     ready(stages=["dpo", "evaluate"])
     _, stages = play()

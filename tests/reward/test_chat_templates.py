@@ -10,7 +10,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from reward.data import end_token, row_tokens, tokenise, within_length
+from reward.data import (
+    answer_end,
+    end_token,
+    in_template,
+    row_tokens,
+    tokenise,
+    within_length,
+)
 from reward.preferences import Message
 from tests.reward.pairs import pair
 
@@ -103,3 +110,25 @@ def test_every_kept_row_ends_in_the_end_token(golden, over_long):
         assert row.chosen[-1] == row.rejected[-1] == end
         ours = [*row.pair.prompt, Message("assistant", row.pair.chosen)]
         assert row.chosen == row_tokens(tokenizer, ours)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [("ChatML", "<|im_end|>"), ("Llama 3", "<|eot_id|>"), ("Llama 2", "</s>")],
+)
+def test_an_answer_ends_at_the_template_s_first_special_token(template, end):
+    text, special, _ = GOLDEN[template]
+    tokenizer = byte_tokenizer(text, special)
+    assert tokenizer.convert_ids_to_tokens(answer_end(tokenizer)) == end
+
+
+def test_a_template_that_ends_answers_with_words_has_no_end_token_for_them():
+    words = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}###{% endfor %}"
+    assert answer_end(byte_tokenizer(words, ["<s>", "</s>"])) is None
+
+
+def test_a_template_that_asks_for_today_is_told_the_same_day_always():
+    """As Llama 3.2's: else a run that goes on tomorrow would read other tokens."""
+    dated = "Today: {{ strftime_now('%d %b %Y') }}\n" + CHATML
+    found = in_template(byte_tokenizer(dated, GOLDEN["ChatML"][1]), MESSAGES, tokenize=False)
+    assert found.startswith("Today: 26 Jul 2024\n<|im_start|>user")

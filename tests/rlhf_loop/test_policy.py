@@ -3,12 +3,15 @@
 import pytest
 import torch
 
+from reward.preferences import Message
 from rlhf_loop.policy import (
     Answer,
     answer_text,
     load_chat_model,
     position_ids,
+    prompt_tokens,
     save_chat_model,
+    stop_tokens,
 )
 from tests.tiny_models import tiny_chat_model
 
@@ -23,6 +26,25 @@ def test_a_saved_model_is_the_same_and_samples(chat_model, tmp_path):
     assert again.generation_config.top_k == 0
     assert other.chat_template == tokenizer.chat_template
     assert not [file for file in tmp_path.iterdir() if file.suffix in (".bin", ".pt")]
+
+
+def test_answers_end_where_the_template_ends_them(chat_model, tmp_path):
+    """A base model's own end token is another one: what is learnt has to stop it, served or not."""
+    model, tokenizer = load_chat_model(chat_model, "cpu")
+    end = tokenizer.eos_token_id
+    tokenizer.eos_token = "<|system|>"
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    assert stop_tokens(model, tokenizer) == {end, tokenizer.eos_token_id}
+    save_chat_model(model, tokenizer, tmp_path)
+    again, _ = load_chat_model(tmp_path, "cpu")
+    assert set(again.generation_config.eos_token_id) == {end, tokenizer.eos_token_id}
+
+
+def test_a_prompt_that_the_template_refuses_is_one_sentence(chat_model):
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    tokenizer.chat_template = "{{ raise_exception('no system message') }}"
+    with pytest.raises(ValueError, match="refuses the roles system, user: no system message"):
+        prompt_tokens(tokenizer, [Message("system", "Be kind."), Message("user", "Hi")])
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -268,6 +268,17 @@ def test_settings_that_do_not_go_together_are_refused(config, chosen, sentence):
         replace(config, **chosen)
 
 
+def test_one_reward_model_for_both_decides_as_helpfulness_above_the_gate(config, learner):
+    rollout = collected(learner)
+    both = torch.linspace(-5, 5, 12)
+    rollout = rollout._replace(
+        helpfulness=both, safety=both, scores=both, is_safety=torch.zeros(12, dtype=torch.bool)
+    )
+    figures = rollout_figures(rollout, learning_targets(rollout, config), config)
+    assert figures["objective/by_gate"] == pytest.approx(4 / 12)  # of -5 … 5 those under -1.73
+    assert figures["objective/by_helpfulness"] == pytest.approx(8 / 12)
+
+
 def test_the_figures_say_which_model_decided(config, learner):
     rollout = collected(learner)._replace(
         helpfulness=torch.ones(12), safety=torch.linspace(-5, 5, 12),

@@ -83,6 +83,7 @@ def test_the_ends_of_the_uniform_range_draw_possible_tokens():
         assert drawn.tolist() == [1, 2, 2]
 
 
-def test_logits_that_are_not_finite_are_refused():
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_refused(temperature):
     with pytest.raises(ValueError, match="logits are not finite"):
-        draw_tokens(torch.tensor([[0.0, float("nan")]]), grid(1), 1.0, 1.0)
+        draw_tokens(torch.tensor([[0.0, float("nan")]]), grid(1), temperature, 1.0)

@@ -155,6 +155,20 @@ def test_divergences_by_definition(chat_model, kind):
     assert found.min() > 1e-3
 
 
+def test_divergences_of_heads_padded_to_other_widths(chat_model, monkeypatch):
+    """As Qwen's 0.5B and 7B: the same words, and rows of the head behind them that stand for none.
+    Small chunks, so that both have the same ones."""
+    monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 20 * SHAPE["vocab_size"])
+    model, _ = load_chat_model(chat_model, "cpu")
+    padded, _ = load_chat_model(chat_model, "cpu")
+    padded.resize_token_embeddings(SHAPE["vocab_size"] + 64, mean_resizing=False)
+    with torch.no_grad():
+        padded.get_output_embeddings().weight[SHAPE["vocab_size"] :] = 0.0
+    with reading(model) as read, reading(padded) as other:
+        assert divergences(read, other, ROWS).abs().max() < 1e-6
+        assert divergences(other, read, ROWS).abs().max() < 1e-6
+
+
 def test_logits_of_the_whole_vocabulary_are_never_kept(chat_model, monkeypatch):
     model, _ = load_chat_model(chat_model, "cpu")
     monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 20 * SHAPE["vocab_size"])
