@@ -29,6 +29,7 @@ IN_COMMON = {
     "gate": REWARDS,
     "whitening": REWARDS,
     "kl": REWARDS,
+    "kl and budget": REWARDS,
     "pool": ("",),
     "fresh batches": ("",),
 }

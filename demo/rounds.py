@@ -44,7 +44,9 @@ from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 HOLDOUT_ONE_IN = 10  # of the dialogues, whatever the round: a prompt may be asked again
-INGREDIENTS = ("margin", "auxiliary", "gate", "whitening", "kl", "pool", "fresh batches")
+INGREDIENTS = (
+    "margin", "auxiliary", "gate", "whitening", "kl", "kl and budget", "pool", "fresh batches",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,10 +271,11 @@ def round_settings(experiment: Experiment, number: int, base: Path) -> dict[str,
         "ppo": {
             "iterations": experiment.ppo_iterations, "batch": experiment.ppo_batch,
             "minibatch": experiment.ppo_batch // 4, "learning_rate": 1e-4,
-            "kl_coef": 0.0 if experiment.without == "kl" else 0.02,
+            "kl_coef": 0.0 if experiment.without in ("kl", "kl and budget") else 0.02,
             "whiten_scores": experiment.without != "whitening",
             "validate_every": 4, "validation_prompts": 128,
-            "kl_budget": 0.6,  # nats; beyond it the scores rise on and the gold ones fall
+            # Nats; beyond it the scores rise on and the gold ones fall.
+            "kl_budget": None if experiment.without == "kl and budget" else 0.6,
         },
     }  # fmt: skip
 
