@@ -96,7 +96,8 @@ def with_reference(
     """The pairs with the reference model's log-probabilities, computed where none are stored.
 
     ``policy`` is the model before its first step, the reference where no other one is named, and
-    ``tokenizer`` its own, which wrote the pairs. Raises ValueError for a reference of other tokens.
+    ``tokenizer`` its own, which wrote the pairs. Raises ValueError for a reference of other tokens,
+    and for stored log-probabilities of other pairs.
     """
     file = run.path / "reference.jsonl"
     if not ranks.told(file.exists()):
@@ -104,13 +105,19 @@ def with_reference(
         if config.reference is not None:
             model, other = load_chat_model(config.reference, str(policy.device))
             refuse_other_words(tokenizer, other, str(config.reference))
+        run.rewind_metrics(0)  # begun: from here on the folder has this reference and no other
         records = _reference(config, model, pairs)
         if ranks.is_first():
             write_records(file, records)
         ranks.wait()
+    stored = whole_records(file)
+    if [record["id"] for record in stored] != [pair.id for pair in pairs]:
+        raise ValueError(
+            f"{file} is of other pairs than those that are trained on: use another --out folder"
+        )
     return [
         pair._replace(ref_chosen=record["chosen"], ref_rejected=record["rejected"])
-        for pair, record in zip(pairs, whole_records(file), strict=True)
+        for pair, record in zip(pairs, stored, strict=True)
     ]
 
 

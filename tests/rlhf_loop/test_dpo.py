@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from reward.lines import write_records
 from reward.preferences import Message, write_pairs
 from reward.run_folder import RunFolder
 from reward.settings import to_flags, to_mapping
@@ -236,6 +237,34 @@ def test_no_pair_of_the_criterion_is_refused(config):
 
 class Stopped(Exception):
     pass
+
+
+def test_what_is_stored_is_of_the_reference_that_was_begun_with(config, monkeypatch, tmp_path):
+    """Killed before its first step a run goes on with the reference whose lines it holds."""
+
+    def stop(*_):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_loop.dpo.divided", stop)
+        with pytest.raises(Stopped):
+            train(config)
+    stored = read_lines(config.out / "reference.jsonl")
+    other = changed(config, reference=tiny_chat_model(tmp_path / "other", seed=5))
+    with pytest.raises(ValueError, match="was started with reference=None, not '.*/other'"):
+        train(other)
+    train(config)
+    assert read_lines(config.out / "reference.jsonl") == stored
+
+
+def test_log_probabilities_of_other_pairs_are_refused(config):
+    _, tokenizer = load_chat_model(config.policy, "cpu")
+    found = answer_pairs(tokenizer, pairs(2), frozenset())
+    lines = [{"id": one.id, "chosen": -1.0, "rejected": -2.0} for one in reversed(found)]
+    config.out.mkdir()
+    write_records(config.out / "reference.jsonl", lines)
+    with pytest.raises(ValueError, match=r"reference.jsonl is of other pairs than those that are"):
+        with_reference(config, RunFolder(config.out), found, None, tokenizer)
 
 
 @pytest.mark.parametrize("last", [5, 9])
