@@ -26,7 +26,7 @@ import torch
 
 from reward import ranks
 from reward.command import command
-from reward.run_folder import RunFolder, replace_folder, whole_folder
+from reward.run_folder import RunFolder, replace_folder
 from reward.settings import to_mapping
 from reward.training_state import load_state, save_state
 from rlhf_loop.config import PPOConfig, inputs_of
@@ -47,6 +47,8 @@ class Standing:
 
     iteration: int = 0
     best_iteration: int = 0
+    best_before: int = 0
+    """The best iteration until then, which the checkpoint before may name."""
     best_score: float = float("-inf")
     validations_since_best: int = 0
     over_budget: bool = False
@@ -99,9 +101,7 @@ def _train(config: PPOConfig, run: RunFolder, device: torch.device) -> dict[str,
             _judge(run, learner, validation, standing, figures)
         else:
             run.log_metrics(standing.iteration, config.iterations, **figures)
-        is_best = (
-            standing.best_iteration == standing.iteration
-        )  # best/ and what is said of it agree
+        is_best = standing.best_iteration == standing.iteration
         if is_best or standing.iteration % config.checkpoint_every == 0:
             _save(run, learner, standing)
     return _finish(run, learner, standing)
@@ -165,7 +165,8 @@ def _judge(
     standing: Standing,
     figures: dict[str, float],
 ) -> None:
-    """Validate, log, and keep the policy in ``best/`` where it is the best so far.
+    """Validate, log, and keep the policy beside the best one before where it is the best so far:
+    only a checkpoint says which of them is meant, so that result and model agree after any kill.
 
     One beyond the budget of divergence is never the best, and ends the run.
     """
@@ -173,25 +174,31 @@ def _judge(
     run.log_metrics(standing.iteration, learner.config.iterations, **figures, **found)
     standing.over_budget = budget is not None and found["eval/kl"] > budget
     if found["eval/scores"] > standing.best_score and not standing.over_budget:
-        standing.best_score, standing.best_iteration = found["eval/scores"], standing.iteration
-        standing.validations_since_best = 0
+        standing.best_before, standing.best_iteration = standing.best_iteration, standing.iteration
+        standing.best_score, standing.validations_since_best = found["eval/scores"], 0
         with learner.whole_policy() as policy:
             if ranks.is_first():
-                replace_folder(_best(run), partial(save_chat_model, policy, learner.tokenizer))
+                kept = _best(run, standing.iteration)
+                replace_folder(kept, partial(save_chat_model, policy, learner.tokenizer))
         ranks.wait()
     else:
         standing.validations_since_best += 1
 
 
-def _best(run: RunFolder) -> Path:
-    return run.path / "best"
+def _best(run: RunFolder, iteration: int) -> Path:
+    return run.path / "best" / str(iteration)
 
 
 def _save(run: RunFolder, learner: Learner, standing: Standing) -> None:
+    """A checkpoint; of the policies in ``best/`` those stay that it or the one before names."""
     learnt, position = learner.learnt(), asdict(standing)
     run.save_checkpoint(
         ranks.together(lambda folder: save_state(folder, learnt, learner.optimiser, position))
     )
+    if ranks.is_first():
+        named = {_best(run, n) for n in (standing.best_iteration, standing.best_before)}
+        for folder in set((run.path / "best").glob("*")) - named:
+            shutil.rmtree(folder)
 
 
 def _resume(run: RunFolder, learner: Learner) -> Standing | None:
@@ -206,11 +213,13 @@ def _resume(run: RunFolder, learner: Learner) -> Standing | None:
 
 
 def _finish(run: RunFolder, learner: Learner, standing: Standing) -> dict[str, Any]:
-    """``best/`` becomes ``model/``; returns the result, which is written last."""
-    best = whole_folder(_best(run)) if ranks.is_first() else None
-    if best is not None:  # None: a run killed right here had moved it already
-        shutil.rmtree(run.model, ignore_errors=True)
-        best.rename(run.model)
+    """The best policy becomes ``model/``; returns the result, which is written last."""
+    if ranks.is_first():
+        best = _best(run, standing.best_iteration)
+        if best.exists():  # a run killed right here had moved it already
+            shutil.rmtree(run.model, ignore_errors=True)
+            best.rename(run.model)
+        shutil.rmtree(best.parent, ignore_errors=True)
     stopped_by = standing.why_stopped(learner.config)
     return {
         "model": "model",

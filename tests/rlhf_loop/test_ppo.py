@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from reward.run_folder import RunFolder, RunFolderBusy
 from reward.settings import to_flags, to_mapping
@@ -206,6 +207,56 @@ def test_a_new_best_policy_is_a_checkpoint_too(config, monkeypatch):
     bests = [i for i, score in enumerate(judged) if score > max(judged[:i], default=-math.inf)]
     assert saved == bests
     assert saved[-1] == result["best_iteration"] > 0
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("again", "kept"), [(-1.0, 0), (0.5, 1)])
+def test_the_model_is_the_one_that_the_result_names(config, monkeypatch, again, kept):
+    """Killed between a new best policy and its checkpoint: validated again on a GPU it may score
+    otherwise, and whichever is the best then is left and named."""
+    config = replace(config, iterations=1, validate_every=1, learning_rate=1e-2)
+    validate, scores = Learner.validate, iter([0.0, 1.0, again])
+    monkeypatch.setattr(
+        Learner, "validate", lambda *a: {**validate(*a), "eval/scores": next(scores)}
+    )
+
+    def stop(run, learner, standing, save=ppo._save):
+        if standing.iteration:
+            raise Stopped
+        save(run, learner, standing)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ppo, "_save", stop)
+        with pytest.raises(Stopped):
+            train(config)
+    result = train(config)
+    assert (result["best_iteration"], result["eval/scores"]) == (kept, max(again, 0.0))
+    left, began = (
+        load_file(folder / "model.safetensors") for folder in (config.out / "model", config.policy)
+    )
+    changed = [name for name, weights in left.items() if not torch.equal(weights, began[name])]
+    assert bool(changed) is (kept == 1)
+    assert not (config.out / "best").exists()
+
+
+def test_the_checkpoint_before_has_its_best_policy_too(config, monkeypatch):
+    """One may go on from it where the last one is damaged."""
+    validate, scores = Learner.validate, iter([0.0, 1.0, 2.0, 3.0])
+    monkeypatch.setattr(
+        Learner, "validate", lambda *a: {**validate(*a), "eval/scores": next(scores)}
+    )
+    stood, save = [], ppo._save
+
+    def look(run, *rest):
+        save(run, *rest)
+        stood.append(sorted(folder.name for folder in (run.path / "best").iterdir()))
+
+    monkeypatch.setattr(ppo, "_save", look)
+    train(replace(config, iterations=3, validate_every=1))
+    assert stood == [["0"], ["0", "1"], ["1", "2"], ["2", "3"]]
 
 
 def test_a_policy_beyond_the_budget_of_divergence_is_not_kept(config):
