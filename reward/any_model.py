@@ -17,7 +17,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from reward.data import PairRows, row_tokens
 from reward.measures.accuracy import ScoredPair
-from reward.model import context_tokens, load_reward_model, pick_device, refuse_no_model
+from reward.model import (
+    context_tokens,
+    load_reward_model,
+    pick_device,
+    refuse_no_model,
+    row_limit,
+)
 from reward.preferences import Message, PreferencePair
 from reward.score import score_pairs
 
@@ -80,7 +86,7 @@ def score_any(
     ``progress`` hears how many pairs are done. Raises ValueError naming a pair whose score is not
     finite.
     """
-    longest = min(max_tokens, context_tokens(loaded.model) or max_tokens)
+    longest = row_limit(max_tokens, context_tokens(loaded.model))
     part = max(64, len(pairs) // 100)
     scored: list[ScoredPair] = []
     for start in range(0, len(pairs), part):

@@ -202,6 +202,12 @@ def context_tokens(model: Any) -> int | None:
     return _context(model.config)
 
 
+def row_limit(max_tokens: int, *contexts: int | None) -> int:
+    """The longest row that ``max_tokens`` and the contexts of these models allow; None is a model
+    whose configuration names none."""
+    return min([max_tokens, *(context for context in contexts if context)])
+
+
 def stored_context(folder: Path) -> int | None:
     """The same of a saved model of any kind, without its weights. Raises ValueError for a folder
     that holds none."""

@@ -41,6 +41,7 @@ from reward.model import (
     context_tokens,
     outline_of_chat_model,
     recompute_activations,
+    row_limit,
     save_reward_model,
     score_rows,
     start_from_chat_model,
@@ -104,7 +105,7 @@ def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict
     if config.recompute_activations:
         recompute_activations(model)
     fsdp.place(model, device, config.dtype)
-    longest = min(config.max_tokens, context_tokens(model) or config.max_tokens)
+    longest = row_limit(config.max_tokens, context_tokens(model))
     fitted, tied, held = (
         within_length(tokenizer, tokenise(tokenizer, some), longest, config.over_long)
         for some in (pairs, ties, holdout)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from reward.command import command
 from reward.data import epoch_order, load_pairs
 from reward.lines import whole_records, write_records
 from reward.minibatches import minibatches
+from reward.model import context_tokens, row_limit, stored_context
 from reward.preferences import Message, PreferencePair
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
@@ -155,11 +157,13 @@ def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str,
     model, tokenizer = load_chat_model(config.policy, str(device))
     wanted = _wanted(config)
     every = answer_pairs(tokenizer, wanted, stop_tokens(model, tokenizer))
-    fitting = [
-        pair for pair in every if max(len(row.tokens) for row in _both([pair])) <= config.max_tokens
-    ]
+    longest = row_limit(config.max_tokens, context_tokens(model), _context_of(config.reference))
+    fitting = [pair for pair in every if max(len(row.tokens) for row in _both([pair])) <= longest]
     if not fitting:
-        raise ValueError(f"all {len(every)} pairs are longer than max_tokens: none is left")
+        raise ValueError(
+            f"all {len(every)} pairs are longer than the {longest} tokens that max_tokens and the "
+            "models' contexts allow: none is left"
+        )
     pairs = with_reference(config, run, fitting, model, tokenizer)
     steps = list(step_pairs(pairs, config))
     with divided(model, device) as read:
@@ -174,6 +178,10 @@ def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str,
         "ranks": ranks.count(),
         **figures,
     }
+
+
+def _context_of(reference: Path | None) -> int | None:
+    return None if reference is None else stored_context(reference)
 
 
 def _wanted(config: DPOConfig) -> list[PreferencePair]:

@@ -21,6 +21,7 @@ import torch
 from reward import ranks
 from reward.command import command
 from reward.lines import whole_records, write_records
+from reward.model import context_tokens
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
@@ -214,7 +215,8 @@ def _fine_tune(
     dialogues = ([Message(**m) for m in record["messages"]] for record in selected)
     drawn = [answer_row(tokenizer, messages, stops) for messages in dialogues]
     written = read_answers(config.sft_data, tokenizer, stops)
-    kept = [within_length(rows, config.max_tokens) for rows in (drawn, written)]
+    context = context_tokens(model)
+    kept = [within_length(rows, config.max_tokens, context) for rows in (drawn, written)]
     rows = [row._replace(dialogue="") for part in kept for row in part]
     figures = fine_tune(model, tokenizer, rows, config, run, device, first_step)
     return {

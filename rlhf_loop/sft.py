@@ -23,6 +23,7 @@ from reward import fsdp, ranks
 from reward.command import command
 from reward.data import epoch_order, row_tokens
 from reward.minibatches import minibatches
+from reward.model import context_tokens, row_limit
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
@@ -140,16 +141,21 @@ def joined(rows: Sequence[AnswerRow]) -> TokenRow:
     return TokenRow(tokens, wanted)
 
 
-def step_rows(rows: Sequence[AnswerRow], config: Any) -> Iterator[list[list[AnswerRow]]]:
+def step_rows(
+    rows: Sequence[AnswerRow], config: Any, longest: int
+) -> Iterator[list[list[AnswerRow]]]:
     """The packed rows of each optimiser step, over all epochs; an epoch's last step may be small.
 
-    Without packing every packed row is one row.
+    Without packing every packed row is one row. One that is read as a whole, by attention across
+    dialogues, has ``longest`` tokens at most, which a model's context may make fewer than
+    ``max_tokens``.
     """
+    room = longest if config.packing == "across" else config.max_tokens
     dialogues = [row.dialogue or str(number) for number, row in enumerate(rows)]
     for epoch in range(config.epochs):
         ordered = [rows[i] for i in epoch_order(dialogues, epoch, config.seed, shuffle=True)]
         whole = config.packing == "none"
-        packed = [[row] for row in ordered] if whole else pack(ordered, config.max_tokens)
+        packed = [[row] for row in ordered] if whole else pack(ordered, room)
         for part in chunks(len(packed), config.batch):
             yield packed[part]
 
@@ -171,9 +177,13 @@ def fine_tune(
     ``config`` holds the fields of FineTuning and a seed; ``first_step`` is added to the steps that
     are logged. Returns the last step's figures. Raises ValueError without rows.
     """
+    longest = row_limit(config.max_tokens, context_tokens(model))
     if not rows:
-        raise ValueError("there is no answer to fine-tune on, allowed is one or more")
-    steps = list(step_rows(rows, config))
+        raise ValueError(
+            f"there is no answer to fine-tune on that has with its prompt {longest} tokens or "
+            "fewer, allowed is one or more"
+        )
+    steps = list(step_rows(rows, config, longest))
     with divided(model, device) as read:
         gradients = partial(_gradients, read, config=config)
         figures = optimise(model, config, steps, gradients, run, first_step)
@@ -218,9 +228,12 @@ def _gradients(read: Reading, step: list[list[AnswerRow]], config: Any) -> dict[
     }
 
 
-def within_length(rows: Sequence[AnswerRow], max_tokens: int) -> list[AnswerRow]:
-    """Those that fit; none is cut, for a cut row would have lost its end token."""
-    return [row for row in rows if len(row.tokens) <= max_tokens]
+def within_length(
+    rows: Sequence[AnswerRow], max_tokens: int, context: int | None
+) -> list[AnswerRow]:
+    """Those that fit into both; none is cut, for a cut row would have lost its end token."""
+    longest = row_limit(max_tokens, context)
+    return [row for row in rows if len(row.tokens) <= longest]
 
 
 def train(config: SFTConfig) -> dict[str, Any]:
@@ -233,7 +246,7 @@ def _train(config: SFTConfig, run: RunFolder, device: torch.device) -> dict[str,
     model, tokenizer = load_chat_model(config.model, str(device))
     stops = stop_tokens(model, tokenizer)
     rows = read_answers(config.data, tokenizer, stops, config.answers)
-    short = within_length(rows, config.max_tokens)
+    short = within_length(rows, config.max_tokens, context_tokens(model))
     figures = fine_tune(model, tokenizer, short, config, run, device)
     too_long = len(rows) - len(short)
     counted = {"rows": len(short), "too_long": too_long, "ranks": ranks.count()}

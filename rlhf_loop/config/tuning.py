@@ -34,7 +34,10 @@ class Optimisation(ScheduledAdamW):
     warmup_steps: int = setting(0, "steps of linear warm-up; our choice", NOT_NEGATIVE)
     adam_epsilon: float = setting(1e-8, "AdamW epsilon; torch's, 1e-5 in section 2.2", POSITIVE)
     max_tokens: int = setting(
-        4096, "longest prompt with answer, tokens; longer ones are counted; section 3.1", AT_LEAST_1
+        4096,
+        "longest prompt with answer, tokens, at most the model's context; longer ones are counted; "
+        "section 3.1",
+        AT_LEAST_1,
     )
     checkpoint_every_steps: int = setting(
         100, "optimiser steps between resumable checkpoints", AT_LEAST_1
@@ -47,8 +50,9 @@ class FineTuning(Optimisation):
 
     packing: Literal["none", "within", "across"] = setting(
         "none",
-        "within or across: answers fill rows of max_tokens, batch counts rows, and attention stays "
-        "within each answer's dialogue or reaches across them; section 3.1 packs, and does not say",
+        "within or across: answers fill rows of max_tokens (across: at most the model's context), "
+        "batch counts rows, and attention stays within each answer's dialogue or reaches across "
+        "them; section 3.1 packs, and does not say",
     )
     loss_mean: Literal["tokens", "answers"] = setting(
         "tokens", "mean over a step's answer tokens, or over its answers' means; our choice"

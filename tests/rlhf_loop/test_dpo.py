@@ -210,8 +210,24 @@ def test_over_long_pairs_are_left_out_and_counted(config, tmp_path):
     write_pairs(tmp_path / "pairs.jsonl", longer)
     result = train(changed(config, max_tokens=60, epochs=1))
     assert (result["pairs"], result["too_long"]) == (5, 1)
-    with pytest.raises(ValueError, match="all 6 pairs are longer than max_tokens: none is left"):
+    with pytest.raises(
+        ValueError, match="all 6 pairs are longer than the 5 tokens that max_tokens"
+    ):
         train(changed(config, max_tokens=5, out=tmp_path / "other"))
+
+
+def test_no_pair_is_longer_than_a_model_s_context(config, tmp_path):
+    """The policy's, 256 tokens, or the reference's."""
+    texts = {90: "long " * 25, 91: "long " * 100}  # some 115 and 415 tokens
+    longer = [*pairs(5), *(pair(number, chosen=text) for number, text in texts.items())]
+    write_pairs(tmp_path / "pairs.jsonl", longer)
+    result = train(changed(config, epochs=1))
+    assert (result["pairs"], result["too_long"]) == (6, 1)
+    reference = tiny_chat_model(tmp_path / "reference")
+    kept = json.loads((reference / "config.json").read_text())
+    (reference / "config.json").write_text(json.dumps(kept | {"max_position_embeddings": 64}))
+    result = train(changed(config, epochs=1, reference=reference, out=tmp_path / "shorter"))
+    assert (result["pairs"], result["too_long"]) == (5, 2)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +267,7 @@ def test_what_is_stored_is_of_the_reference_that_was_begun_with(config, monkeypa
             train(config)
     stored = read_lines(config.out / "reference.jsonl")
     other = changed(config, reference=tiny_chat_model(tmp_path / "other", seed=5))
-    with pytest.raises(ValueError, match="was started with reference=None, not '.*/other'"):
+    with pytest.raises(ValueError, match=r"was started with reference=None, not '.*/other'"):
         train(other)
     train(config)
     assert read_lines(config.out / "reference.jsonl") == stored

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from reward.preferences import MalformedLine, Message
 from reward.run_folder import RunFolder
@@ -177,13 +178,13 @@ def test_every_answer_is_learnt_once_an_epoch(packing, tmp_path):
     """1.19: seventeen answers in steps of four."""
     rows = [AnswerRow([number] * (1 + number % 5), 1) for number in range(17)]
     config = config_of(tmp_path, packing=packing, max_tokens=6, batch=4, epochs=2, seed=3)
-    steps = list(step_rows(rows, config))
+    steps = list(step_rows(rows, config, 6))
     learnt = [row for step in steps for packed in step for row in packed]
     half = len(learnt) // 2
     assert sorted(learnt[:half]) == sorted(learnt[half:]) == sorted(rows)
     assert learnt[:half] != learnt[half:]  # drawn anew
     assert max(len(step) for step in steps) == 4
-    assert list(step_rows(rows, config)) == steps
+    assert list(step_rows(rows, config, 6)) == steps
 
 
 def test_the_learning_rate_is_a_cosine_after_warm_up(tmp_path):
@@ -215,6 +216,36 @@ def test_fine_tuning_lowers_the_loss(chat_model, tmp_path):
     load_chat_model(config.out / "model", "cpu")
 
 
+def positions_learnt(folder, chat_model):
+    """A chat model that knows the first 64 positions and no other."""
+    torch.manual_seed(0)
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    config = GPT2Config(
+        vocab_size=320, n_positions=64, n_embd=32, n_layer=2, n_head=4,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("packing", ["none", "within", "across"])
+def test_no_row_is_longer_than_the_model_s_context(chat_model, tmp_path, packing):
+    """Beyond 64 tokens this model reads from nowhere: an IndexError, on a GPU an aborted run."""
+    model = positions_learnt(tmp_path / "chat", chat_model)
+    data = written(tmp_path / "data", *[as_line(DIALOGUE)] * 4, as_line(DIALOGUE * 6))
+    config = SFTConfig(
+        data=(data,), model=model, out=tmp_path / "run", device="cpu", epochs=1, batch=2,
+        packing=packing,
+    )  # fmt: skip
+    result = train(config)
+    assert (result["rows"], result["too_long"]) == (4, 1)
+    longer = written(tmp_path / "longer", as_line(DIALOGUE * 6))
+    with pytest.raises(ValueError, match="no answer to fine-tune on that has with its prompt 64"):
+        train(replace(config, data=(longer,), out=tmp_path / "other"))
+
+
 # --- the data ------------------------------------------------------------------------------------
 
 
@@ -243,7 +274,7 @@ def test_every_answer_of_a_dialogue_may_be_learnt(chat_model, tmp_path):
     answers = [tokenizer.decode(row.tokens[row.answer_start :]) for row in rows]
     assert answers == ["Two years.<|end|>", "By law.<|end|>", "Two years.<|end|>"]
     config = config_of(tmp_path, batch=3, seed=1)
-    ((*order,),) = step_rows(rows, config)
+    ((*order,),) = step_rows(rows, config, 4096)
     assert [[rows[0]], [rows[1]]] in (order[:2], order[1:])  # a dialogue stays together
     figures, _ = gradients_of(model, [[rows[0]], [rows[1]]], config)
     # Its history is shared, and an answer's last token is no input.
