@@ -63,7 +63,7 @@ def build(config: GhostAttentionConfig) -> Record:
 def _build(config: GhostAttentionConfig, run: RunFolder) -> Record:
     run.write_provenance(inputs_of(config))
     engine = engine_for(config, *load_chat_model(config.policy, config.device, config.dtype))
-    kinds = _with_drawn_values(config, engine, read_constraints(config.constraints))
+    kinds = _kinds(config, run, engine)
     scripts = _scripts(config, kinds)
     file = run.path / "drawn.jsonl"
     parts = [scripts[part] for part in chunks(len(scripts), CHUNK_DIALOGUES)]
@@ -84,6 +84,23 @@ def _part_figures(lines: Sequence[Record]) -> dict[str, float]:
     return {"ghost_attention/kept": mean(line["left_out"] is None for line in lines)}
 
 
+def _kinds(
+    config: GhostAttentionConfig, run: RunFolder, engine: Here | Address
+) -> list[ConstraintKind]:
+    """The kinds of constraints; values that are drawn are drawn once, into ``values.jsonl``, for
+    another start may find another engine, which names others."""
+    kinds = read_constraints(config.constraints)
+    if not config.lists_drawn:
+        return kinds
+    file = run.path / "values.jsonl"
+    if not file.exists():
+        run.rewind_metrics(0)  # begun: from here on the folder has these values and no others
+        drawn = _with_drawn_values(config, engine, kinds)
+        write_records(file, [{"kind": kind.kind, "values": kind.values} for kind in drawn])
+    stored = zip(kinds, whole_records(file), strict=True)
+    return [kind._replace(values=tuple(record["values"])) for kind, record in stored]
+
+
 def _with_drawn_values(
     config: GhostAttentionConfig, engine: Here | Address, kinds: Sequence[ConstraintKind]
 ) -> list[ConstraintKind]:
@@ -92,7 +109,7 @@ def _with_drawn_values(
     found = []
     for kind in kinds:
         values = list(kind.values)
-        if kind.ask is not None and config.lists_drawn:
+        if kind.ask is not None:
             asked = [[Message("user", kind.ask)]] * config.lists_drawn
             seeds = [row_seed(config.seed, "values", kind.kind, i) for i in range(len(asked))]
             answers = answer_prompts(engine, asked, seeds, drawing)

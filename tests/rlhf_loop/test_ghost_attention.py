@@ -23,7 +23,7 @@ from rlhf_loop.ghost_attention import (
 )
 from rlhf_loop.instruction_keeping import figures, keep, summary
 from rlhf_loop.learning.likelihood import reading, token_logprobs
-from rlhf_loop.policy import load_chat_model, stop_tokens
+from rlhf_loop.policy import Answer, load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 from rlhf_loop.sft import answer_row, joined, read_answers
 from tests.reward.chat_server import chat_server, says
@@ -172,6 +172,36 @@ def test_lists_of_values_come_from_the_model_where_it_is_asked(config, tmp_path)
     path.write_text(json.dumps({"constraints": [{**ANYTHING, "ask": "List some words."}]}))
     values = build(replace(config, constraints=path, lists_drawn=4))["values"]["any"]
     assert values[0] == "something"
+
+
+def test_values_are_drawn_once(config, tmp_path, monkeypatch):
+    """Started again with an engine that names others, a run goes on with those it began with."""
+    path = tmp_path / "asking.json"
+    path.write_text(json.dumps({"constraints": [{**ANYTHING, "ask": "List some words."}]}))
+    config = replace(config, constraints=path, lists_drawn=1)
+    lists = iter(["golf\nyoga", "surfing\nski"])
+
+    def of_two_engines(engine, prompts, *rest):
+        if prompts and prompts[0][0].content == "List some words.":
+            return [Answer([], True, text=next(lists))]
+        return answer_prompts(engine, prompts, *rest)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlhf_loop.ghost_attention.answer_prompts", of_two_engines)
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_loop.ghost_attention.make_parts", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(config)
+    with pytest.raises(ValueError, match="was started with seed=0, not 1"):
+        build(replace(config, seed=1))
+    assert build(config)["values"] == {"any": ["something", "golf", "yoga"]}
+    words = {
+        line["instruction"].split()[-1].strip(".")
+        for line in read_lines(config.out / "drawn.jsonl")
+    }
+    assert words == {"something", "golf", "yoga"}
 
 
 def test_safety_prompts_are_not_asked(config, tmp_path):
