@@ -34,7 +34,7 @@ from rlhf_loop.learning.figures import rollout_figures
 from rlhf_loop.learning.learner import Learner
 from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import save_chat_model
-from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts
+from rlhf_loop.prompts import Prompt, PromptSplit, fixed_prompts, read_prompts
 from rlhf_loop.rollout import learning_targets
 from rlhf_loop.room import refuse_without_room
 
@@ -75,7 +75,8 @@ def train(config: PPOConfig) -> dict[str, Any]:
 def _train(config: PPOConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:
     run.write_provenance(inputs_of(config))
     prompts = _prompts(config, PromptSplit.TRAIN)
-    validation = _prompts(config, PromptSplit.VALIDATION)[: config.validation_prompts]
+    held = _prompts(config, PromptSplit.VALIDATION)
+    validation = fixed_prompts(held, config.validation_prompts)
     _refuse_idle_ranks(config, validation)
     refuse_without_room(
         [*prompts, *validation],

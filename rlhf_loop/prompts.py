@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -106,6 +107,18 @@ def read_prompts(path: Path, split: PromptSplit | None = None) -> Iterator[Promp
             raise reader.refuse("split", str(prompt.split), words)
         if split is None or prompt.split is split:
             yield prompt
+
+
+def fixed_prompts(prompts: Sequence[Prompt], most: int) -> list[Prompt]:
+    """At most so many of them in their order, drawn by what they say: the same in every round, as
+    far as they are still there in a set that has changed, and of every kind whatever the order."""
+    chosen = {prompt.id for prompt in sorted(prompts, key=_lot)[:most]}
+    return [prompt for prompt in prompts if prompt.id in chosen]
+
+
+def _lot(prompt: Prompt) -> bytes:
+    said = "\x00".join(word for message in prompt.messages for word in message)
+    return hashlib.sha256(said.encode()).digest()
 
 
 def _is_borderline(reader: RecordReader, is_safety: bool) -> bool:

@@ -12,7 +12,6 @@ not select, cut or empty, counts as the worst answer that its prompt got at any 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import statistics
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from rlhf_loop.candidates import draw_candidates, is_usable, part_figures, selec
 from rlhf_loop.config import TemperatureConfig, inputs_of
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model
-from rlhf_loop.prompts import Prompt, read_prompts
+from rlhf_loop.prompts import Prompt, fixed_prompts, read_prompts
 from rlhf_loop.rollout import RewardModels
 from rlhf_loop.room import refuse_without_room
 
@@ -48,24 +47,13 @@ def sweep(config: TemperatureConfig) -> Record:
 
 def _sweep(config: TemperatureConfig, run: RunFolder, device: torch.device) -> Record:
     run.write_provenance(inputs_of(config))
-    prompts = fixed_prompts(list(read_prompts(config.prompts, config.split)), config)
+    every = list(read_prompts(config.prompts, config.split))
+    if not every:
+        raise ValueError(f"{config.prompts} has no {config.split} prompts, and a sweep needs some")
+    prompts = fixed_prompts(every, config.prompt_count)
     _sample(config, run, prompts, str(device))
     scores, unusable = scores_by_temperature(whole_records(_file(run)))
     return picked(scores, config) | {"unusable": unusable}
-
-
-def fixed_prompts(prompts: Sequence[Prompt], config: TemperatureConfig) -> list[Prompt]:
-    """At most ``prompt_count`` of them, drawn by what they say: the same in every round, and as far
-    as they are still there in a set that has changed. Raises ValueError for none."""
-    if not prompts:
-        raise ValueError(f"{config.prompts} has no {config.split} prompts, and a sweep needs some")
-    chosen = sorted(prompts, key=_lot)[: config.prompt_count]
-    return [prompt for prompt in prompts if prompt in chosen]
-
-
-def _lot(prompt: Prompt) -> bytes:
-    said = "\x00".join(word for message in prompt.messages for word in message)
-    return hashlib.sha256(said.encode()).digest()
 
 
 def _file(run: RunFolder) -> Path:

@@ -107,7 +107,7 @@ class PPOConfig(AdamW, Generation, Scoring, Inputs):
     )  # fmt: skip
     validate_every: int = setting(10, "iterations between validations; our choice", AT_LEAST_1)
     validation_prompts: int = setting(
-        512, "validation prompts used at most; our choice", AT_LEAST_1
+        512, "validation prompts used at most, the same in every round; our choice", AT_LEAST_1
     )
     patience: int = setting(
         5, "validations without a better one before it stops; our choice", AT_LEAST_1

@@ -21,6 +21,7 @@ from rlhf_loop.learning.figures import rollout_figures
 from rlhf_loop.ppo import Learner, batch_prompts, train
 from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
 from rlhf_loop.rollout import learning_targets
+from tests.rlhf_loop.conftest import make_prompt
 from tests.tiny_models import tiny_chat_model
 
 CPU = torch.device("cpu")
@@ -177,6 +178,19 @@ def test_it_trains_and_keeps_the_best_policy(config):
         assert line["ppo/ratio/first_error"] < 1e-5
         assert {"objective/kl", "objective/scores", "ppo/policy/clipfrac", "lr"} <= line.keys()
     assert train(config) == result  # a finished run does nothing
+
+
+def test_validation_prompts_are_of_every_kind(config, tmp_path, monkeypatch):
+    """Where there are more than are used, in a file that is sorted by kind."""
+    numbered = sorted(range(100, 160), key=lambda number: number % 3 == 0)
+    held = [replace(make_prompt(i), split=PromptSplit.VALIDATION) for i in numbered]
+    file = tmp_path / "sorted.jsonl"
+    write_prompts(file, [*read_prompts(config.prompts, PromptSplit.TRAIN), *held])
+    asked = []
+    validate = Learner.validate
+    monkeypatch.setattr(Learner, "validate", lambda *a: (asked.append(a[1]), validate(*a))[1])
+    train(replace(config, prompts=file, validation_prompts=12, iterations=1))
+    assert {(len(prompts), len({p.is_safety for p in prompts})) for prompts in asked} == {(12, 2)}
 
 
 def test_it_stops_early_without_a_better_validation(config):

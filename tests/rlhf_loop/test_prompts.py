@@ -4,7 +4,14 @@ from dataclasses import replace
 import pytest
 
 from reward.preferences import MalformedLine
-from rlhf_loop.prompts import Prompt, PromptKind, PromptSplit, read_prompts, write_prompts
+from rlhf_loop.prompts import (
+    Prompt,
+    PromptKind,
+    PromptSplit,
+    fixed_prompts,
+    read_prompts,
+    write_prompts,
+)
 from tests.rlhf_loop.conftest import make_prompt
 
 
@@ -75,3 +82,20 @@ def test_a_root_is_held_out_for_validation_and_test_alike(tmp_path):
     prompts = [replace(make_prompt(i), root="r", split=(TEST, VALIDATION)[i % 2]) for i in range(4)]
     write_prompts(tmp_path / "prompts.jsonl", prompts)
     assert list(read_prompts(tmp_path / "prompts.jsonl")) == prompts
+
+
+def test_the_prompts_that_are_drawn_stay_the_same():
+    every = [make_prompt(i) for i in range(16)]
+    chosen = fixed_prompts(every, 5)
+    assert len(chosen) == 5
+    again = [replace(p, id=f"other-{p.id}") for p in reversed(every)]
+    assert {p.messages for p in fixed_prompts(again, 5)} == {p.messages for p in chosen}
+    without = [p for p in every if p != chosen[0]]
+    assert set(chosen[1:]) <= set(fixed_prompts(without, 5))
+    assert fixed_prompts(every, 16) == every  # in their order
+
+
+def test_prompts_of_every_kind_are_drawn_of_a_file_that_is_sorted_by_kind():
+    every = sorted((make_prompt(i) for i in range(60)), key=lambda prompt: prompt.is_safety)
+    assert {p.is_safety for p in every[:30]} == {False}
+    assert {p.is_safety for p in fixed_prompts(every, 30)} == {True, False}

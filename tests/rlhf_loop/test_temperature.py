@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from reward.run_folder import RunFolder
 from reward.score import Scorer
 from rlhf_loop.config import TemperatureConfig
-from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts, write_prompts
+from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
 from rlhf_loop.temperature import (
     expected_maximum,
     expected_median,
     expected_order_statistic,
-    fixed_prompts,
     interval,
     main,
     picked,
@@ -193,20 +192,6 @@ def test_prompts_pair_up_in_whatever_order_they_come():
     scores, _ = scores_by_temperature(lines)
     assert [s[0] for s in scores[0.5]] < [s[0] for s in scores[1.5]]
     assert scores[1.5][0] < scores[1.5][1]
-
-
-def test_the_prompts_of_a_sweep_stay_the_same(config):
-    every = [make_prompt(i) for i in range(16)]
-    chosen = fixed_prompts(every, config)
-    assert len(chosen) == 5
-    again = [Prompt(f"other-{p.id}", *list(vars_of(p))[1:]) for p in reversed(every)]
-    assert {p.messages for p in fixed_prompts(again, config)} == {p.messages for p in chosen}
-    without = [p for p in every if p != chosen[0]]
-    assert set(chosen[1:]) <= set(fixed_prompts(without, config))
-
-
-def vars_of(prompt):
-    return (getattr(prompt, name) for name in prompt.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(
