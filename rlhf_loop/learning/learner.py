@@ -273,7 +273,6 @@ class Learner:
         tokens = sum(len(rollout.responses[i]) for i in counted)
         if not tokens:
             return {}
-        self.optimiser.zero_grad(set_to_none=True)
         figures, parts = StepFigures(), self._parts(self._own(counted), rollout)
         for part in parts:
             self._learn_policy(part, rollout, targets, tokens, figures)
@@ -299,6 +298,7 @@ class Learner:
         }
         refuse_not_finite("before a gradient step", **norms)
         self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)  # drawing and scoring have their memory
         return norms
 
     def _learn_policy(

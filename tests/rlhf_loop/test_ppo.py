@@ -71,6 +71,14 @@ def test_the_first_ratio_is_one_and_the_first_divergence_zero(config, reuse):
     assert figures["ppo/ratio/error"] > 1e-4
 
 
+@pytest.mark.parametrize("value", ["trunk", "safety"])
+def test_no_gradient_is_kept_while_answers_are_drawn(config, value):
+    learner = Learner(replace(config, value=value), CPU)
+    rollout = collected(learner)
+    learner.update(rollout, learning_targets(rollout, learner.config), 1)
+    assert [p.grad for p in learner.learnt().parameters() if p.grad is not None] == []
+
+
 def test_a_first_ratio_that_nothing_measured_is_no_figure(config):
     """Where none of the first minibatch's answers was computed again it is left out, never 0."""
     learner = Learner(config, CPU)
