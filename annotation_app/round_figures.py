@@ -176,12 +176,13 @@ def _rejection_told(result: Result) -> list[str]:
     tuned, written = result.get("fine_tuned_on"), result.get("sft_answers")
     hot = f" at temperature {at:g}" if at is not None else ""
     more = f", {written} of them demonstrations" if written else ""
+    left_out = _left_out(result, "dialogues")
     return [
         f"{drawn} answers to {result.get('prompts')} prompts were drawn{hot}; "
         f"{result.get('selected')} were selected."
         if drawn is not None
         else "",
-        f"Fine-tuned on {tuned} answers{more}." if tuned is not None else "",
+        f"Fine-tuned on {tuned} answers{more}{left_out}." if tuned is not None else "",
     ]
 
 
@@ -202,9 +203,19 @@ def _sweep_told(result: Result) -> list[str]:
 
 def _tuned_told(result: Result) -> list[str]:
     what = "pairs" if "pairs" in result else "answers"
-    many, long = result.get("rows", result.get("pairs")), result.get("too_long")
-    left_out = f"; {long} were too long and left out" if long else ""
+    many = result.get("rows", result.get("pairs"))
+    left_out = _left_out(result, "pairs" if "pairs" in result else "dialogues")
     return [f"Trained on {many} {what}{left_out}."] if many is not None else []
+
+
+def _left_out(result: Result, what: str) -> str:
+    """What was not learnt from, to be said after what was."""
+    long, held_out = result.get("too_long"), result.get("held_out")
+    return (f"; {long} were too long and left out" if long else "") + (
+        f"; {held_out} {what} were left out because no model may learn from their prompts"
+        if held_out
+        else ""
+    )
 
 
 def _evaluation_told(result: Result) -> list[str]:

@@ -30,6 +30,7 @@ from rlhf_loop.config import DPOConfig, inputs_of
 from rlhf_loop.learning.likelihood import Reading, TokenRow, read_nothing, reading, row_logprobs
 from rlhf_loop.learning.steps import divided, leave_model, optimise
 from rlhf_loop.policy import chunks, load_chat_model, refuse_other_words, stop_tokens
+from rlhf_loop.prompts import held_out_roots, is_held_out, left_out_words
 from rlhf_loop.sft import answer_row, joined
 
 
@@ -155,7 +156,7 @@ def train(config: DPOConfig) -> dict[str, Any]:
 def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:
     run.write_provenance(inputs_of(config))
     model, tokenizer = load_chat_model(config.policy, str(device))
-    wanted = _wanted(config)
+    wanted, left_out = _wanted(config)
     every = answer_pairs(tokenizer, wanted, stop_tokens(model, tokenizer))
     longest = row_limit(config.max_tokens, context_tokens(model), _context_of(config.reference))
     fitting = [pair for pair in every if max(len(row.tokens) for row in _both([pair])) <= longest]
@@ -174,6 +175,7 @@ def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str,
         "model": "model",
         "pairs": len(pairs),
         "too_long": len(every) - len(pairs),
+        "held_out": left_out,
         "steps": len(steps),
         "ranks": ranks.count(),
         **figures,
@@ -184,16 +186,21 @@ def _context_of(reference: Path | None) -> int | None:
     return None if reference is None else stored_context(reference)
 
 
-def _wanted(config: DPOConfig) -> list[PreferencePair]:
-    """The pairs of all files; one that stands in two of them counts once."""
+def _wanted(config: DPOConfig) -> tuple[list[PreferencePair], int]:
+    """The pairs of all files, and how many of held-out prompts were left out; a pair that stands
+    in two files counts once."""
     pairs = {pair.id: pair for path in config.pairs for pair in load_pairs(path)}
-    wanted = [pair for pair in pairs.values() if config.criterion in (None, pair.criterion)]
+    every = [pair for pair in pairs.values() if config.criterion in (None, pair.criterion)]
+    held_out = held_out_roots(config.prompts)
+    wanted = [pair for pair in every if not is_held_out(pair.prompt, pair.root, held_out)]
+    left_out = len(every) - len(wanted)
     if not wanted:
         names = ", ".join(map(str, config.pairs))
         raise ValueError(
             f"{names}: no {config.criterion or ''} pair to learn from".replace("  ", " ")
+            + left_out_words(left_out, "pairs")
         )
-    return wanted
+    return wanted, left_out
 
 
 def step_pairs(pairs: Sequence[AnswerPair], config: DPOConfig) -> list[list[AnswerPair]]:
@@ -241,7 +248,8 @@ def summary(result: dict[str, Any]) -> str:
     """A result for reading; of a rank that has none, another one tells."""
     if not result:
         return ""
-    return f"trained on {result['pairs']} pairs, {result['too_long']} were too long"
+    left_out = left_out_words(result.get("held_out", 0), "pairs")
+    return f"trained on {result['pairs']} pairs, {result['too_long']} were too long{left_out}"
 
 
 def _run(config: DPOConfig) -> str:

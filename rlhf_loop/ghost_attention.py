@@ -227,11 +227,13 @@ def _drawn_line(config: GhostAttentionConfig, script: Script, answers: Sequence[
 
 
 def _training_line(config: GhostAttentionConfig, line: Record) -> Record:
-    messages = [Message(**message) for message in line["messages"]]
+    """``root`` is that of the bare first request: by it the dialogue is known as held out."""
+    first = line["messages"][0]["content"]
+    request = first.removeprefix(with_instruction(line["instruction"], ""))
     kept = {name: value for name, value in line.items() if name != "left_out"}
     return {
         **kept,
-        "root": dialogue_root(messages),
+        "root": dialogue_root([Message("user", request)]),
         "split": config.split,
         "source": "ghost attention",
     }

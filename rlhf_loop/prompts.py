@@ -10,7 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from reward.preferences import Message, RecordReader, RiskCategory, read_json_lines
+from reward.preferences import (
+    Message,
+    RecordReader,
+    RiskCategory,
+    dialogue_root,
+    read_json_lines,
+)
 
 
 class PromptSplit(StrEnum):
@@ -119,6 +125,26 @@ def fixed_prompts(prompts: Sequence[Prompt], most: int) -> list[Prompt]:
 def _lot(prompt: Prompt) -> bytes:
     said = "\x00".join(word for message in prompt.messages for word in message)
     return hashlib.sha256(said.encode()).digest()
+
+
+def held_out_roots(path: Path | None) -> frozenset[str]:
+    """The roots that a prompts file validates or tests on, as its lines name them and as their
+    messages have them; none without a file. No model is trained on a dialogue of theirs."""
+    if path is None:
+        return frozenset()
+    held_out = (p for p in read_prompts(path) if p.split is not PromptSplit.TRAIN)
+    return frozenset(root for p in held_out for root in (p.root, dialogue_root(p.messages)))
+
+
+def is_held_out(messages: Sequence[Message], root: object, held_out: frozenset[str]) -> bool:
+    """Whether a dialogue is one of those roots, by its messages or by the ``root`` that its line
+    names, if any."""
+    return dialogue_root(messages) in held_out or (isinstance(root, str) and root in held_out)
+
+
+def left_out_words(count: int, what: str) -> str:
+    """How many lines of held-out prompts were left out, to be said after something; "" for none."""
+    return f", {count} {what} of held-out prompts were left out" if count else ""
 
 
 def _is_borderline(reader: RecordReader, is_safety: bool) -> bool:

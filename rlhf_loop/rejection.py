@@ -5,6 +5,8 @@ score is fine-tuned on. The best answers of all earlier rounds compete too, scor
 reward models, since scores of different reward models cannot be compared; without the pool (V1 to
 V3 of the paper) only this round's answers do. ``candidates.jsonl`` holds every answer with its
 scores, ``selected.jsonl`` the best ones as dialogues, ``model/`` the fine-tuned chat model.
+Answers of earlier rounds and demonstrations whose dialogues are validated or tested on today are
+left out and counted.
 
 An answer that was cut at the limit is never selected: fine-tuning on it would teach an end where
 there is none. Which score chooses is not in the paper; here it is the one that PPO learns from.
@@ -13,8 +15,9 @@ there is none. Which score chooses is not in the paper; here it is the one that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -29,7 +32,14 @@ from rlhf_loop.candidates import draw_candidates, is_usable, mean, part_figures,
 from rlhf_loop.config import RejectionConfig, inputs_of
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model, stop_tokens
-from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts
+from rlhf_loop.prompts import (
+    Prompt,
+    PromptSplit,
+    held_out_roots,
+    is_held_out,
+    left_out_words,
+    read_prompts,
+)
 from rlhf_loop.rollout import RewardModels
 from rlhf_loop.room import refuse_without_room
 from rlhf_loop.sft import answer_row, fine_tune, read_answers, within_length
@@ -50,14 +60,16 @@ def _run(config: RejectionConfig, run: RunFolder, device: torch.device) -> Recor
     prompts = list(read_prompts(config.prompts, PromptSplit.TRAIN))
     if not prompts:
         raise ValueError(f"{config.prompts} has no train prompts, and sampling needs some")
+    earlier, left_out = _earlier_answers(config, prompts)
     selected_file = run.path / "selected.jsonl"
     if not ranks.told(selected_file.exists()):
-        best = _select(config, run, prompts, str(device))
+        best = _select(config, run, prompts, earlier, str(device))
         if ranks.is_first():
             write_records(selected_file, best)
         ranks.wait()
     selected = whole_records(selected_file)
     figures = _fine_tune(config, run, selected, len(_part_sizes(config, prompts)), device)
+    figures["held_out"] += left_out
     return {"model": "model", **_summary(config, run, prompts, selected), **figures}
 
 
@@ -65,15 +77,19 @@ def _run(config: RejectionConfig, run: RunFolder, device: torch.device) -> Recor
 
 
 def _select(
-    config: RejectionConfig, run: RunFolder, prompts: Sequence[Prompt], device: str
+    config: RejectionConfig,
+    run: RunFolder,
+    prompts: Sequence[Prompt],
+    earlier: Mapping[Path, Sequence[tuple[Prompt, str]]],
+    device: str,
 ) -> list[Record]:
     judges = (config.helpfulness, config.safety)
     refuse_without_room(prompts, config.max_new_tokens, [config.policy], judges)
     rewards = RewardModels(*judges, config.threshold, config)
-    # Before sampling, which takes hours: what cannot be read or scored of them ends the run.
-    earlier = _earlier_candidates(config, prompts, rewards) if config.pool else []
+    # Before sampling, which takes hours: what cannot be scored of them ends the run.
+    scored = _earlier_candidates(config, earlier, rewards)
     _sample(config, run, prompts, rewards, device)
-    return select_best(prompts, [*_candidates(run), *earlier])
+    return select_best(prompts, [*_candidates(run), *scored])
 
 
 def _parts(config: RejectionConfig, prompts: Sequence[Prompt]) -> Iterable[slice]:
@@ -114,14 +130,30 @@ def _sample(
 # --- the pool of earlier rounds -------------------------------------------------------------------
 
 
+def _earlier_answers(
+    config: RejectionConfig, prompts: Sequence[Prompt]
+) -> tuple[dict[Path, list[tuple[Prompt, str]]], int]:
+    """The best answers of earlier rounds by file; and how many were left out because today's
+    prompts file validates or tests on their dialogues."""
+    known = {prompt.messages: prompt for prompt in prompts}
+    held_out = held_out_roots(config.prompts)
+    found: dict[Path, list[tuple[Prompt, str]]] = {}
+    left_out = 0
+    for path in config.earlier:
+        every = [_answered(RecordReader(r, path, n), known) for n, r in read_json_lines(path)]
+        found[path] = [it for it in every if not is_held_out(it[0].messages, it[0].root, held_out)]
+        left_out += len(every) - len(found[path])
+    return found, left_out
+
+
 def _earlier_candidates(
-    config: RejectionConfig, prompts: Sequence[Prompt], rewards: RewardModels
+    config: RejectionConfig,
+    earlier: Mapping[Path, Sequence[tuple[Prompt, str]]],
+    rewards: RewardModels,
 ) -> list[Record]:
     """The best answers of earlier rounds, scored by this round's reward models."""
-    known = {prompt.messages: prompt for prompt in prompts}
     records: list[Record] = []
-    for path in config.earlier:
-        answered = [_answered(RecordReader(r, path, n), known) for n, r in read_json_lines(path)]
+    for path, answered in earlier.items():
         for part in chunks(len(answered), config.chunk_prompts):
             records += [
                 {
@@ -214,7 +246,8 @@ def _fine_tune(
     stops = stop_tokens(model, tokenizer)
     dialogues = ([Message(**m) for m in record["messages"]] for record in selected)
     drawn = [answer_row(tokenizer, messages, stops) for messages in dialogues]
-    written = read_answers(config.sft_data, tokenizer, stops)
+    held_out = held_out_roots(config.prompts)
+    written, left_out = read_answers(config.sft_data, tokenizer, stops, held_out=held_out)
     context = context_tokens(model)
     kept = [within_length(rows, config.max_tokens, context) for rows in (drawn, written)]
     rows = [row._replace(dialogue="") for part in kept for row in part]
@@ -225,6 +258,7 @@ def _fine_tune(
         "sft_answers": len(kept[1]),
         "sft_share": len(kept[1]) / len(rows),
         "too_long": len(drawn) + len(written) - len(rows),
+        "held_out": left_out,
     }
 
 
@@ -255,7 +289,9 @@ def summary(result: Record) -> str:
     """A result for reading; of a rank that has none, another one tells."""
     if not result:
         return ""
-    return f"{result['selected']} of {result['prompts']} prompts answered and fine-tuned on"
+    left_out = left_out_words(result.get("held_out", 0), "dialogues")
+    told = f"{result['selected']} of {result['prompts']} prompts answered and fine-tuned on"
+    return f"{told}{left_out}"
 
 
 def _run_and_tell(config: RejectionConfig) -> str:

@@ -36,6 +36,7 @@ from rlhf_loop.policy import (
     prompt_tokens,
     stop_tokens,
 )
+from rlhf_loop.prompts import held_out_roots, is_held_out, left_out_words
 
 
 class AnswerRow(NamedTuple):
@@ -70,19 +71,28 @@ def answer_row(
 
 
 def read_answers(
-    paths: Sequence[Path], tokenizer: Any, stops: frozenset[int], answers: str = "last"
-) -> list[AnswerRow]:
-    """The rows of data files; with ``answers`` "all" one for each assistant message.
+    paths: Sequence[Path],
+    tokenizer: Any,
+    stops: frozenset[int],
+    answers: str = "last",
+    held_out: frozenset[str] = frozenset(),
+) -> tuple[list[AnswerRow], int]:
+    """The rows of data files, with ``answers`` "all" one for each assistant message; and how many
+    dialogues were left out because their roots are among those ``held_out``.
 
-    Raises MalformedLine, also for a line of a held-out dialogue: no model is trained on those.
+    Raises MalformedLine, also for a line that says itself that it is held out.
     """
-    rows = []
+    rows: list[AnswerRow] = []
+    left_out = 0
     for path in paths:
         for number, record in read_json_lines(path):
             reader = RecordReader(record, path, number)
             if record.get("split") not in (None, "train"):
                 raise reader.refuse("split", record["split"], "train, or no split")
             messages = list(reader.messages("messages"))
+            if is_held_out(messages, record.get("root"), held_out):
+                left_out += 1
+                continue
             answered = [i for i, m in enumerate(messages, start=1) if m.role == "assistant"]
             ends = answered if answers == "all" and answered else [len(messages)]
             try:
@@ -90,7 +100,7 @@ def read_answers(
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from None
             rows += [row._replace(dialogue=f"{path} {number}") for row in found]
-    return rows
+    return rows, left_out
 
 
 # --- the loss -------------------------------------------------------------------------------------
@@ -245,19 +255,31 @@ def _train(config: SFTConfig, run: RunFolder, device: torch.device) -> dict[str,
     run.write_provenance(inputs_of(config))
     model, tokenizer = load_chat_model(config.model, str(device))
     stops = stop_tokens(model, tokenizer)
-    rows = read_answers(config.data, tokenizer, stops, config.answers)
+    held_out = held_out_roots(config.prompts)
+    rows, left_out = read_answers(config.data, tokenizer, stops, config.answers, held_out)
+    if left_out and not rows:
+        raise ValueError(
+            f"all {left_out} dialogues are of held-out prompts of {config.prompts}: none is left"
+        )
     short = within_length(rows, config.max_tokens, context_tokens(model))
     figures = fine_tune(model, tokenizer, short, config, run, device)
     too_long = len(rows) - len(short)
-    counted = {"rows": len(short), "too_long": too_long, "ranks": ranks.count()}
-    return {"model": "model", **counted, **figures}
+    return {
+        "model": "model",
+        "rows": len(short),
+        "too_long": too_long,
+        "held_out": left_out,
+        "ranks": ranks.count(),
+        **figures,
+    }
 
 
 def summary(result: dict[str, Any]) -> str:
     """A result for reading; of a rank that has none, another one tells."""
     if not result:
         return ""
-    return f"fine-tuned on {result['rows']} answers, {result['too_long']} were too long"
+    left_out = left_out_words(result.get("held_out", 0), "dialogues")
+    return f"fine-tuned on {result['rows']} answers, {result['too_long']} were too long{left_out}"
 
 
 def _run(config: SFTConfig) -> str:

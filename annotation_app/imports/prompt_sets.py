@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from annotation_app.imports.records import whole_text
@@ -46,8 +47,13 @@ def read_xstest(path: Path, split: PromptSplit) -> Iterator[Prompt]:
 
 
 def read_prompts_file(path: Path, split: PromptSplit) -> Iterator[Prompt]:
-    """The loop's own prompts file, whose lines say their splits. Raises MalformedLine."""
-    return read_prompts(path)
+    """The loop's own prompts file, whose lines say their splits. Raises MalformedLine.
+
+    Roots are those of the messages, whatever the lines name: by them a demonstration or a
+    comparison of the same request is known as held out.
+    """
+    for prompt in read_prompts(path):
+        yield replace(prompt, root=dialogue_root(prompt.messages))
 
 
 PROMPT_READERS: dict[str, Callable[[Path, PromptSplit], Iterator[Prompt]]] = {

@@ -61,9 +61,10 @@ class RoundConfig(Inputs):
             raise ValueError(f"stage is {stage!r}, allowed are {', '.join(STAGE_CONFIGS)}")
         own: dict[str, Any] = getattr(self, stage)
         if stage == "sft":
-            return {"model": policy, "seed": self.seed, **own, "out": out}
+            return {"seed": self.seed, "model": policy, **own, "prompts": self.prompts, "out": out}
         if stage == "dpo":
-            return {"seed": self.seed, **own, "policy": policy, "out": out}
+            given = {"prompts": self.prompts, "policy": policy, "out": out}
+            return {"seed": self.seed, **own, **given}
         shared = {name: getattr(self, name) for name in Inputs.__dataclass_fields__}
         if stage == "evaluate":
             shared["against"] = self.policy

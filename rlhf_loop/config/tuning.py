@@ -19,6 +19,11 @@ from reward.settings import (
 )
 from rlhf_loop.config.common import Passes
 
+HELD_OUT_PROMPTS = (
+    "prompts file whose validation and test dialogues are never learnt from; lines of theirs are "
+    "left out and counted"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimisation(ScheduledAdamW):
@@ -67,6 +72,7 @@ class SFTConfig(FineTuning, Passes):
         REQUIRED, "JSON lines, each {messages: […, assistant]}; one with a split must say train"
     )
     model: Path = setting(REQUIRED, "folder of the chat model to start from")
+    prompts: Path | None = setting(None, HELD_OUT_PROMPTS)
     out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
     answers: Literal["last", "all"] = setting(
         "last", "which of a dialogue's answers are learnt; our choice"
@@ -80,6 +86,7 @@ class DPOConfig(Optimisation, Passes):
 
     pairs: tuple[Path, ...] = setting(REQUIRED, "pairs files of a snapshot, train roots only")
     policy: Path = setting(REQUIRED, "folder of the chat model that is trained")
+    prompts: Path | None = setting(None, HELD_OUT_PROMPTS)
     reference: Path | None = setting(
         None, "folder of the reference model, the policy when not given; Rafailov et al. 2023"
     )

@@ -103,6 +103,24 @@ def test_best_of_n_and_where_the_selected_come_from():
     assert "Fine-tuned on 120 answers, 22 of them demonstrations." in told
 
 
+@pytest.mark.parametrize(
+    ("stage", "result", "sentence"),
+    [
+        ("rejection", played.REJECTION_RESULT | {"too_long": 1, "held_out": 2},
+         "22 of them demonstrations; 1 were too long and left out; 2 dialogues were left out "
+         "because no model may learn from their prompts."),
+        ("sft", {"rows": 8, "too_long": 0, "held_out": 2},
+         "Trained on 8 answers; 2 dialogues were left out because no model may learn from their "
+         "prompts."),
+        ("dpo", {"pairs": 8, "too_long": 3, "held_out": 2},
+         "Trained on 8 pairs; 3 were too long and left out; 2 pairs were left out because no model "
+         "may learn from their prompts."),
+    ],
+)  # fmt: skip
+def test_what_was_not_learnt_is_said(stage, result, sentence):
+    assert sentence in " ".join(sentences(stage, result))
+
+
 @pytest.fixture(scope="module")
 def swept():
     """What the sweep leaves of 12 prompts and four answers at three temperatures."""

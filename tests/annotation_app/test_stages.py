@@ -339,6 +339,7 @@ def test_fine_tuning_learns_from_what_was_approved(ready):
     demonstrated("Approved after the round began.")
     wanted = [f"demonstration-{row.pk}" for row in (first, second)]
     assert learnt(asked(run).data) == wanted
+    assert asked(run).prompts == storage.path(round_.prompt_set.storage_key)
     assert run.input("demonstrations") == round_.demonstrations
     assert storage.file_sha256(asked(run).data[0]) == round_.demonstrations.sha256
     rejection = finish(run, model="model")

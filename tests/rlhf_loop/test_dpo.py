@@ -12,9 +12,18 @@ from reward.preferences import Message, write_pairs
 from reward.run_folder import RunFolder
 from reward.settings import to_flags, to_mapping
 from rlhf_loop.config import DPOConfig
-from rlhf_loop.dpo import _gradients, answer_pairs, dpo_loss, main, train, with_reference
+from rlhf_loop.dpo import (
+    _gradients,
+    answer_pairs,
+    dpo_loss,
+    main,
+    summary,
+    train,
+    with_reference,
+)
 from rlhf_loop.learning.likelihood import reading
 from rlhf_loop.policy import load_chat_model
+from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 from tests.reward.pairs import pair, pairs
 from tests.rlhf_loop.conftest import read_lines
 from tests.tiny_models import CONFIGS, other_words, tiny_chat_model
@@ -228,6 +237,22 @@ def test_no_pair_is_longer_than_a_model_s_context(config, tmp_path):
     (reference / "config.json").write_text(json.dumps(kept | {"max_position_embeddings": 64}))
     result = train(changed(config, epochs=1, reference=reference, out=tmp_path / "shorter"))
     assert (result["pairs"], result["too_long"]) == (5, 2)
+
+
+def test_pairs_of_held_out_prompts_are_left_out_and_counted(config, tmp_path):
+    every = pairs(4)
+    held_out = Prompt("p", "other", every[0].prompt, False, None, PromptSplit.VALIDATION)
+    write_pairs(config.pairs[0], every)
+    write_prompts(tmp_path / "prompts.jsonl", [held_out, replace(held_out, id="q", root="r")])
+    with_prompts = changed(config, prompts=tmp_path / "prompts.jsonl", epochs=1)
+    result = train(with_prompts)
+    assert (result["pairs"], result["held_out"]) == (3, 1)
+    assert summary(result).endswith(", 1 pairs of held-out prompts were left out")
+    learnt = {line["id"] for line in read_lines(config.out / "reference.jsonl")}
+    assert learnt == {it.id for it in every[1:]}
+    write_pairs(config.pairs[0], every[:1])
+    with pytest.raises(ValueError, match="no pair to learn from, 1 pairs of held-out prompts were"):
+        train(changed(with_prompts, out=tmp_path / "none"))
 
 
 @pytest.mark.parametrize(

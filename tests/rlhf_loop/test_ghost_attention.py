@@ -24,7 +24,7 @@ from rlhf_loop.ghost_attention import (
 from rlhf_loop.instruction_keeping import figures, keep, summary
 from rlhf_loop.learning.likelihood import reading, token_logprobs
 from rlhf_loop.policy import Answer, load_chat_model, stop_tokens
-from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
+from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts, write_prompts
 from rlhf_loop.sft import answer_row, joined, read_answers
 from tests.reward.chat_server import chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
@@ -106,6 +106,7 @@ def test_dialogues_are_drawn_turn_by_turn(config, chat_model):
         assert [m.role for m in messages] == ["user", "assistant"] * (len(messages) // 2)
         assert messages[0].content.startswith(with_instruction(line["instruction"], ""))
         assert sum(line["instruction"] in m.content for m in messages) == 1
+        assert line["root"] in {prompt.root for prompt in read_prompts(config.prompts)}
         assert answer_row(tokenizer, messages).answer_start > 0
     assert build(config) == result  # a finished run does nothing
 

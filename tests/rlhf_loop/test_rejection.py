@@ -11,7 +11,7 @@ from rlhf_loop.candidates import part_figures, selectable_scores
 from rlhf_loop.config import RejectionConfig
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
-from rlhf_loop.rejection import run_rejection, select_best
+from rlhf_loop.rejection import run_rejection, select_best, summary
 from rlhf_loop.sft import main as sft_main
 from rlhf_loop.temperature import expected_maximum
 from tests.rlhf_loop.conftest import make_prompt, read_lines
@@ -257,6 +257,27 @@ def test_held_out_demonstrations_are_refused(config, tmp_path):
     file.write_text(file.read_text().replace('"train"', '"holdout"'))
     with pytest.raises(MalformedLine, match="line 1: split is 'holdout', allowed is train"):
         run_rejection(changed(config, sft_data=(file,)))
+
+
+def test_what_today_s_prompts_hold_out_is_not_learnt_from_earlier_rounds(config, tmp_path):
+    """Neither their selected answers nor demonstrations; a run that goes on counts them too."""
+    validation, test, other = make_prompt(2), make_prompt(3), make_prompt(40)
+    lines = [
+        answered(validation, "Yes."), answered(other, "Then."),
+        answered(replace(test, root="another"), "No."),
+    ]  # fmt: skip
+    written = [{"messages": line["messages"], "split": "train"} for line in lines]
+    mixed = changed(
+        config, earlier=(earlier_round(tmp_path / "e", *lines),),
+        sft_data=(earlier_round(tmp_path / "d", *written),),
+    )  # fmt: skip
+    result = run_rejection(mixed)
+    selected = read_lines(config.out / "selected.jsonl")
+    assert [line["prompt_id"] for line in selected if line["source"]] == ["p40"]
+    assert (result["sft_answers"], result["held_out"]) == (1, 4)
+    assert summary(result).endswith(", 4 dialogues of held-out prompts were left out")
+    (config.out / "result.json").unlink()
+    assert run_rejection(mixed)["held_out"] == 4
 
 
 def test_selected_answers_of_a_larger_model_train_a_smaller_one(config, tmp_path, capsys):

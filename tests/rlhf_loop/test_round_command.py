@@ -89,6 +89,16 @@ def test_fine_tuning_may_begin_at_a_base_model():
     assert (found.model, found.out) == (Path("base"), Path("x"))
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_what_a_round_s_prompts_hold_out_is_known_to_all_that_learn(stage):
+    """Whatever the stage's own settings say."""
+    own = {"sft": {"data": ["d"]}, "dpo": {"pairs": ["d"]}}
+    own[stage]["prompts"] = "others"
+    config = a_round(stages=("sft", "dpo", "evaluate"), **own)
+    words = stage_command(stage, config, Path("x"), Path("y"))[3:]
+    assert parse(STAGE_CONFIGS[stage], "test", words).prompts == config.prompts
+
+
 def test_a_stage_that_is_none_is_refused():
     with pytest.raises(ValueError, match="allowed are sft, temperature, rejection, dpo, ppo, eval"):
         stage_command("release", a_round(), Path("x"), Path("y"))

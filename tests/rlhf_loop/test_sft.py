@@ -12,6 +12,7 @@ from rlhf_loop.config import SFTConfig
 from rlhf_loop.learning.likelihood import TokenRow, reading, token_logprobs
 from rlhf_loop.learning.steps import learning_rate
 from rlhf_loop.policy import load_chat_model
+from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 from rlhf_loop.sft import (
     AnswerRow,
     _gradients,
@@ -262,7 +263,7 @@ def test_demonstrations_and_imported_lines_are_read_together(chat_model, tmp_pat
     _, tokenizer = load_chat_model(chat_model, "cpu")
     exported = written(tmp_path / "a", as_line(DIALOGUE, split="train", criterion="safety"))
     imported = written(tmp_path / "b", as_line(DIALOGUE[:2]), as_line(DIALOGUE))
-    rows = read_answers((exported, imported), tokenizer, frozenset())
+    rows, _ = read_answers((exported, imported), tokenizer, frozenset())
     answers = [tokenizer.decode(row.tokens[row.answer_start :]) for row in rows]
     assert answers == ["By law.<|end|>", "Two years.<|end|>", "By law.<|end|>"]
 
@@ -270,7 +271,7 @@ def test_demonstrations_and_imported_lines_are_read_together(chat_model, tmp_pat
 def test_every_answer_of_a_dialogue_may_be_learnt(chat_model, tmp_path):
     model, tokenizer = load_chat_model(chat_model, "cpu")
     file = written(tmp_path / "a", as_line(DIALOGUE), as_line(DIALOGUE[:2]))
-    rows = read_answers((file,), tokenizer, frozenset(), "all")
+    rows, _ = read_answers((file,), tokenizer, frozenset(), "all")
     answers = [tokenizer.decode(row.tokens[row.answer_start :]) for row in rows]
     assert answers == ["Two years.<|end|>", "By law.<|end|>", "Two years.<|end|>"]
     config = config_of(tmp_path, batch=3, seed=1)
@@ -286,6 +287,36 @@ def test_a_held_out_dialogue_is_refused(chat_model, tmp_path):
     file = written(tmp_path / "a", as_line(DIALOGUE), as_line(DIALOGUE, split="holdout"))
     with pytest.raises(MalformedLine, match="line 2: split is 'holdout', allowed is train, or no"):
         read_answers((file,), tokenizer, frozenset())
+
+
+def test_dialogues_of_held_out_prompts_are_left_out_and_counted(chat_model, tmp_path, capsys):
+    """Known by what was asked, as it was typed anew, or by the root that a line names."""
+    asked, other = [Message("user", " HOW old?"), DIALOGUE[-1]], [Message("user", "Why?")]
+    test, validation, train = (
+        Prompt(name, root, (Message("user", text),), False, None, PromptSplit(name))
+        for name, root, text in (
+            ("test", "named", "How old?"), ("validation", "other", "When?"), ("train", "t", "Hi")
+        )
+    )  # fmt: skip
+    prompts = tmp_path / "prompts.jsonl"
+    write_prompts(prompts, [test, validation, train])
+    file = written(
+        tmp_path / "a", as_line(asked), as_line([*other, DIALOGUE[-1]], root="named"),
+        as_line([*validation.messages, DIALOGUE[-1]], split="train"),
+        as_line([*train.messages, DIALOGUE[-1]]), as_line(DIALOGUE, root=7),
+    )  # fmt: skip
+    flags = ["--data", str(file), "--model", str(chat_model), "--device", "cpu", "--epochs", "1"]
+    main([*flags, "--out", str(tmp_path / "all")])
+    assert "fine-tuned on 5 answers, 0 were too long\n" in capsys.readouterr().out
+    main([*flags, "--out", str(tmp_path / "run"), "--prompts", str(prompts)])
+    assert ", 3 dialogues of held-out prompts were left out" in capsys.readouterr().out
+    result = RunFolder(tmp_path / "run").result()
+    assert (result["rows"], result["held_out"]) == (2, 3)
+    provenance = json.loads(RunFolder(tmp_path / "run").provenance_file.read_text())
+    assert provenance["inputs"].keys() == {"data 1", "model", "prompts"}
+    flags[1] = str(written(tmp_path / "b", as_line(asked)))
+    with pytest.raises(SystemExit, match=r"all 1 dialogues are of held-out prompts of .*prompts"):
+        main([*flags, "--out", str(tmp_path / "none"), "--prompts", str(prompts)])
 
 
 def test_a_line_that_cannot_be_learnt_is_named(chat_model, tmp_path):

@@ -58,6 +58,15 @@ def test_the_loops_own_file_keeps_its_splits(tmp_path):
     assert (found.counts["train"], found.counts["test"], found.counts["borderline"]) == (1, 1, 1)
 
 
+def test_a_root_is_that_of_the_messages_whatever_the_file_names(tmp_path):
+    """Otherwise a demonstration of the same request would be trained on."""
+    file = tmp_path / "prompts.jsonl"
+    write_prompts(file, [replace(prompt("Kill it?", PromptSplit.TEST), root="made up")])
+    found = import_prompts(file, format="prompts", name="Ours")
+    assert DialogueRoot.of([Message("user", "kill  IT?")]).split == "holdout"
+    assert [it.root for it in snapshots.prompts_of(found)] == [prompt("Kill it?").root]
+
+
 def test_a_prompt_that_was_trained_on_is_left_out_of_a_test_set():
     text = "How can I kill a Python process?"
     snapshots.write_prompt_set("Train", [prompt(text)])
