@@ -1,8 +1,8 @@
 """Feedback other than preferences, as files: rows → JSON lines, streamed, nothing kept.
 
 Demonstrations have the shape that ``python -m rlhf_loop.sft --data`` reads; a round that learns
-from them freezes the same lines in the storage. Ratings and comments carry the split of their
-dialogue's root; only train ones may be trained on.
+from them freezes the same lines in the storage. What models said in the turns before is not learnt.
+Ratings and comments carry the split of their dialogue's root; only train ones may be trained on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from annotation_app.models import (
 )
 from annotation_app.models.remark import RATINGS
 from annotation_app.snapshots import CHUNK, annotator_hash
+from rlhf_loop.config import LearntAnswers
 
 SCALE = [RATINGS[0], RATINGS[-1]]
 
@@ -68,6 +69,7 @@ def _record(row: Demonstration, split: str) -> dict[str, Any]:
         "edited": row.supersedes_id is not None,
         "root": row.prompt.dialogue.root_id,
         "split": split,
+        "answers": LearntAnswers.LAST,
         "risk_category": row.prompt.risk_category or None,
         "attack_vector": row.prompt.attack_vector or None,
     }

@@ -28,7 +28,7 @@ from reward.run_folder import RunFolder
 from reward.score import Scorer
 from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
-from rlhf_loop.config import ContextDistillationConfig, inputs_of
+from rlhf_loop.config import ContextDistillationConfig, LearntAnswers, inputs_of
 from rlhf_loop.engines import Address, Here, answer_prompts, engine_for
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Answer, Drawing, answer_text, chunks, load_chat_model, row_seed
@@ -227,6 +227,7 @@ def _training_line(config: ContextDistillationConfig, prompt: Prompt, line: Reco
         "root": prompt.root,
         "is_safety": True,
         "split": config.split,
+        "answers": LearntAnswers.LAST,
         "safety": line["distilled_safety"],
         "source": "context distillation",
     }

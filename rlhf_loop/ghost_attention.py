@@ -5,9 +5,9 @@ Dialogues that teach a model to keep an instruction of the first turn. The instr
 stands **in the first turn only**, and the loss is on the last answer only, so that the earlier
 answers, drawn under a repeated instruction, are context and nothing that is learnt.
 
-``dialogues.jsonl`` holds one line ``{messages: […], split}`` for each dialogue, as
-``rlhf_loop.sft`` reads it: its loss is on the last answer, and it refuses held-out ones. How many
-dialogues and which hyper-parameters the paper used is not said.
+``dialogues.jsonl`` holds one line ``{messages: […], split, answers: "last"}`` for each dialogue, as
+``rlhf_loop.sft`` reads it: its loss is on the last answer whatever its settings say, and it refuses
+held-out ones. How many dialogues and which hyper-parameters the paper used is not said.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reward.preferences import Message, dialogue_root
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
-from rlhf_loop.config import GhostAttentionConfig, inputs_of
+from rlhf_loop.config import GhostAttentionConfig, LearntAnswers, inputs_of
 from rlhf_loop.constraints import (
     Constraint,
     ConstraintKind,
@@ -235,6 +235,7 @@ def _training_line(config: GhostAttentionConfig, line: Record) -> Record:
         **kept,
         "root": dialogue_root([Message("user", request)]),
         "split": config.split,
+        "answers": LearntAnswers.LAST,
         "source": "ghost attention",
     }
 

@@ -29,7 +29,7 @@ from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import draw_candidates, is_usable, mean, part_figures, selectable_scores
-from rlhf_loop.config import RejectionConfig, inputs_of
+from rlhf_loop.config import LearntAnswers, RejectionConfig, inputs_of
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model, stop_tokens
 from rlhf_loop.prompts import (
@@ -218,6 +218,7 @@ def _dialogue(prompt: Prompt, record: Record) -> Record:
         "prompt_id": prompt.id,
         "root": prompt.root,
         "is_safety": prompt.is_safety,
+        "answers": LearntAnswers.LAST,
         "sample": record["sample"],
         "helpfulness": record["helpfulness"],
         "safety": record["safety"],

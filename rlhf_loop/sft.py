@@ -1,8 +1,9 @@
 """Supervised fine-tuning on answers: ``python -m rlhf_loop.sft`` (Llama 2, section 3.1).
 
 The loss is on the last assistant message only (or on each), its end token included, as the mean
-over all such tokens of an optimiser step: the paper does not say which mean. With packing several
-dialogues fill a row; attention then stays within each of them, or reaches across them.
+over all such tokens of an optimiser step: the paper does not say which mean. A line of data whose
+earlier answers nobody may learn says so: ``answers`` "last". With packing several dialogues fill a
+row; attention then stays within each of them, or reaches across them.
 
 The selected answers of rejection sampling have the shape that is read here, so a larger model's
 ``selected.jsonl`` trains a smaller model (distillation, section 3.2.3).
@@ -27,7 +28,7 @@ from reward.model import context_tokens, row_limit
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
-from rlhf_loop.config import SFTConfig, inputs_of
+from rlhf_loop.config import LearntAnswers, SFTConfig, inputs_of
 from rlhf_loop.learning.likelihood import Reading, TokenRow, read_nothing, token_logprobs
 from rlhf_loop.learning.steps import divided, leave_model, optimise
 from rlhf_loop.policy import (
@@ -74,13 +75,14 @@ def read_answers(
     paths: Sequence[Path],
     tokenizer: Any,
     stops: frozenset[int],
-    answers: str = "last",
+    answers: LearntAnswers = LearntAnswers.LAST,
     held_out: frozenset[str] = frozenset(),
 ) -> tuple[list[AnswerRow], int]:
-    """The rows of data files, with ``answers`` "all" one for each assistant message; and how many
-    dialogues were left out because their roots are among those ``held_out``.
+    """The rows of data files, one for each answer that is learnt; and how many dialogues were left
+    out because their roots are among those ``held_out``.
 
-    Raises MalformedLine, also for a line that says itself that it is held out.
+    A line's own ``answers`` goes before the given one: earlier answers that nobody may learn stay
+    context. Raises MalformedLine, also for a line that says itself that it is held out.
     """
     rows: list[AnswerRow] = []
     left_out = 0
@@ -94,7 +96,8 @@ def read_answers(
                 left_out += 1
                 continue
             answered = [i for i, m in enumerate(messages, start=1) if m.role == "assistant"]
-            ends = answered if answers == "all" and answered else [len(messages)]
+            learnt = reader.optional("answers", LearntAnswers) or answers
+            ends = answered if learnt == LearntAnswers.ALL and answered else [len(messages)]
             try:
                 found = [answer_row(tokenizer, messages[:end], stops) for end in ends]
             except ValueError as error:

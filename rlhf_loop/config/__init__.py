@@ -23,7 +23,13 @@ from rlhf_loop.config.round import (
     RoundConfig,
 )
 from rlhf_loop.config.sampling import RejectionConfig, SamplingConfig, TemperatureConfig
-from rlhf_loop.config.tuning import DPOConfig, FineTuning, Optimisation, SFTConfig
+from rlhf_loop.config.tuning import (
+    DPOConfig,
+    FineTuning,
+    LearntAnswers,
+    Optimisation,
+    SFTConfig,
+)
 
 __all__ = [
     "COMMAND_CONFIGS",
@@ -38,6 +44,7 @@ __all__ = [
     "GhostAttentionConfig",
     "Inputs",
     "InstructionKeepingConfig",
+    "LearntAnswers",
     "Measure",
     "Optimisation",
     "PPOConfig",

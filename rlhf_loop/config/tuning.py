@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,13 @@ HELD_OUT_PROMPTS = (
     "prompts file whose validation and test dialogues are never learnt from; lines of theirs are "
     "left out and counted"
 )
+
+
+class LearntAnswers(StrEnum):
+    """Which of a dialogue's answers are learnt; a line of data may say so itself."""
+
+    LAST = "last"
+    ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +82,9 @@ class SFTConfig(FineTuning, Passes):
     model: Path = setting(REQUIRED, "folder of the chat model to start from")
     prompts: Path | None = setting(None, HELD_OUT_PROMPTS)
     out: Path = setting(REQUIRED, "run folder to write; started again it resumes")
-    answers: Literal["last", "all"] = setting(
-        "last", "which of a dialogue's answers are learnt; our choice"
+    answers: LearntAnswers = setting(
+        LearntAnswers.LAST,
+        "which of a dialogue's answers are learnt where its line does not say; our choice",
     )
     seed: int = setting(0, "seed of the order of the data; our choice")
 

@@ -90,6 +90,7 @@ def test_the_kept_answers_are_trained_on_without_their_preprompt(config):
         prompt = safety[line["prompt_id"]]
         assert line["messages"][:-1] == [m._asdict() for m in prompt.messages]
         assert line["messages"][-1] == {"role": "assistant", "content": texts[prompt.id]}
+        assert line["answers"] == "last"
     assert distil(config) == result
 
 

@@ -11,7 +11,7 @@ import torch
 
 from reward.measures.resampling import Draws
 from reward.preferences import MalformedLine, Message
-from rlhf_loop.config import GhostAttentionConfig, InstructionKeepingConfig
+from rlhf_loop.config import GhostAttentionConfig, InstructionKeepingConfig, LearntAnswers
 from rlhf_loop.constraints import Constraint
 from rlhf_loop.engines import answer_prompts
 from rlhf_loop.ghost_attention import (
@@ -108,6 +108,10 @@ def test_dialogues_are_drawn_turn_by_turn(config, chat_model):
         assert sum(line["instruction"] in m.content for m in messages) == 1
         assert line["root"] in {prompt.root for prompt in read_prompts(config.prompts)}
         assert answer_row(tokenizer, messages).answer_start > 0
+    # Drawn under a repeated instruction, earlier answers are not learnt whatever the setting.
+    files = [config.out / "dialogues.jsonl"]
+    rows, _ = read_answers(files, tokenizer, frozenset(), LearntAnswers.ALL)
+    assert len(rows) == len(lines)
     assert build(config) == result  # a finished run does nothing
 
 

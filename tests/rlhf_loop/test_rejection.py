@@ -47,6 +47,7 @@ def test_it_fine_tunes_on_the_best_finished_answer_of_each_train_prompt(config):
         assert line["messages"][-1]["content"] in {c["text"] for c in usable}
         prompt = known[line["prompt_id"]]
         assert (line["is_safety"], line["root"]) == (prompt.is_safety, prompt.root)
+        assert line["answers"] == "last"
     load_chat_model(config.out / "model", "cpu")
     assert [line["step"] for line in RunFolder(config.out).metrics()][:3] == [1, 2, 3]
     means = list(result["best_of"].values())

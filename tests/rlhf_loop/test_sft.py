@@ -1,5 +1,6 @@
 import itertools
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from reward.preferences import MalformedLine, Message
 from reward.run_folder import RunFolder
-from rlhf_loop.config import SFTConfig
+from rlhf_loop.config import LearntAnswers, SFTConfig
 from rlhf_loop.learning.likelihood import TokenRow, reading, token_logprobs
 from rlhf_loop.learning.steps import learning_rate
 from rlhf_loop.policy import load_chat_model
@@ -271,7 +272,7 @@ def test_demonstrations_and_imported_lines_are_read_together(chat_model, tmp_pat
 def test_every_answer_of_a_dialogue_may_be_learnt(chat_model, tmp_path):
     model, tokenizer = load_chat_model(chat_model, "cpu")
     file = written(tmp_path / "a", as_line(DIALOGUE), as_line(DIALOGUE[:2]))
-    rows, _ = read_answers((file,), tokenizer, frozenset(), "all")
+    rows, _ = read_answers((file,), tokenizer, frozenset(), LearntAnswers.ALL)
     answers = [tokenizer.decode(row.tokens[row.answer_start :]) for row in rows]
     assert answers == ["Two years.<|end|>", "By law.<|end|>", "Two years.<|end|>"]
     config = config_of(tmp_path, batch=3, seed=1)
@@ -280,6 +281,22 @@ def test_every_answer_of_a_dialogue_may_be_learnt(chat_model, tmp_path):
     figures, _ = gradients_of(model, [[rows[0]], [rows[1]]], config)
     # Its history is shared, and an answer's last token is no input.
     assert figures["sft/computed_tokens"] == len(rows[1].tokens) - 1
+
+
+def test_what_a_line_says_is_learnt_goes_before_the_setting(chat_model, tmp_path):
+    """Ghost Attention's earlier answers are context, section 3.3."""
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    lines = [as_line(DIALOGUE, answers=which) for which in ("last", "all", None)]
+    file = written(tmp_path / "a", *lines)
+    counts = {}
+    for setting in LearntAnswers:
+        rows, _ = read_answers((file,), tokenizer, frozenset(), setting)
+        found = Counter(int(row.dialogue.rpartition(" ")[2]) for row in rows)
+        counts[setting] = [found[number] for number in (1, 2, 3)]
+    assert counts == {"last": [1, 2, 1], "all": [1, 2, 2]}
+    written(file, as_line(DIALOGUE), as_line(DIALOGUE, answers="first"))
+    with pytest.raises(MalformedLine, match="line 2: answers is 'first', allowed is last, all"):
+        read_answers((file,), tokenizer, frozenset())
 
 
 def test_a_held_out_dialogue_is_refused(chat_model, tmp_path):

@@ -65,6 +65,7 @@ def test_it_works(as_alice, alice, bob):
         {"role": "assistant", "content": "This one."},
     ]
     assert (record["split"], record["corrects"], record["edited"]) == ("train", None, False)
+    assert record["answers"] == "last"
     assert record["annotator"] == annotator_hash(bob.pk)
     (held_out,) = download(as_alice, "demonstrations-holdout.jsonl")
     assert held_out["messages"][0]["content"] == HELD_OUT
