@@ -23,7 +23,7 @@ import torch
 from reward import ranks
 from reward.model import context_tokens
 from reward.preferences import Message
-from rlhf_loop.config import Generation, Served, ServedPolicy
+from rlhf_loop.config import Generation, ServedPolicy
 from rlhf_loop.drawing import generate_answers
 from rlhf_loop.policy import Answer, Drawing, prompt_tokens, stop_tokens
 
@@ -33,9 +33,13 @@ HAND_OVER_SECONDS = 1800
 STRANGERS = (401, 403)  # who asks is refused, whatever is asked
 AGAIN = (408, 409, 429)  # refused for now: asked again, as after an error of the server's own
 SHOWN = 60  # characters of a prompt that name it
-_told: set[tuple[str, str]] = set()  # what has been said of a model at an address
+Said = dict[tuple[int, ...], float]  # prompt and answer up to a token → its log-probability
+_told: set[tuple[str, str]] = set()  # what has been said of an address
 _handed: dict[str, str] = {}  # the folder that each address was last made to serve
 _checked: dict[str, str] = {}  # the folder whose weights each address was last found to serve
+_said: dict[str, Said] = {}  # of its probes, by the weights that each address last served
+ROUNDING = 1e-5  # nats, of log-probabilities of the same weights
+CERTAIN = 10.0  # log-likelihood ratio from which on it is the weights from before that answer
 # What is asked to see which weights answer: everyday words, so that every model draws some tokens.
 PROBES = (
     "Hello.", "Who are you?", "What can you do?", "Why is the sky blue?", "Write a short story.",
@@ -61,14 +65,14 @@ class Here(NamedTuple):
 
 
 class Address(NamedTuple):
-    """A model at an address; without a tokenizer its answers come back as text only."""
+    """A model at an address."""
 
     url: str
     model: str
     timeout_seconds: float
     parallel_requests: int
-    tokenizer: Any = None
-    stops: tuple[int, ...] = ()
+    tokenizer: Any
+    stops: tuple[int, ...]
     context: int | None = None  # tokens, of the folder that it serves
 
 
@@ -82,22 +86,29 @@ def engine_for(compute: Generation, model: Any, tokenizer: Any) -> Here | Addres
     """
     if not isinstance(compute, ServedPolicy) or compute.address is None:
         return Here(model, tokenizer, compute.generation_rows)
-    folder = str(model.name_or_path)
-    stops = tuple(sorted(stop_tokens(model, tokenizer)))
-    address = address_of(compute, compute.served_model or folder)._replace(
-        tokenizer=tokenizer, stops=stops, context=context_tokens(model)
+    return serve(compute, model, tokenizer, str(model.name_or_path))
+
+
+def serve(compute: ServedPolicy, model: Any, tokenizer: Any, folder: str) -> Address:
+    """The address, which serves ``folder`` from now on; ``model`` has the same weights.
+
+    A folder's name stands for its weights: what was handed over or found to be served once is not
+    looked at again. Raises SamplerRefused as ``engine_for``.
+    """
+    address = Address(
+        str(compute.address).rstrip("/").removesuffix("/v1"),
+        compute.served_model or folder,
+        compute.timeout_seconds,
+        compute.parallel_requests,
+        tokenizer,
+        tuple(sorted(stop_tokens(model, tokenizer))),
+        context_tokens(model),
     )
     if ranks.is_first():
         hand_over(compute, folder)
-        refuse_other_weights(address, model, compute.weights_tolerance)
+        refuse_other_weights(address, model, folder, compute.weights_tolerance)
     ranks.wait()
     return address
-
-
-def address_of(compute: Served, name: str) -> Address:
-    """The model called ``name`` at the address of the settings."""
-    url = str(compute.address).rstrip("/").removesuffix("/v1")
-    return Address(url, name, compute.timeout_seconds, compute.parallel_requests)
 
 
 def hand_over(compute: ServedPolicy, folder: str) -> None:
@@ -124,48 +135,70 @@ def hand_over(compute: ServedPolicy, folder: str) -> None:
     _checked.clear()
 
 
-def refuse_other_weights(address: Address, model: Any, tolerance: float) -> None:
+def refuse_other_weights(address: Address, model: Any, folder: str, tolerance: float) -> None:
     """Let the address answer a few short questions; nothing is asked where that was done already.
 
     A server that goes on with a policy's old weights, or with some of them, answers without a word
     about it. Raises SamplerRefused where the log-probabilities that it gives its tokens are more
-    than ``tolerance`` nats, in the mean, from those of ``model``. Without log-probabilities nothing
-    can be seen.
+    than ``tolerance`` nats, in the mean, from those of ``model``, which has the weights of
+    ``folder``, or where they are those of the weights that it served before. Without
+    log-probabilities nothing can be seen.
     """
-    folder = str(model.name_or_path)
     if _checked.get(address.url) == folder:
         return
-    apart = _probes_apart(address, model)
-    if apart is not None and not apart <= tolerance:
+    its, own = _probe(address, model)
+    apart = statistics.fmean(abs(its[at] - own[at]) for at in its) if its else 0.0
+    if not apart <= tolerance:
         raise SamplerRefused(
             f"{address.url} does not serve {folder}: the log-probabilities of its tokens are "
             f"{apart:.3g} nats from this folder's in the mean, allowed by weights_tolerance is "
             f"{tolerance:.3g}; it may serve other weights, or have taken over a part of them"
         )
-    _checked[address.url] = folder
+    if _is_rather(its, _said.get(address.url, {}), own):
+        raise SamplerRefused(
+            f"{address.url} does not serve {folder}: the log-probabilities of its tokens, "
+            f"{apart:.3g} nats from this folder's in the mean, are those of what it served before"
+        )
+    _checked[address.url], _said[address.url] = folder, own
 
 
 @torch.no_grad()
-def _probes_apart(address: Address, model: Any) -> float | None:
+def _probe(address: Address, model: Any) -> tuple[Said, Said]:
+    """What the address says of the tokens of its own answers, and what the model does; nothing of
+    answers without log-probabilities."""
     prompts = [[Message("user", words)] for words in PROBES]
-    apart = []
+    its: Said = {}
+    own: Said = {}
     answers = answer_prompts(address, prompts, range(len(prompts)), PROBE)
     for prompt, answer in zip(prompts, answers, strict=True):
         if answer.logprobs is None:
-            return None
+            continue
         query = prompt_tokens(address.tokenizer, prompt)
         row = torch.tensor([[*query, *answer.tokens[:-1]]], device=model.device)
         logprobs = model(row).logits[0, len(query) - 1 :].float().log_softmax(-1)  # (T, V)
-        own = logprobs.gather(-1, torch.tensor(answer.tokens, device=model.device)[:, None])
-        apart += (own[:, 0].cpu() - torch.tensor(answer.logprobs)).abs().tolist()
-    return statistics.fmean(apart)
+        found = logprobs.gather(-1, torch.tensor(answer.tokens, device=model.device)[:, None])
+        places = [(*query, *answer.tokens[: n + 1]) for n in range(len(answer.tokens))]
+        its |= zip(places, answer.logprobs, strict=True)
+        own |= zip(places, found[:, 0].tolist(), strict=True)
+    return its, own
+
+
+def _is_rather(its: Said, old: Said, new: Said) -> bool:
+    """Whether an address says what the old weights say and not what the new ones do, wherever all
+    three say something: by the ratio of their likelihoods, errors normal and of one size."""
+    both = its.keys() & old.keys()
+    if not both:
+        return False
+    from_old = statistics.fmean((its[at] - old[at]) ** 2 for at in both)
+    from_new = statistics.fmean((its[at] - new[at]) ** 2 for at in both)
+    return len(both) * (from_new - from_old) > 2 * CERTAIN * max(from_old, ROUNDING**2)
 
 
 def has_room(engine: Here | Address, prompt: Sequence[Message], max_new_tokens: int) -> bool:
     """Whether the prompt and an answer of so many tokens are within the model's context; True where
     that is not known."""
     context = engine.context if isinstance(engine, Address) else context_tokens(engine.model)
-    if context is None or engine.tokenizer is None:
+    if context is None:
         return True
     return len(prompt_tokens(engine.tokenizer, prompt)) + max_new_tokens <= context
 
@@ -237,17 +270,15 @@ def _words(answer: Answer) -> tuple[list[int], str | None]:
 
 def _was_told(address: Address, what: str) -> bool:
     """Whether this was said or looked for before; it counts as that from now on."""
-    known = (f"{address.url} {address.model}", what) in _told
-    _told.add((f"{address.url} {address.model}", what))
+    known = (address.url, what) in _told
+    _told.add((address.url, what))
     return known
 
 
 def _way_of_asking(
     client: httpx.Client, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
 ) -> Ask:
-    """By token ids where the address can and a tokenizer is there, by chat messages otherwise."""
-    if address.tokenizer is None:
-        return _ask_by_messages
+    """By token ids where the address can, by chat messages otherwise."""
     try:
         _ask_by_tokens(client, address, prompt, seed, drawing._replace(max_new_tokens=1))
     except RequestRefused as error:
@@ -311,10 +342,8 @@ def _ask_by_messages(
     if not isinstance(message, dict):
         raise SamplerRefused(f"{address.url} answered without a message")
     text, finished = str(message.get("content") or ""), choice.get("finish_reason") != "length"
-    tokens = []
-    if address.tokenizer is not None:
-        tokens = address.tokenizer.encode(text, add_special_tokens=False)
-        tokens += list(address.stops[:1]) if finished else []
+    tokens = address.tokenizer.encode(text, add_special_tokens=False)
+    tokens += list(address.stops[:1]) if finished else []
     return Answer(tokens, finished, text=text.strip())
 
 

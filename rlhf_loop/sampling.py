@@ -1,8 +1,8 @@
 """Answer every prompt with every model: ``python -m rlhf_loop.sampling``.
 
 The answers of two variants fill the next batch of comparisons, so each line says what made it. The
-models are folders, sampled here, or names at an OpenAI-compatible address. ``responses.jsonl`` is
-made part by part: a run that was killed continues where it stopped.
+models are folders, drawn from here or by the address that serves one after the other.
+``responses.jsonl`` is made part by part: a run that was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
 from rlhf_loop.config import SamplingConfig, inputs_of
-from rlhf_loop.engines import Address, Here, address_of, answer_prompts
+from rlhf_loop.engines import Address, Here, answer_prompts, engine_for
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import (
     Drawing,
@@ -33,10 +33,10 @@ from rlhf_loop.room import refuse_without_room
 
 
 class Source(NamedTuple):
-    """One model that answers: ``name`` is its folder's, or the one served at the address."""
+    """One model that answers."""
 
     model_index: int
-    name: str
+    folder: Path
     temperature: float
 
 
@@ -44,8 +44,8 @@ def sample(config: SamplingConfig) -> dict[str, Any]:
     """Write the answers that ``responses.jsonl`` does not hold yet, and the run's result.
 
     Raises ValueError for another configuration than the folder's and for prompts that leave no room
-    for an answer in one of the models drawn from here, SamplerRefused where an address does not
-    answer, RunFolderBusy where another process runs in the same folder.
+    for an answer in one of the models, SamplerRefused where an address does not answer or serves
+    other weights, RunFolderBusy where another process runs in the same folder.
     """
     run = RunFolder(config.out)
     return run.once(to_mapping(config), lambda: _sample(config, run))
@@ -55,8 +55,7 @@ def _sample(config: SamplingConfig, run: RunFolder) -> dict[str, Any]:
     run.write_provenance(inputs_of(config))
     prompts = list(read_prompts(config.prompts, config.split))
     refuse_without_room(prompts, config.max_new_tokens, config.model)
-    together = config.generation_rows if config.address is None else config.parallel_requests
-    parts = list(product(_sources(config), chunks(len(prompts), together)))
+    parts = list(product(_sources(config), chunks(len(prompts), config.generation_rows)))
     sizes = [len(prompts[part]) for _, part in parts]
     opened: dict[Source, tuple[Here | Address, list[Prompt]]] = {}
 
@@ -76,9 +75,9 @@ def _sample(config: SamplingConfig, run: RunFolder) -> dict[str, Any]:
 
 
 def _sources(config: SamplingConfig) -> list[Source]:
-    names = [str(folder) for folder in config.model] or list(config.served_model)
-    temperatures = config.temperature * (len(names) if len(config.temperature) == 1 else 1)
-    return [Source(i, name, temperatures[i]) for i, name in enumerate(names)]
+    count = len(config.model)
+    temperatures = config.temperature * (count if len(config.temperature) == 1 else 1)
+    return [Source(i, folder, temperatures[i]) for i, folder in enumerate(config.model)]
 
 
 def _part_figures(lines: Sequence[Record]) -> dict[str, float]:
@@ -89,9 +88,7 @@ def _opened(
     config: SamplingConfig, prompts: Sequence[Prompt], source: Source
 ) -> tuple[Here | Address, list[Prompt]]:
     """Who answers for a source, and the order in which it is asked: long prompts together."""
-    engine = _engine(config, source)
-    if isinstance(engine, Address):
-        return engine, list(prompts)
+    engine = engine_for(config, *load_chat_model(source.folder, config.device, config.dtype))
     lengths = {p.id: len(prompt_tokens(engine.tokenizer, p.messages)) for p in prompts}
     return engine, sorted(prompts, key=lambda prompt: -lengths[prompt.id])
 
@@ -109,20 +106,13 @@ def _answers(
     ]
 
 
-def _engine(config: SamplingConfig, source: Source) -> Here | Address:
-    if config.address is not None:
-        return address_of(config, source.name)
-    model, tokenizer = load_chat_model(Path(source.name), config.device, config.dtype)
-    return Here(model, tokenizer, config.generation_rows)
-
-
 def _line(
     config: SamplingConfig, source: Source, prompt: Prompt, seed: int, text: str, finished: bool
 ) -> Record:
     return {
         "prompt_id": prompt.id,
         "model_index": source.model_index,
-        "model": Path(source.name).name if config.address is None else source.name,
+        "model": source.folder.name,
         "temperature": source.temperature,
         "top_p": config.top_p,
         "seed": seed,

@@ -82,8 +82,9 @@ class Generation(Inference):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served(Generation):
-    """Who draws answers: this process, or an OpenAI-compatible server (docs/engines.md)."""
+class ServedPolicy(Generation):
+    """How a policy answers: in this process, or at an OpenAI-compatible server that is given its
+    folder (docs/engines.md)."""
 
     address: str | None = setting(
         None, "base URL of an OpenAI-compatible server that draws; drawn here when not given"
@@ -94,12 +95,6 @@ class Served(Generation):
     parallel_requests: int = setting(
         8, "answers asked for at the same time at the address", AT_LEAST_1, AN_ADDRESS
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedPolicy(Served):
-    """The same where the policies are folders that an address has to be given."""
-
     served_model: str | None = setting(
         None, "model name to ask for at the address; the policy's folder when not given"
     )
@@ -109,7 +104,7 @@ class ServedPolicy(Served):
     weights_tolerance: float = setting(
         0.03,
         "largest mean difference of a token's log-probability at the address, nats: other weights "
-        "are refused; bfloat16 makes 0.004, a step of PPO 0.06 and more, our measurement",
+        "are refused; bfloat16 makes 0.004, a stage of PPO 0.06 and more, our measurement",
         POSITIVE,
         AN_ADDRESS,
     )

@@ -14,19 +14,18 @@ from reward.settings import (
     Needs,
     setting,
 )
-from rlhf_loop.config.common import Inputs, Scoring, Served, ServedPolicy
+from rlhf_loop.config.common import Inputs, Scoring, ServedPolicy, refuse_one_name_for_two
 from rlhf_loop.config.tuning import FineTuning
 from rlhf_loop.prompts import PromptSplit
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig(Served):
+class SamplingConfig(ServedPolicy):
     """Answer every prompt with every model: what fills a batch of comparisons."""
 
     prompts: Path = setting(REQUIRED, "prompts file, JSON lines")
     out: Path = setting(REQUIRED, "run folder to write responses.jsonl into; resumes")
-    model: tuple[Path, ...] = setting((), "folders of the chat models that answer")
-    served_model: tuple[str, ...] = setting((), "model names to ask for at the address")
+    model: tuple[Path, ...] = setting(REQUIRED, "folders of the chat models that answer")
     temperature: tuple[float, ...] = setting(
         (1.0,), "sampling temperature, one for all models or one each; 0 is greedy", NOT_NEGATIVE
     )
@@ -39,15 +38,15 @@ class SamplingConfig(Served):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.address is None and (not self.model or self.served_model):
-            raise ValueError("give --model folders, or --address with --served-model names")
-        if self.address is not None and (self.model or not self.served_model):
-            raise ValueError("with --address give --served-model names and no --model folders")
-        if len(self.temperature) not in (1, len(self.model or self.served_model)):
+        if not self.model:
+            raise ValueError("model is empty, allowed are folders, one or more")
+        if len(self.temperature) not in (1, len(self.model)):
             raise ValueError(
                 f"temperature has {len(self.temperature)} values, allowed are 1 or one for each "
-                f"of the {len(self.model or self.served_model)} models"
+                f"of the {len(self.model)} models"
             )
+        if len(set(self.model)) > 1:
+            refuse_one_name_for_two(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,20 @@
 """Answers by way of an address: what is asked of it, and what is said when it cannot.
 
 ``transformers serve`` is the real one, in a process of its own. vLLM is no part of the tests: the
-server that answers token ids plays its protocol, as version 0.32 spoke it (docs/engines.md).
+server that answers token ids plays its protocol (drawing_server).
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -23,8 +23,15 @@ import torch
 
 from rlhf_loop import engines
 from rlhf_loop.config import EvaluateConfig, RejectionConfig
-from rlhf_loop.drawing import generate_answers
-from rlhf_loop.engines import Address, Here, SamplerRefused, answer_prompts, engine_for, hand_over
+from rlhf_loop.engines import (
+    Address,
+    Here,
+    SamplerRefused,
+    answer_prompts,
+    engine_for,
+    hand_over,
+    serve,
+)
 from rlhf_loop.evaluate import evaluate
 from rlhf_loop.policy import (
     Drawing,
@@ -39,6 +46,7 @@ from rlhf_loop.replay import differences
 from tests.kill_round import STAGES, inputs
 from tests.reward.chat_server import Answer, chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
+from tests.rlhf_loop.drawing_server import as_vllm
 
 PROMPTS = [make_prompt(i).messages for i in range(5)]
 SEEDS = list(range(5))
@@ -49,6 +57,7 @@ def nothing_was_said(monkeypatch):
     monkeypatch.setattr(engines, "_told", set())
     monkeypatch.setattr(engines, "_handed", {})
     monkeypatch.setattr(engines, "_checked", {})
+    monkeypatch.setattr(engines, "_said", {})
     monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
 
 
@@ -62,20 +71,10 @@ def address_with(server, loaded) -> Address:
     return Address(server.address, "policy", 10.0, 4, loaded[1], stops)
 
 
-def as_vllm(loaded, **changed):
-    """What vLLM answers to token ids, from the model here."""
-
-    def answer(request):
-        drawing = Drawing(request["max_tokens"], request["temperature"], request["top_p"])
-        [drawn] = generate_answers(*loaded, [request["prompt"]], [request["seed"]], drawing, 1)
-        choice = {
-            "text": "", "finish_reason": "stop" if drawn.finished else "length",
-            "token_ids": drawn.tokens, "prompt_token_ids": request["prompt"],
-            "logprobs": {"token_logprobs": drawn.logprobs},
-        } | changed  # fmt: skip
-        return Answer(json.dumps({"choices": [choice]}).encode())
-
-    return answer
+def only_messages(answer):
+    """The same from a server that knows no token ids."""
+    refused = Answer(b'{"detail": "prompt must be a string."}', 422)
+    return lambda request: answer(request) if "messages" in request else refused
 
 
 def test_it_works(loaded, capsys):
@@ -137,10 +136,10 @@ def test_an_address_without_token_ids_is_asked_by_messages(loaded, refusal, caps
 
 def test_an_address_that_does_not_keep_seeds_is_noticed(loaded, capsys):
     texts = iter("abcdefghijklmnop")
-    with chat_server(lambda request: says(next(texts))) as server:
-        address = Address(server.address, "policy", 10.0, 1)
+    with chat_server(only_messages(lambda request: says(next(texts)))) as server:
+        address = address_with(server, loaded)._replace(parallel_requests=1)
         found = answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
-        assert len(server.heard) == len(PROMPTS) + 1
+        assert len([h for h in server.heard if "messages" in h.request]) == len(PROMPTS) + 1
     assert [answer.text for answer in found] == list("abcde")
     assert "does not keep seeds" in capsys.readouterr().out
 
@@ -160,17 +159,20 @@ def test_answers_that_are_not_what_was_asked_for_are_refused(loaded, changed, se
         answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, Drawing(8))
 
 
-def test_an_address_where_nobody_answers_is_refused():
+def test_an_address_where_nobody_answers_is_refused(loaded):
+    nobody = Address("http://127.0.0.1:9", "x", 1.0, 2, loaded[1], ())
     with pytest.raises(SamplerRefused, match="did not answer"):
-        answer_prompts(Address("http://127.0.0.1:9", "x", 1.0, 2), PROMPTS, SEEDS, Drawing(8))
+        answer_prompts(nobody, PROMPTS, SEEDS, Drawing(8))
 
 
-def test_a_refusal_is_not_repeated():
+def test_a_refusal_is_not_repeated(loaded):
     with chat_server(lambda request: Answer(b"no such model", 404)) as server:
-        address = Address(server.address, "policy", 10.0, 1)
+        address = address_with(server, loaded)._replace(parallel_requests=1)
         with pytest.raises(SamplerRefused, match="refuses: 404 no such model"):
             answer_prompts(address, PROMPTS[:1], SEEDS[:1], Drawing(8))
-        assert len(server.heard) <= 2
+        asked = [heard.path for heard in server.heard]
+        assert asked[:1] == ["/v1/completions"]
+        assert asked[1:] in (["/v1/chat/completions"], ["/v1/chat/completions"] * 2)  # one each
 
 
 @pytest.mark.parametrize("by_tokens", [True, False])
@@ -184,9 +186,8 @@ def test_a_prompt_that_is_refused_among_others_is_named(loaded, by_tokens):
             return Answer(b'{"error": "maximum context length is 8"}', 400)
         return as_vllm(loaded)(request) if by_tokens else says("Yes.")
 
-    with chat_server(answer) as server:
+    with chat_server(answer if by_tokens else only_messages(answer)) as server:
         address = address_with(server, loaded)
-        address = address if by_tokens else address._replace(tokenizer=None)
         with pytest.raises(SamplerRefused, match=r"refuses: 400 .*maximum context") as refused:
             answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
         assert f"the prompt that ends with {words['messages']!r}: " in str(refused.value)
@@ -294,6 +295,26 @@ def test_weights_that_are_rounded_are_taken(tmp_path, chat_model, judges, prompt
     with chat_server(as_vllm((rounded, loaded[1]))) as server:
         config = rejection_config(tmp_path, chat_model, judges, prompts, address=server.address)
         assert engine_for(config, *loaded).url == server.address
+
+
+def test_an_address_that_kept_weights_a_small_step_away_is_refused(
+    tmp_path, chat_model, judges, prompts, loaded
+):
+    """Less than is allowed for rounding: it is found since it says what was said before."""
+    stepped, noise = copy.deepcopy(loaded[0]), torch.Generator().manual_seed(0)
+    for weight in stepped.model.layers.parameters():
+        weight.data += 0.02 * weight.std() * torch.randn(weight.shape, generator=noise)
+    before, after = ((copy.deepcopy(m).to(torch.bfloat16), loaded[1]) for m in (loaded[0], stepped))
+    serving = [before]
+    with chat_server(lambda request: as_vllm(serving[-1])(request)) as server:
+        config = rejection_config(tmp_path, chat_model, judges, prompts, address=server.address)
+        served = partial(serve, config, tokenizer=loaded[1])
+        served(model=loaded[0], folder="one")
+        with pytest.raises(SamplerRefused, match=r"does not serve two: .* what it served before"):
+            served(model=stepped, folder="two")
+        serving.append(after)
+        served(model=stepped, folder="two")
+        served(model=stepped, folder="the same weights")
 
 
 def test_without_log_probabilities_nothing_is_refused(
@@ -411,7 +432,8 @@ def test_transformers_serve_answers_as_this_process_does(served, capsys):
 def test_transformers_serve_draws_from_all_tokens(served):
     """A folder saved here says top-k 0; the server's own default leaves out all but 50."""
     address, folder = served
-    there = Address(address, str(folder), 60.0, 1)
+    loaded = load_chat_model(folder, "cpu")
+    there = Address(address, str(folder), 60.0, 1, loaded[1], ())
     found = answer_prompts(there, PROMPTS[:1] * 150, list(range(150)), Drawing(1, temperature=5.0))
     assert len({answer.text for answer in found}) > 60
 

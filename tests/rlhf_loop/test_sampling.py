@@ -1,16 +1,16 @@
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 from reward.run_folder import RunFolder
+from rlhf_loop import engines
 from rlhf_loop.config import SamplingConfig
 from rlhf_loop.engines import SamplerRefused
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.prompts import PromptSplit, read_prompts
+from rlhf_loop.replay import differences
 from rlhf_loop.sampling import sample
+from tests.reward.chat_server import Answer, chat_server
 from tests.rlhf_loop.conftest import read_lines
+from tests.rlhf_loop.drawing_server import LastHanded
 
 
 def test_it_answers_every_prompt_with_every_model(prompts, chat_model, tmp_path):
@@ -59,66 +59,77 @@ def test_it_continues_where_it_was_killed(prompts, chat_model, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({}, "give --model folders"),
-        ({"address": "http://x", "model": ("a",)}, "no --model folders"),
-        ({"address": "http://x"}, "--served-model names"),
+        ({"model": ()}, "model is empty, allowed are folders"),
+        ({"address": "http://x", "model": ("a", "b"), "served_model": "x"},
+         "served_model is 'x', and two chat models are asked"),
+        ({"model": ("a",), "hand_over": "x {folder}"}, "are for an address, and none is given"),
         ({"model": ("a", "b"), "temperature": (1.0, 1.0, 1.0)}, "temperature has 3 values"),
         ({"model": ("a",), "temperature": (-1.0,)}, "temperature is -1.0"),
     ],
-)
+)  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(settings, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         SamplingConfig(prompts=tmp_path, out=tmp_path, **settings)
 
 
-class Sampler(BaseHTTPRequestHandler):
-    """An OpenAI-compatible server that repeats the request, or refuses model "broken"."""
-
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        broken = request["model"] == "broken" or self.path != "/v1/chat/completions"
-        text = f"{request['messages'][-1]['content']} {request['temperature']}"
-        message = {"role": "assistant", "content": text}
-        choices = [{"message": message, "finish_reason": "length"}]
-        body = json.dumps({"choices": choices}).encode()
-        self.send_response(500 if broken else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+# --- at an address -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def address():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Sampler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
+@pytest.fixture(autouse=True)
+def nothing_was_said(monkeypatch):
+    for name, empty in (("_told", set()), ("_handed", {}), ("_checked", {}), ("_said", {})):
+        monkeypatch.setattr(engines, name, empty)
+    monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
 
 
-@pytest.mark.parametrize("suffix", ["", "/", "/v1"])
-def test_it_asks_an_address(prompts, tmp_path, address, suffix):
-    config = SamplingConfig(
-        prompts=prompts, address=address + suffix, served_model=("one", "two"),
-        temperature=(0.5, 0.9), out=tmp_path,
+def both(prompts, chat_model, brief_model, out, **chosen):
+    return SamplingConfig(
+        prompts=prompts, model=(chat_model, brief_model), max_new_tokens=8, out=out, device="cpu",
+        **chosen,
     )  # fmt: skip
-    sample(config)
-    lines = read_lines(tmp_path / "responses.jsonl")
-    texts = {prompt.id: prompt.messages[-1].content for prompt in read_prompts(prompts)}
-    assert len(lines) == 2 * len(texts)
-    for line in lines:
-        assert line["text"] == f"{texts[line['prompt_id']]} {line['temperature']}"
-        assert line["finish_reason"] == "length"
-        assert line["model"] == ("one", "two")[line["model_index"]]
 
 
-def test_an_address_that_refuses_ends_the_run(prompts, tmp_path, address, monkeypatch):
-    monkeypatch.setattr("rlhf_loop.engines.time.sleep", lambda seconds: None)
-    config = SamplingConfig(
-        prompts=prompts, address=address, served_model=("broken",), out=tmp_path
-    )
-    with pytest.raises(SamplerRefused, match="did not answer"):
-        sample(config)
+def test_an_address_is_handed_each_folder_before_its_first_answer(
+    prompts, chat_model, brief_model, tmp_path
+):
+    """Under one name; the answers are those of this process."""
+    sample(both(prompts, chat_model, brief_model, tmp_path / "here"))
+    engine = LastHanded(tmp_path / "note")
+    with chat_server(engine) as server:
+        sample(
+            both(prompts, chat_model, brief_model, tmp_path / "there",
+                 address=f"{server.address}/v1/", served_model="policy", hand_over=engine.hand_over)
+        )  # fmt: skip
+        assert {heard.request["model"] for heard in server.heard} == {"policy"}
+        assert {heard.path for heard in server.heard} == {"/v1/completions"}
+    assert engine.folders == [str(chat_model), str(brief_model)]
+    assert list(differences(tmp_path / "here", tmp_path / "there")) == []
+
+
+def test_an_address_that_keeps_the_first_folder_is_refused(
+    prompts, chat_model, brief_model, tmp_path
+):
+    """Before it has answered for the second one; what the first said stays."""
+    engine = LastHanded(tmp_path / "note", most=1)
+    with chat_server(engine) as server:
+        config = both(prompts, chat_model, brief_model, tmp_path / "run",
+                      address=server.address, hand_over=engine.hand_over)  # fmt: skip
+        with pytest.raises(SamplerRefused, match=f"does not serve {brief_model}: "):
+            sample(config)
+    lines = read_lines(tmp_path / "run" / "responses.jsonl")
+    assert {line["model_index"] for line in lines} == {0}
+    assert RunFolder(tmp_path / "run").result() is None
+
+
+def test_an_address_that_refuses_ends_the_run(prompts, chat_model, tmp_path):
+    with chat_server(lambda request: Answer(b"no such model", 500)) as server:
+        config = SamplingConfig(
+            prompts=prompts,
+            model=(chat_model,),
+            max_new_tokens=8,
+            address=server.address,
+            out=tmp_path,
+        )
+        with pytest.raises(SamplerRefused, match="did not answer"):
+            sample(config)
     assert RunFolder(tmp_path).result() is None
