@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reward import ranks
-from rlhf_loop.config import Generation
+from rlhf_loop.config import ServedPolicy
+from rlhf_loop.engines import engine_for
 from rlhf_loop.parts import Record
 from rlhf_loop.policy import Drawing, row_seed
 from rlhf_loop.prompts import Prompt
@@ -23,7 +24,7 @@ def draw_candidates(
     seed: int,
     purpose: str,
     drawing: Drawing,
-    compute: Generation,
+    compute: ServedPolicy,
 ) -> list[Record]:
     """``samples`` answers to each prompt, the answers to one prompt one after the other.
 
@@ -33,8 +34,9 @@ def draw_candidates(
     own = ranks.own_rows(len(prompts))
     asked = [(prompts[i], number) for i in own for number in range(samples)]
     seeds = [row_seed(seed, purpose, prompt.id, number) for prompt, number in asked]
+    engine = engine_for(compute, model, tokenizer)
     answers, texts, scores = sample_and_score(
-        model, tokenizer, rewards, [prompt for prompt, _ in asked], seeds, drawing, compute
+        engine, rewards, [prompt for prompt, _ in asked], seeds, drawing
     )
     drawn = [
         {

@@ -23,7 +23,7 @@ import torch
 from reward import ranks
 from reward.model import context_tokens
 from reward.preferences import Message
-from rlhf_loop.config import Generation, ServedPolicy
+from rlhf_loop.config import ServedPolicy
 from rlhf_loop.drawing import generate_answers
 from rlhf_loop.policy import Answer, Drawing, prompt_tokens, stop_tokens
 
@@ -74,26 +74,30 @@ class Address(NamedTuple):
     tokenizer: Any
     stops: tuple[int, ...]
     context: int | None = None  # tokens, of the folder that it serves
+    needs_tokens: bool = False  # refused where it does not say which tokens it drew
 
 
 Progress = Callable[[int], None]
 
 
-def engine_for(compute: Generation, model: Any, tokenizer: Any) -> Here | Address:
+def engine_for(compute: ServedPolicy, model: Any, tokenizer: Any) -> Here | Address:
     """Who answers for a model that was loaded here: it, or the address that serves its folder.
 
     Raises SamplerRefused where the address cannot be made to serve it, or serves other weights.
     """
-    if not isinstance(compute, ServedPolicy) or compute.address is None:
+    if compute.address is None:
         return Here(model, tokenizer, compute.generation_rows)
     return serve(compute, model, tokenizer, str(model.name_or_path))
 
 
-def serve(compute: ServedPolicy, model: Any, tokenizer: Any, folder: str) -> Address:
+def serve(
+    compute: ServedPolicy, model: Any, tokenizer: Any, folder: str, needs_tokens: bool = False
+) -> Address:
     """The address, which serves ``folder`` from now on; ``model`` has the same weights.
 
     A folder's name stands for its weights: what was handed over or found to be served once is not
-    looked at again. Raises SamplerRefused as ``engine_for``.
+    looked at again. Raises SamplerRefused as ``engine_for``, and where an address that
+    ``needs_tokens`` gives none.
     """
     address = Address(
         str(compute.address).rstrip("/").removesuffix("/v1"),
@@ -103,6 +107,7 @@ def serve(compute: ServedPolicy, model: Any, tokenizer: Any, folder: str) -> Add
         tokenizer,
         tuple(sorted(stop_tokens(model, tokenizer))),
         context_tokens(model),
+        needs_tokens,
     )
     if ranks.is_first():
         hand_over(compute, folder)
@@ -278,10 +283,18 @@ def _was_told(address: Address, what: str) -> bool:
 def _way_of_asking(
     client: httpx.Client, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
 ) -> Ask:
-    """By token ids where the address can, by chat messages otherwise."""
+    """By token ids where the address can, by chat messages otherwise.
+
+    Raises SamplerRefused where it cannot and has to.
+    """
     try:
         _ask_by_tokens(client, address, prompt, seed, drawing._replace(max_new_tokens=1))
     except RequestRefused as error:
+        if address.needs_tokens:
+            raise SamplerRefused(
+                f"{address.url} does not answer by token ids, and what is learnt from are the very "
+                f"tokens that were drawn, not a text: {error}"
+            ) from None
         if not _was_told(address, "tokens"):
             print(
                 f"{address.url} is asked by chat messages and answers with text, without "

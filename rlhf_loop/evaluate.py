@@ -122,7 +122,7 @@ def _answered(
         model, tokenizer = load_chat_model(_folder(config, side), config.device, config.dtype)
         seeds = [row_seed(config.seed, "evaluate", prompt.id) for prompt in prompts]
         answers, texts, scores = sample_and_score(
-            model, tokenizer, rewards, prompts, seeds, _drawing(config), config
+            engine_for(config, model, tokenizer), rewards, prompts, seeds, _drawing(config)
         )
         records = [
             {

@@ -33,6 +33,7 @@ from rlhf_loop.config import PPOConfig, inputs_of
 from rlhf_loop.learning.figures import rollout_figures
 from rlhf_loop.learning.learner import Learner
 from rlhf_loop.learning.losses import policy_loss, value_loss
+from rlhf_loop.learning.served import remove_served
 from rlhf_loop.policy import save_chat_model
 from rlhf_loop.prompts import Prompt, PromptSplit, fixed_prompts, read_prompts
 from rlhf_loop.rollout import learning_targets
@@ -171,7 +172,8 @@ def _judge(
 
     One beyond the budget of divergence is never the best, and ends the run.
     """
-    found, budget = learner.validate(prompts), learner.config.kl_budget
+    found = learner.validate(prompts, standing.iteration)
+    budget = learner.config.kl_budget
     run.log_metrics(standing.iteration, learner.config.iterations, **figures, **found)
     standing.over_budget = budget is not None and found["eval/kl"] > budget
     if found["eval/scores"] > standing.best_score and not standing.over_budget:
@@ -221,6 +223,7 @@ def _finish(run: RunFolder, learner: Learner, standing: Standing) -> dict[str, A
             shutil.rmtree(run.model, ignore_errors=True)
             best.rename(run.model)
         shutil.rmtree(best.parent, ignore_errors=True)
+        remove_served(run.path)
     stopped_by = standing.why_stopped(learner.config)
     return {
         "model": "model",

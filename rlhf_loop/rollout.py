@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ from rlhf_loop.advantages import (
     shape_rewards,
     whiten,
 )
-from rlhf_loop.config import Generation, PPOConfig, Scoring
-from rlhf_loop.engines import answer_prompts, engine_for
+from rlhf_loop.config import PPOConfig, Scoring
+from rlhf_loop.engines import Address, Here, answer_prompts
 from rlhf_loop.policy import Answer, Drawing, answer_text
 from rlhf_loop.prompts import Prompt
 
@@ -78,18 +78,15 @@ class RewardModels:
 
 
 def sample_and_score(
-    model: Any,
-    tokenizer: Any,
+    engine: Here | Address,
     rewards: RewardModels,
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     drawing: Drawing,
-    compute: Generation,
 ) -> tuple[list[Answer], list[str], Scores]:
     """One answer to each prompt by its own seed: its tokens, its text, and the scores (B,)."""
-    engine = engine_for(compute, model, tokenizer)
     answers = answer_prompts(engine, [prompt.messages for prompt in prompts], seeds, drawing)
-    texts = [answer_text(tokenizer, answer) for answer in answers]
+    texts = [answer_text(engine.tokenizer, answer) for answer in answers]
     return answers, texts, rewards.score(prompts, texts)
 
 

@@ -73,19 +73,13 @@ class Scoring(Inference, Passes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation(Inference):
-    """How models answer."""
+class ServedPolicy(Inference):
+    """How a policy answers: in this process, or at an OpenAI-compatible server that is given its
+    folder (docs/engines.md)."""
 
     generation_rows: int = setting(
         256, "answers generated side by side, rows; our choice", AT_LEAST_1
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedPolicy(Generation):
-    """How a policy answers: in this process, or at an OpenAI-compatible server that is given its
-    folder (docs/engines.md)."""
-
     address: str | None = setting(
         None, "base URL of an OpenAI-compatible server that draws; drawn here when not given"
     )

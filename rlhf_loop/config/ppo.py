@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from reward.config import AdamW
 from reward.settings import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Needs, setting
-from rlhf_loop.config.common import Generation, Inputs, Scoring
+from rlhf_loop.config.common import Inputs, Scoring, ServedPolicy
 
 VALUES = Needs("advantage=gae, which alone learns values", lambda config: config.advantage == "gae")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(AdamW, Generation, Scoring, Inputs):
+class PPOConfig(AdamW, ServedPolicy, Scoring, Inputs):
     """PPO against the combined score with a KL penalty to the policy it started from."""
 
     iterations: int = setting(200, "iterations at most; 200 to 400 in section 3.2.3", AT_LEAST_1)
@@ -123,6 +123,11 @@ class PPOConfig(AdamW, Generation, Scoring, Inputs):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, allowed are divisors of batch {self.batch}"
                 )
+        if self.address is not None and self.hand_over is None:
+            raise ValueError(
+                f"address is {self.address!r}, and PPO's policy is another one in each iteration: "
+                "hand_over is needed, a command that makes the address serve it"
+            )
         if self.advantage != "gae":
             self._refuse_what_only_values_need()
 

@@ -22,6 +22,7 @@ from reward.model import load_reward_model, score_states
 from reward.optimiser import build_optimiser, clip_gradients, refuse_not_finite
 from reward.trunk import Tails, own_attention, share_prefixes, shares_prefixes, states_at
 from rlhf_loop.config import PPOConfig
+from rlhf_loop.engines import Address, Here
 from rlhf_loop.learning.figures import (
     MEANS,
     OF_RECOMPUTED,
@@ -40,7 +41,9 @@ from rlhf_loop.learning.likelihood import (
     vocabulary_chunks,
 )
 from rlhf_loop.learning.losses import policy_loss, value_loss
+from rlhf_loop.learning.served import serve_weights
 from rlhf_loop.policy import (
+    Answer,
     Drawing,
     ValueHead,
     chunks,
@@ -53,6 +56,7 @@ from rlhf_loop.prompts import Prompt
 from rlhf_loop.rollout import (
     RewardModels,
     Rollout,
+    Scores,
     Targets,
     begin_rollout,
     of_all_ranks,
@@ -101,6 +105,7 @@ class Learner:
             fsdp.place(self.critic, device, "float32")
         self.optimiser = build_optimiser(self.learnt(), config)
         self.drawing = Drawing(config.max_new_tokens, config.temperature)
+        self._served: Address | None = None  # which serves the weights as they are
 
     def learnt(self) -> torch.nn.ModuleDict:
         """What learns, and so belongs into a checkpoint."""
@@ -121,19 +126,24 @@ class Learner:
         seeds = [row_seed(self.config.seed, "ppo", iteration, i) for i in range(len(prompts))]
         order = batch_order(len(prompts), self.config, iteration, 0)
         checked = max(len(order) // CHECKED_SHARE, CHECKED_LEAST)
-        return self._collect(prompts, seeds, order[:checked], self.config.advantage == "gae")
+        valued = self.config.advantage == "gae"
+        return self._collect(prompts, seeds, order[:checked], valued, iteration - 1)
 
     def _collect(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], checked: Sequence[int], valued: bool
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        checked: Sequence[int],
+        valued: bool,
+        learnt_iterations: int,
     ) -> Rollout:
         own = self._own(range(len(prompts)))
-        asked, queries = [prompts[i] for i in own], []
+        asked, own_seeds = [prompts[i] for i in own], [seeds[i] for i in own]
+        there = None
+        if self.config.address is not None:  # meanwhile no rank keeps the whole policy
+            there = self._drawn_there(asked, own_seeds, learnt_iterations)
         with self.whole_policy() as model:
-            with own_attention(model):
-                answers, _, scores = sample_and_score(
-                    model, self.tokenizer, self.rewards, asked, [seeds[i] for i in own],
-                    self.drawing, self.config,
-                )  # fmt: skip
+            answers, scores = there or self._drawn_here(model, asked, own_seeds)
             queries = [prompt_tokens(self.tokenizer, prompt.messages) for prompt in asked]
             rollout = begin_rollout(asked, queries, answers, scores, self.device)
             drawn = [getattr(answer, "logprobs", None) for answer in answers]
@@ -144,6 +154,27 @@ class Learner:
             with fsdp.gathered(self.valuer, self.critic.parameters()):
                 self._estimate(rollout)
         return of_all_ranks(rollout, own, len(prompts))
+
+    def _drawn_here(
+        self, model: Any, prompts: Sequence[Prompt], seeds: Sequence[int]
+    ) -> tuple[list[Answer], Scores]:
+        engine = Here(model, self.tokenizer, self.config.generation_rows)
+        with own_attention(model):
+            answers, _, scores = sample_and_score(
+                engine, self.rewards, prompts, seeds, self.drawing
+            )
+        return answers, scores
+
+    def _drawn_there(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], learnt_iterations: int
+    ) -> tuple[list[Answer], Scores]:
+        if self._served is None:
+            with self.whole_policy() as model, own_attention(model):
+                self._served = serve_weights(self.config, model, self.tokenizer, learnt_iterations)
+        answers, _, scores = sample_and_score(
+            self._served, self.rewards, prompts, seeds, self.drawing
+        )
+        return answers, scores
 
     @torch.no_grad()
     def _recall(
@@ -252,6 +283,7 @@ class Learner:
         ``ppo/ratio/first_error`` is the first step's alone, of recomputed answers: before any
         update every ratio is 1. It is left out where that step had none.
         """
+        self._served = None
         steps = [
             self._step(rollout, targets, rows)
             for epoch in range(self.config.epochs)
@@ -371,11 +403,12 @@ class Learner:
 
     # --- held-out prompts --------------------------------------------------------------------
 
-    def validate(self, prompts: Sequence[Prompt]) -> dict[str, float]:
-        """Mean scores and divergence on validation prompts, always with the same random numbers;
-        ``eval/scores`` are those that are learnt from, the penalty for truncation taken off."""
+    def validate(self, prompts: Sequence[Prompt], iteration: int) -> dict[str, float]:
+        """Mean scores and divergence on validation prompts after so many iterations, always with
+        the same random numbers; ``eval/scores`` are those that are learnt from, the penalty for
+        truncation taken off."""
         seeds = [row_seed(self.config.seed, "validation", prompt.id) for prompt in prompts]
-        found = self._collect(prompts, seeds, range(CHECKED_LEAST), valued=False)
+        found = self._collect(prompts, seeds, range(CHECKED_LEAST), False, iteration)
         return {
             "eval/scores": penalised_scores(found, self.config).mean().item(),
             "eval/helpfulness": found.helpfulness.mean().item(),

@@ -134,6 +134,16 @@ def test_an_address_without_token_ids_is_asked_by_messages(loaded, refusal, caps
         assert answered.logprobs is None
 
 
+def test_an_address_that_has_to_answer_by_token_ids_is_refused_where_it_cannot(loaded):
+    with chat_server(as_vllm(loaded, token_ids=None)) as server:
+        address = address_with(server, loaded)._replace(needs_tokens=True)
+        with pytest.raises(
+            SamplerRefused, match=r"does not answer by token ids, .* the very tokens"
+        ):
+            answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
+        assert {heard.path for heard in server.heard} == {"/v1/completions"}
+
+
 def test_an_address_that_does_not_keep_seeds_is_noticed(loaded, capsys):
     texts = iter("abcdefghijklmnop")
     with chat_server(only_messages(lambda request: says(next(texts)))) as server:

@@ -181,7 +181,9 @@ def test_it_trains_and_keeps_the_best_policy(config):
     assert result["eval/scores"] == max(judged.values()) == judged[result["best_iteration"]]
     best = Learner(replace(config, policy=config.out / "model"), CPU)
     prompts = list(read_prompts(config.prompts, PromptSplit.VALIDATION))
-    assert best.validate(prompts)["eval/scores"] == pytest.approx(result["eval/scores"], abs=1e-4)
+    assert best.validate(prompts, 0)["eval/scores"] == pytest.approx(
+        result["eval/scores"], abs=1e-4
+    )
     for line in metrics[1:]:
         assert line["ppo/ratio/first_error"] < 1e-5
         assert {"objective/kl", "objective/scores", "ppo/policy/clipfrac", "lr"} <= line.keys()
@@ -211,8 +213,10 @@ def test_the_best_policy_is_chosen_by_the_scores_that_are_learnt_from(config):
     """Answers that were cut cost the chosen policy what they cost in training."""
     short = replace(config, max_new_tokens=2, truncated_penalty=5.0)
     prompts = list(read_prompts(config.prompts, PromptSplit.VALIDATION))
-    kept = Learner(replace(short, truncated="keep", truncated_penalty=1.0), CPU).validate(prompts)
-    found = Learner(short, CPU).validate(prompts)
+    kept = Learner(replace(short, truncated="keep", truncated_penalty=1.0), CPU).validate(
+        prompts, 0
+    )
+    found = Learner(short, CPU).validate(prompts, 0)
     assert found["eval/truncated"] == kept["eval/truncated"] > 0.5
     lost = 5.0 * found["eval/truncated"]
     assert found["eval/scores"] == pytest.approx(kept["eval/scores"] - lost, abs=1e-5)
@@ -334,6 +338,7 @@ def test_answers_to_a_prompt_are_compared_with_each_other(config, advantage):
         ({"advantage": "rloo", "answers_per_prompt": 2, "whiten_rewards": True},
          "whiten_rewards is True: leave it at False"),
         ({"kl_budget": 0.0}, "kl_budget is 0.0, allowed is above 0"),
+        ({"address": "http://x"}, "address is 'http://x', .* in each iteration: hand_over is need"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_go_together_are_refused(config, chosen, sentence):

@@ -9,12 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from reward.run_folder import RunFolder
+from tests.reward.chat_server import chat_server
+from tests.rlhf_loop.drawing_server import LastHanded
 from tests.rlhf_loop.steps_of_ranks import launch
 
 CASES = {
     "value head": {},
     "value model": {"value": "safety", "truncated": "keep"},
     "rloo": {"advantage": "rloo", "answers_per_prompt": 3},
+    "at an address": {},  # of two; one draws here
 }
 
 
@@ -31,12 +34,16 @@ def settings(out: Path, prompts: Path, chat_model: Path, judges: dict[str, Path]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, prompts, chat_model, judges) -> Path:
     work = tmp_path_factory.mktemp("ranks")
-    for number in (1, 2):
-        runs = [
-            ("ppo", settings(work / f"{case} {number}", prompts, chat_model, judges, **CASES[case]))
-            for case in CASES
-        ]
-        launch(number, runs, work / f"{number}.json")
+    chosen, engine = {name: dict(case) for name, case in CASES.items()}, LastHanded(work / "note")
+    with chat_server(engine) as server:
+        for number in (1, 2):
+            runs = [
+                ("ppo", settings(work / f"{case} {number}", prompts, chat_model, judges, **more))
+                for case, more in chosen.items()
+            ]
+            launch(number, runs, work / f"{number}.json")
+            chosen["at an address"] = {"address": server.address, "hand_over": engine.hand_over}
+    assert [Path(folder).name[0] for folder in engine.folders] == list("0123")
     return work
 
 

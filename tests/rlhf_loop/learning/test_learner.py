@@ -121,13 +121,13 @@ def with_drawn(monkeypatch, error=0.0):
     """Let every answer carry log-probabilities, as the engine's do, with so much error."""
     sample = learning.sample_and_score
 
-    def told(model, tokenizer, rewards, prompts, *rest):
-        answers, texts, scores = sample(model, tokenizer, rewards, prompts, *rest)
-        queries = [learning.prompt_tokens(tokenizer, p.messages) for p in prompts]
+    def told(engine, rewards, prompts, *rest):
+        answers, texts, scores = sample(engine, rewards, prompts, *rest)
+        queries = [learning.prompt_tokens(engine.tokenizer, p.messages) for p in prompts]
         rows = [answer.tokens for answer in answers]
         response, mask = right_pad(rows, 0)
         with torch.no_grad():
-            logits, _ = response_logits(model, *left_pad(queries, 0), response, mask)
+            logits, _ = response_logits(engine.model, *left_pad(queries, 0), response, mask)
         logprobs = response_logprobs(logits, response) + error
         drawn = [
             Told(answer, row[: len(answer.tokens)].tolist())
