@@ -28,7 +28,7 @@ from reward.run_folder import RunFolder
 from reward.score import Scorer
 from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
-from rlhf_loop.config import ContextDistillationConfig, LearntAnswers, inputs_of
+from rlhf_loop.config import DATA_FILES, ContextDistillationConfig, LearntAnswers, inputs_of
 from rlhf_loop.engines import Address, Here, answer_prompts, engine_for
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Answer, Drawing, answer_text, chunks, load_chat_model, row_seed
@@ -65,7 +65,7 @@ def _distil(config: ContextDistillationConfig, run: RunFolder) -> Record:
         raise ValueError(f"{config.prompts} has no {config.split} prompts tagged is_safety")
     candidates = _candidates(config, run, prompts, read_preprompts(config.templates))
     write_records(
-        run.path / "distilled.jsonl",
+        run.path / DATA_FILES["context_distillation"],
         [
             _training_line(config, prompt, line)
             for prompt, line in zip(prompts, candidates, strict=True)

@@ -23,7 +23,7 @@ from reward.preferences import Message, dialogue_root
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
-from rlhf_loop.config import GhostAttentionConfig, LearntAnswers, inputs_of
+from rlhf_loop.config import DATA_FILES, GhostAttentionConfig, LearntAnswers, inputs_of
 from rlhf_loop.constraints import (
     Constraint,
     ConstraintKind,
@@ -76,7 +76,8 @@ def _build(config: GhostAttentionConfig, run: RunFolder) -> Record:
     kept = [line for line in drawn if line["left_out"] is None]
     if not kept:
         raise ValueError(f"no dialogue of {file} can be trained on: {_left_out(drawn)}")
-    write_records(run.path / "dialogues.jsonl", [_training_line(config, line) for line in kept])
+    dialogues = [_training_line(config, line) for line in kept]
+    write_records(run.path / DATA_FILES["ghost_attention"], dialogues)
     return _summary(drawn, kept, kinds)
 
 

@@ -14,15 +14,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from reward.command import Refused, command
 from reward.run_folder import PARENT_VARIABLE, RunFolder
-from reward.settings import to_flags, to_mapping
-from rlhf_loop.config import STAGE_CONFIGS, TRAINING_STAGES, RoundConfig, inputs_of
+from reward.settings import from_mapping, to_flags, to_mapping
+from rlhf_loop.config import (
+    DATA_FILES,
+    STAGE_CONFIGS,
+    TRAINING_STAGES,
+    RejectionConfig,
+    RoundConfig,
+    inputs_of,
+)
 
 STAGES = tuple(STAGE_CONFIGS)
 
@@ -50,19 +57,24 @@ def stage_command(
     out: Path,
     policy: Path,
     results: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    built: Sequence[Path] = (),
 ) -> list[str]:
     """The command of one stage, as an argument list.
 
     ``policy`` is the chat model that the stage starts from: the round's own for the first, then the
     ``model/`` of the last stage that left one. ``out`` is the stage's run folder. ``results`` are
     those of the finished stages by name: rejection sampling draws at the temperature that a sweep
-    has picked.
+    has picked. ``built`` are the files that the round's builders of data left: it is fine-tuned on
+    them beside what its own settings name.
 
     Raises ValueError for a stage that is none.
     """
     settings = config.settings_of(stage, policy, out)
     if stage == "rejection" and "temperature" in results:
         settings["temperature"] = results["temperature"]["temperature"]
+    if stage == "rejection" and built:
+        named = from_mapping(RejectionConfig, settings).sft_data
+        settings["sft_data"] = [*named, *built]
     return command_of(stage, settings)
 
 
@@ -100,7 +112,8 @@ def _run_stage(
     folder = RunFolder(config.out / stage)
     result = folder.result()
     if result is None:
-        command = stage_command(stage, config, folder.path, policy, results)
+        built = [config.out / name / DATA_FILES[name] for name in results if name in DATA_FILES]
+        command = stage_command(stage, config, folder.path, policy, results, built)
         result = finish_stage(stage, command, folder)
     return result
 

@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from reward.run_folder import RunFolder
+from rlhf_loop.round import StageFailed
 
 ROOT = Path(__file__).resolve().parent.parent
 LOADED = [
@@ -50,6 +53,18 @@ def start(module: str, arguments: Sequence[str], log: Path) -> Child:
     process = server().Process(target=_work, args=(module, list(arguments), str(log)))
     process.start()
     return Child(process)
+
+
+def finish_stage(
+    stage: str, command: Sequence[str], folder: RunFolder, **environment: str
+) -> dict[str, Any]:
+    """What ``rlhf_loop.round.finish_stage`` does, in a process that begins with torch loaded."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    status = start(command[2], command[3:], folder.log_file).wait()
+    result = folder.result()
+    if result is None:
+        raise StageFailed(f"stage {stage} ended with status {status}:\n{folder.log_tail()}")
+    return result
 
 
 @cache

@@ -17,6 +17,7 @@ from rlhf_loop.config.evaluation import (
 from rlhf_loop.config.ppo import PPOConfig
 from rlhf_loop.config.round import (
     COMMAND_CONFIGS,
+    DATA_FILES,
     STAGE_CONFIGS,
     TRAINING_STAGES,
     ReplayConfig,
@@ -33,6 +34,7 @@ from rlhf_loop.config.tuning import (
 
 __all__ = [
     "COMMAND_CONFIGS",
+    "DATA_FILES",
     "STAGE_CONFIGS",
     "TRAINING_STAGES",
     "ContextDistillationConfig",

@@ -13,6 +13,7 @@ from rlhf_loop.config.evaluation import EvaluateConfig, InstructionKeepingConfig
 from rlhf_loop.config.ppo import PPOConfig
 from rlhf_loop.config.sampling import RejectionConfig, SamplingConfig, TemperatureConfig
 from rlhf_loop.config.tuning import DPOConfig, SFTConfig
+from rlhf_loop.prompts import PromptSplit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +22,23 @@ class RoundConfig(Inputs):
 
     stages: tuple[str, ...] = setting(
         ("rejection", "ppo", "evaluate"),
-        "which stages the round has, in this order: sft temperature rejection dpo ppo evaluate",
+        "which stages the round has, in this order: sft temperature ghost_attention "
+        "context_distillation rejection dpo ppo instruction_keeping evaluate",
     )
     sft: dict[str, Any] = setting({}, "settings of rlhf_loop.sft, a JSON object")
     temperature: dict[str, Any] = setting({}, "settings of rlhf_loop.temperature, a JSON object")
+    ghost_attention: dict[str, Any] = setting(
+        {}, "settings of rlhf_loop.ghost_attention, a JSON object"
+    )
+    context_distillation: dict[str, Any] = setting(
+        {}, "settings of rlhf_loop.context_distillation, a JSON object"
+    )
     rejection: dict[str, Any] = setting({}, "settings of rlhf_loop.rejection, a JSON object")
     dpo: dict[str, Any] = setting({}, "settings of rlhf_loop.dpo, a JSON object")
     ppo: dict[str, Any] = setting({}, "settings of rlhf_loop.ppo, a JSON object")
+    instruction_keeping: dict[str, Any] = setting(
+        {}, "settings of rlhf_loop.instruction_keeping, a JSON object"
+    )
     evaluate: dict[str, Any] = setting({}, "settings of rlhf_loop.evaluate, a JSON object")
 
     def __post_init__(self) -> None:
@@ -51,6 +62,17 @@ class RoundConfig(Inputs):
             )
         if "temperature" in self.stages and "rejection" not in self.stages:
             raise ValueError("stages has temperature without rejection, which alone draws at it")
+        for stage in [stage for stage in self.stages if stage in DATA_FILES]:
+            if "rejection" not in self.stages:
+                raise ValueError(
+                    f"stages has {stage} without rejection, which alone learns from what it builds"
+                )
+            split = getattr(self, stage).get("split", PromptSplit.TRAIN)
+            if split != PromptSplit.TRAIN:
+                raise ValueError(
+                    f"split of {stage} is {split!r}, allowed is {PromptSplit.TRAIN}: rejection "
+                    "learns from what it builds"
+                )
 
     def settings_of(self, stage: str, policy: Path, out: Path) -> dict[str, Any]:
         """All settings of one stage that starts from the chat model ``policy``.
@@ -65,8 +87,11 @@ class RoundConfig(Inputs):
         if stage == "dpo":
             given = {"prompts": self.prompts, "policy": policy, "out": out}
             return {"seed": self.seed, **own, **given}
-        shared = {name: getattr(self, name) for name in Inputs.__dataclass_fields__}
-        if stage == "evaluate":
+        known = STAGE_CONFIGS[stage].__dataclass_fields__
+        shared = {
+            name: getattr(self, name) for name in Inputs.__dataclass_fields__ if name in known
+        }
+        if "against" in known:
             shared["against"] = self.policy
         if stage == "temperature" and "samples" in self.rejection:
             shared["samples"] = self.rejection["samples"]
@@ -76,18 +101,24 @@ class RoundConfig(Inputs):
 STAGE_CONFIGS: dict[str, type[Settings]] = {
     "sft": SFTConfig,
     "temperature": TemperatureConfig,
+    "ghost_attention": GhostAttentionConfig,
+    "context_distillation": ContextDistillationConfig,
     "rejection": RejectionConfig,
     "dpo": DPOConfig,
     "ppo": PPOConfig,
+    "instruction_keeping": InstructionKeepingConfig,
     "evaluate": EvaluateConfig,
 }
 TRAINING_STAGES = {"sft", "rejection", "dpo", "ppo"}
+DATA_FILES = {
+    "ghost_attention": "dialogues.jsonl",
+    "context_distillation": "distilled.jsonl",
+}
+"""The stages that build data, each with the file of it that it leaves. Rejection sampling learns
+from them: builders answer with the model that it draws from, which is the latest (section 3.3)."""
 COMMAND_CONFIGS: dict[str, type[Settings]] = {
     **STAGE_CONFIGS,
     "sampling": SamplingConfig,
-    "ghost_attention": GhostAttentionConfig,
-    "context_distillation": ContextDistillationConfig,
-    "instruction_keeping": InstructionKeepingConfig,
     "task_accuracy": TaskAccuracyConfig,
 }
 

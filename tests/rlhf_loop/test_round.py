@@ -6,10 +6,15 @@ import pytest
 
 from reward.preferences import write_pairs
 from reward.run_folder import RunFolder
-from rlhf_loop.config import RoundConfig
+from reward.settings import parse, to_mapping
+from rlhf_loop.config import RejectionConfig, ReplayConfig, RoundConfig
 from rlhf_loop.policy import load_chat_model
+from rlhf_loop.prompts import write_prompts
+from rlhf_loop.replay import replay
 from rlhf_loop.round import StageFailed, main, run_round
+from tests import forked
 from tests.reward.pairs import pairs
+from tests.rlhf_loop.conftest import make_prompt
 
 
 def settings_of(prompts, chat_model, judges, out):
@@ -67,28 +72,108 @@ def test_a_stage_that_fails_is_named_with_its_log(prompts, chat_model, judges, t
     assert RunFolder(settings["out"]).result() is None
 
 
-def test_stages_that_the_settings_name(prompts, chat_model, judges, tmp_path):
-    """Demonstrations, a sweep, rejection sampling at its pick, and DPO; no PPO."""
-    out = tmp_path / "out"
-    settings = settings_of(prompts, chat_model, judges, out)
+@pytest.fixture(scope="module")
+def built(brief_model, judges, tmp_path_factory):
+    """A round of all stages but PPO: demonstrations, a sweep, both builders of data, rejection
+    sampling that learns from them, DPO, and how long instructions last. Its settings."""
+    folder = tmp_path_factory.mktemp("built")
+    write_prompts(folder / "prompts.jsonl", map(make_prompt, range(48)))
     dialogue = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good day."}]
-    (tmp_path / "data.jsonl").write_text(json.dumps({"messages": dialogue}) + "\n")
-    write_pairs(tmp_path / "pairs.jsonl", pairs(4))
+    (folder / "data.jsonl").write_text(json.dumps({"messages": dialogue}) + "\n")
+    anything = {"kind": "any", "instruction": "Say {value}.", "terse": "Say: {value}",
+                "values": ["something"], "check": {"pattern": ""}}  # fmt: skip
+    (folder / "constraints.json").write_text(json.dumps({"constraints": [anything]}))
+    write_pairs(folder / "pairs.jsonl", pairs(4))
+    data = [str(folder / "data.jsonl")]
+    instructed = {"constraints": str(folder / "constraints.json")}
+    settings = settings_of(folder / "prompts.jsonl", brief_model, judges, folder / "out")
     settings |= {
-        "stages": ("sft", "temperature", "rejection", "dpo", "evaluate"),
-        "sft": {"data": [str(tmp_path / "data.jsonl")], "epochs": 1},
+        "stages": ("sft", "temperature", "ghost_attention", "context_distillation", "rejection",
+                   "dpo", "instruction_keeping", "evaluate"),
+        "max_new_tokens": 24,
+        "sft": {"data": data, "epochs": 1},
         "temperature": {"temperatures": [1.3, 1.6], "prompt_count": 2, "split": "train"},
-        "dpo": {"pairs": [str(tmp_path / "pairs.jsonl")]},
-    }
-    result = run_round(RoundConfig(**settings))
-    assert result["model"] == "dpo/model"
-    asked = {
-        stage: json.loads((out / stage / "config.json").read_text()) for stage in settings["stages"]
-    }
-    started = [asked["sft"]["model"], *(asked[s]["policy"] for s in settings["stages"][1:])]
-    models = [chat_model, out / "sft/model", out / "sft/model", out / "rejection/model",
-              out / "dpo/model"]  # fmt: skip
-    assert started == [str(path) for path in models]
+        "ghost_attention": {**instructed, "dialogues": 12, "longest_turns": 2},
+        "context_distillation": {"seed": 1},
+        "rejection": {**settings["rejection"], "sft_data": data},
+        "dpo": {"pairs": [str(folder / "pairs.jsonl")]},
+        "instruction_keeping": {**instructed, "turns": [2], "dialogues": 4, "resamples": 50},
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlhf_loop.round.finish_stage", forked.finish_stage)
+        run_round(RoundConfig(**settings))
+    return settings
+
+
+def asked(settings, stage):
+    return json.loads((settings["out"] / stage / "config.json").read_text())
+
+
+def test_stages_that_the_settings_name(built):
+    out = built["out"]
+    assert RunFolder(out).result()["model"] == "dpo/model"
+    policies = [asked(built, stage).get("policy") for stage in built["stages"][1:]]
+    models = [*["sft/model"] * 4, "rejection/model", *["dpo/model"] * 2]
+    assert asked(built, "sft")["model"] == str(built["policy"])
+    assert policies == [str(out / model) for model in models]
     sweep = RunFolder(out / "temperature").result()
-    assert asked["rejection"]["temperature"] == sweep["temperature"]
-    assert sweep["pick_at"] == asked["rejection"]["samples"] == 4
+    assert asked(built, "rejection")["temperature"] == sweep["temperature"]
+    assert sweep["pick_at"] == asked(built, "rejection")["samples"] == 4
+
+
+def test_rejection_sampling_is_fine_tuned_on_what_the_builders_left(built):
+    out = built["out"]
+    files = [
+        *asked(built, "sft")["data"],
+        *(
+            str(out / stage / name)
+            for stage, name in (
+                ("ghost_attention", "dialogues.jsonl"),
+                ("context_distillation", "distilled.jsonl"),
+            )
+        ),
+    ]
+    assert asked(built, "rejection")["sft_data"] == files
+    results = {s: RunFolder(out / s).result() for s in built["stages"]}
+    dialogues, kept = (
+        results["ghost_attention"]["dialogues"],
+        results["context_distillation"]["kept"],
+    )
+    assert (dialogues > 0, kept > 0) == (True, True)
+    tuned = results["rejection"]
+    assert tuned["sft_answers"] == 1 + dialogues + kept
+    assert tuned["fine_tuned_on"] == tuned["selected"] + tuned["sft_answers"]
+
+
+def test_how_long_instructions_last_is_measured_before_and_after(built):
+    found = asked(built, "instruction_keeping")
+    assert found["against"] == str(built["policy"])
+    change = RunFolder(built["out"] / "instruction_keeping").result()["turns"]["2"]["change"]
+    assert (change["before"], change["after"]) == (1, 1)  # an empty pattern is found everywhere
+
+
+def test_data_that_is_built_again_is_what_is_learnt_from_again(built, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf_loop.replay.finish_stage", forked.finish_stage)
+    stages = ("ghost_attention", "rejection")
+    found = replay(ReplayConfig(run=built["out"], out=tmp_path / "again", stages=stages))
+    assert found == {stage: [] for stage in stages}
+    again = json.loads((tmp_path / "again/rejection/config.json").read_text())["sft_data"]
+    first, *others = asked(built, "rejection")["sft_data"]
+    assert again == [first, str(tmp_path / "again/ghost_attention/dialogues.jsonl"), others[1]]
+
+
+def test_a_round_that_was_stopped_builds_its_data_once(built, monkeypatch):
+    """The next stage is asked for what it would have been asked for at first."""
+    for left in (built["out"], built["out"] / "rejection", built["out"] / "dpo"):
+        (left / "result.json").unlink()
+    commands = []
+
+    def noted(stage, command, folder):
+        commands.append(command)
+        raise StageFailed(stage)
+
+    monkeypatch.setattr("rlhf_loop.round.finish_stage", noted)
+    with pytest.raises(StageFailed, match="rejection"):
+        run_round(RoundConfig(**built))
+    asked_again = parse(RejectionConfig, "test", commands[0][3:])
+    assert to_mapping(asked_again) == asked(built, "rejection")

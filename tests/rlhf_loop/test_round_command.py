@@ -17,7 +17,10 @@ def a_round(**changes) -> RoundConfig:
 
 
 def test_a_round_has_three_stages_unless_its_settings_name_others():
-    assert STAGES == ("sft", "temperature", "rejection", "dpo", "ppo", "evaluate")
+    assert STAGES == (
+        "sft", "temperature", "ghost_attention", "context_distillation", "rejection", "dpo", "ppo",
+        "instruction_keeping", "evaluate",
+    )  # fmt: skip
     assert a_round().stages == stages_of({}) == ("rejection", "ppo", "evaluate")
     assert stages_of({"stages": ["dpo", "evaluate"]}) == ("dpo", "evaluate")
     assert a_round(stages=("rejection", "evaluate")).stages == ("rejection", "evaluate")
@@ -37,9 +40,12 @@ def test_a_command_parses_back_into_the_stage_s_settings(stage):
         "stages": STAGES,
         "sft": {"data": ["a.jsonl", "b.jsonl"], "answers": "all", "loss_mean": "answers"},
         "temperature": {"temperatures": [0.5, 1.5], "pick_at": 4, "split": "train"},
+        "ghost_attention": {"dialogues": 9, "constraints": "own.json", "terse_share": 0.25},
+        "context_distillation": {"preprompt_as": "user", "max_new_tokens": 30},
         "rejection": {"samples": 7, "earlier": ["a b.jsonl", "c.jsonl"], "packing": "across"},
         "dpo": {"pairs": ["pairs.jsonl"], "beta": 0.2, "criterion": "safety"},
         "ppo": {"batch": 64, "minibatch": 16, "learning_rate": 3e-4, "truncated": "mask"},
+        "instruction_keeping": {"turns": [2, 3], "split": "validation"},
         "evaluate": {"split": "validation"},
     }
     config = a_round(seed=5, max_new_tokens=48, threshold=0.2, **overrides)
@@ -48,10 +54,14 @@ def test_a_command_parses_back_into_the_stage_s_settings(stage):
     found = to_mapping(parse(STAGE_CONFIGS[stage], "test", command[3:]))
     expected = {"out": "runs/x", "seed": 5, "model" if stage == "sft" else "policy": "start"}
     if stage not in ("sft", "dpo"):
-        expected |= {"prompts": "prompts", "max_new_tokens": 48, "threshold": 0.2}
+        expected |= {"prompts": "prompts", "max_new_tokens": 48}
+    if stage in ("temperature", "rejection", "ppo", "evaluate"):
+        expected |= {"helpfulness": "helpfulness", "safety": "safety", "threshold": 0.2}
+    if stage == "context_distillation":
+        expected |= {"safety": "safety"}
     expected |= overrides[stage]
     assert {name: found[name] for name in expected} == expected
-    if stage == "evaluate":
+    if stage in ("instruction_keeping", "evaluate"):
         assert found["against"] == "policy"
 
 
@@ -78,6 +88,15 @@ def test_rejection_sampling_draws_at_the_temperature_that_the_sweep_picked():
     assert swept.samples == 7  # it is picked for as many answers as will be drawn
 
 
+@pytest.mark.parametrize("named", [{}, {"sft_data": ["own.jsonl"]}, {"sft_data": "own.jsonl"}])
+def test_rejection_sampling_learns_from_what_was_built_beside_its_own_files(named):
+    config = a_round(stages=("ghost_attention", "rejection", "evaluate"), rejection=named)
+    built = [Path("g/dialogues.jsonl"), Path("c/distilled.jsonl")]
+    command = stage_command("rejection", config, Path("x"), Path("y"), {}, built)
+    found = parse(STAGE_CONFIGS["rejection"], "test", command[3:]).sft_data
+    assert found == (*([Path("own.jsonl")] if named else []), *built)
+
+
 def test_fine_tuning_may_begin_at_a_base_model():
     config = a_round(
         stages=("sft", "rejection", "evaluate"), sft={"data": ["d"], "model": "base"},
@@ -100,7 +119,7 @@ def test_what_a_round_s_prompts_hold_out_is_known_to_all_that_learn(stage):
 
 
 def test_a_stage_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="allowed are sft, temperature, rejection, dpo, ppo, eval"):
+    with pytest.raises(ValueError, match="allowed are sft, temperature, ghost_attention, con"):
         stage_command("release", a_round(), Path("x"), Path("y"))
 
 
@@ -116,14 +135,23 @@ def test_a_stage_that_is_none_is_refused():
         ({"stages": ("rejection", "rejection", "evaluate")}, "stages is rejection rejection eval"),
         ({"stages": ("rejection", "release", "evaluate")}, "stages is rejection release evaluate"),
         ({"stages": ("rejection", "ppo")}, "stages is rejection ppo, allowed are some of sft"),
-        ({"stages": ()}, "stages is empty, allowed are some of sft temperature rejection dpo ppo"),
+        ({"stages": ()}, "stages is empty, allowed are some of sft temperature ghost_at"),
         ({"stages": ("evaluate",)}, "trains nothing: one of sft, rejection, dpo, ppo is needed"),
         ({"stages": ("temperature", "ppo", "evaluate")}, "temperature without rejection"),
+        ({"stages": ("ghost_attention", "ppo", "evaluate")},
+         "ghost_attention without rejection, which alone learns from what it builds"),
+        ({"stages": ("sft", "context_distillation", "evaluate")},
+         "context_distillation without rejection, which alone learns"),
+        ({"stages": ("ghost_attention", "rejection", "evaluate"),
+          "ghost_attention": {"split": "test"}},
+         "split of ghost_attention is 'test', allowed is train: rejection learns"),
+        ({"stages": ("rejection", "ghost_attention", "evaluate")}, "each once, in this order"),
+        ({"stages": ("instruction_keeping", "evaluate")}, "which trains nothing"),
         ({"stages": ("sft", "evaluate")}, "setting 'data' is missing"),
         ({"stages": ("dpo", "evaluate")}, "setting 'pairs' is missing"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     ],
-)
+)  # fmt: skip
 def test_a_round_is_refused_before_it_starts(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         a_round(**changes)
