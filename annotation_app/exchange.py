@@ -34,7 +34,7 @@ from annotation_app.snapshots import split_of
 from reward.preferences import read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import from_mapping, to_flags
-from rlhf_loop.config import RoundConfig
+from rlhf_loop.config import DATA_FILES, RoundConfig
 from rlhf_loop.prompts import Prompt as LoopPrompt
 from rlhf_loop.prompts import read_prompts
 from rlhf_loop.round import STAGES, stage_command, stages_of, trained_next
@@ -64,6 +64,11 @@ def round_settings() -> dict[str, Any]:
     found = installed_settings("round")
     if measures := measures_of(found.get("evaluate", {})):
         found["evaluate"] = measures
+    stages = found.get("stages")
+    if isinstance(stages, list) and Run.Kind.INSTRUCTION_KEEPING in stages:
+        found[Run.Kind.INSTRUCTION_KEEPING.value] = with_judge(
+            found.get(Run.Kind.INSTRUCTION_KEEPING, {})
+        )
     later: dict[str, Any] = dict.fromkeys(
         ("prompts", "policy", "helpfulness", "safety", "out"), "later"
     )
@@ -80,14 +85,17 @@ def round_settings() -> dict[str, Any]:
 
 def measures_of(evaluate: Mapping[str, Any]) -> dict[str, Any]:
     """The evaluation's settings with the judge and the task files of this installation, where the
-    settings name no others, and no null in place of a judge."""
-    judge = {"judge_address": settings.JUDGE_URL, "judge_model": settings.JUDGE_MODEL}
+    settings name no others."""
     tasks = [] if settings.TASKS_FOLDER is None else sorted(settings.TASKS_FOLDER.glob("*.jsonl"))
-    return {
-        **(judge if settings.JUDGE_URL and "judge_address" not in evaluate else {}),
-        **({"tasks": [str(file) for file in tasks]} if tasks else {}),
-        **evaluate,
-    }
+    return {**({"tasks": [str(file) for file in tasks]} if tasks else {}), **with_judge(evaluate)}
+
+
+def with_judge(stage_settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings with the judge of this installation, where they name no other, and no null
+    in place of one."""
+    judge = {"judge_address": settings.JUDGE_URL, "judge_model": settings.JUDGE_MODEL}
+    is_missing = settings.JUDGE_URL and "judge_address" not in stage_settings
+    return {**(judge if is_missing else {}), **stage_settings}
 
 
 def command(run: Run) -> list[str]:
@@ -144,19 +152,26 @@ def evaluated_models(run: Run) -> list[Checkpoint]:
 
 def _stage_command(run: Run) -> list[str]:
     assert run.round is not None, run.pk
-    if run.kind == Run.Kind.EVALUATE:
-        _refuse_other_judge(run)
+    _refuse_other_judge(run)
     config = round_config(run, policy_role="round_policy")
     finished = run.round.runs.filter(state=Run.State.SUCCEEDED, pk__lt=run.pk)
     results = {done.kind: run_folder(done).result() or {} for done in finished}
-    return stage_command(run.kind, config, run_folder(run).path, _folder(run, "policy"), results)
+    folder, policy = run_folder(run).path, _folder(run, "policy")
+    return stage_command(run.kind, config, folder, policy, results, built_data(run))
+
+
+def built_data(run: Run) -> list[Path]:
+    """The files that a stage was given of its round's builders of data."""
+    given = run.inputs.filter(other_run__kind__in=DATA_FILES).select_related("other_run")
+    builders = [row.other_run for row in given.order_by("pk") if row.other_run is not None]
+    return [run_folder(builder).path / DATA_FILES[builder.kind] for builder in builders]
 
 
 def _refuse_other_judge(run: Run) -> None:
     """Raises ValueError where the judge is not one that is configured now: a round that waited, or
     goes on, calls nobody whom nobody configures any more."""
-    address = run.config.get("evaluate", {}).get("judge_address")
-    own = installed_settings("round").get("evaluate", {}).get("judge_address")
+    address = run.config.get(run.kind, {}).get("judge_address")
+    own = installed_settings("round").get(run.kind, {}).get("judge_address")
     if address and address not in (settings.JUDGE_URL, own):
         raise ValueError(
             f"{address} was to judge, but neither JUDGE_URL nor the round's settings name it now. "

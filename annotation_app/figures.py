@@ -388,6 +388,19 @@ def sweep(
     return {"data": data, "layout": _layout(title, **axes)}
 
 
+def by_turn(
+    before: Points, after: Sequence[tuple[int, float, float | None, float | None]], title: str
+) -> Figure:
+    """Shares over the turns of a dialogue, old beside new; ``after`` with its intervals."""
+    data = [joined("before", before, 0)] if before else []
+    found = [{"share": share, "low": low, "high": high} for _, share, low, high in after]
+    points = [(turn, share) for turn, share, *_ in after]
+    data.append({**joined("after", points, 1), "error_y": _interval(found, "share")})
+    xaxis = {"title": {"text": "turn"}, "tickvals": [turn for turn, _ in points]}
+    yaxis = {"range": [0, 1.02], "tickformat": ".0%"}
+    return {"data": data, "layout": _layout(title, showlegend=True, xaxis=xaxis, yaxis=yaxis)}
+
+
 class Version(NamedTuple):
     """A chat version on the plane of helpfulness and safety: each (before, after), or a single
     value with its interval's ends."""

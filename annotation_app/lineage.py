@@ -7,6 +7,7 @@ Annotations are counted by the database, however many there are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db.models import Count, Q, QuerySet
@@ -33,13 +34,18 @@ OWN_BATCHES = (
 
 
 class Step(NamedTuple):
-    """A run on the way, what it made, and what it was given."""
+    """A run on the way, what it made (None: data to learn from), and what it was given."""
 
     run: Run
-    made: Checkpoint
+    made: Checkpoint | None
     inputs: list[RunInput]
     pool: list[Run]
     """earlier rounds' rejection sampling, whose best answers competed in it"""
+
+    @property
+    def at(self) -> datetime | None:
+        """When what it made was there."""
+        return self.run.ended_at if self.made is None else self.made.created_at
 
 
 class FromBatch(NamedTuple):
@@ -65,18 +71,20 @@ class Lineage(NamedTuple):
 
 def lineage(checkpoint: Checkpoint) -> Lineage:
     """Everything that led to these weights. Queries: one for each generation of runs."""
-    made: dict[int, Checkpoint] = {}
+    made: dict[int, Checkpoint | None] = {}
     inputs: dict[int, list[RunInput]] = {}
     brought_in: dict[int, Checkpoint] = {}
-    pending = [checkpoint]
-    while pending:
+    pending, builders = [checkpoint], set[int]()
+    while pending or builders:
         brought_in |= {it.pk: it for it in pending if it.run_id is None}
-        new = {it.run_id: it for it in pending if it.run_id and it.run_id not in made}
+        new = {it.run_id: it for it in pending if it.run_id} | dict.fromkeys(builders)
+        new = {run: it for run, it in new.items() if run not in made}
         made |= new
         given = list(_inputs(new))
         for item in given:
             inputs.setdefault(item.run_id, []).append(item)
         pending = [item.checkpoint for item in given if item.checkpoint is not None]
+        builders = {item.other_run_id for item in given if item.other_run_id is not None}
     every = [item for given in inputs.values() for item in given]
     return Lineage(
         _steps(made, inputs),
@@ -105,7 +113,9 @@ def _once(found: Iterable[Any]) -> list[Any]:
     return [rows[pk] for pk in sorted(rows)]
 
 
-def _steps(made: Mapping[int, Checkpoint], inputs: Mapping[int, list[RunInput]]) -> list[Step]:
+def _steps(
+    made: Mapping[int, Checkpoint | None], inputs: Mapping[int, list[RunInput]]
+) -> list[Step]:
     runs = list(Run.objects.filter(pk__in=made).select_related("round", "asked_by").order_by("-pk"))
     pools = _pools(runs)
     return [Step(r, made[r.pk], inputs.get(r.pk, []), pools.get(r.pk, [])) for r in runs]

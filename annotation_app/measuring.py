@@ -63,8 +63,8 @@ COMMANDS: dict[str, Callable[[Run], list[str]]] = {
 
 def judgings(run: Run) -> list[Run]:
     """The chat models' judgings that stand in an evaluation, in its order."""
-    rows = run.inputs.filter(judging__isnull=False).select_related("judging").order_by("pk")
-    return [row.judging for row in rows if row.judging is not None]
+    rows = run.inputs.filter(other_run__isnull=False).select_related("other_run").order_by("pk")
+    return [row.other_run for row in rows if row.other_run is not None]
 
 
 def judge_name(judging: Run) -> str:

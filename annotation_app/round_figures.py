@@ -1,6 +1,7 @@
 """What the stages of a round logged and left, as tables with their plots.
 
-Of ``result.json`` (docs/round.md) here; curves and the evaluation have modules of their own.
+Of ``result.json`` (docs/round.md) here; curves, the evaluation and what builders of data left have
+modules of their own.
 What is missing is left out, so that older runs have a page too.
 """
 
@@ -10,11 +11,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from annotation_app import figures
+from annotation_app.built_figures import (
+    built_told,
+    dialogue_tables,
+    distilled_tables,
+    distilled_told,
+    keeping_tables,
+    keeping_told,
+)
 from annotation_app.chat_figures import chat_tables
 from annotation_app.curves import Metrics
 from annotation_app.models import Run
 from annotation_app.stage_curves import CURVES, Result, curve
 from annotation_app.tables import Column, Table, is_number
+
+DOES: dict[str, str] = {
+    Run.Kind.SFT: "learns written answers",
+    Run.Kind.TEMPERATURE: "finds what to draw at",
+    Run.Kind.GHOST_ATTENTION: "builds dialogues that keep an instruction",
+    Run.Kind.CONTEXT_DISTILLATION: "builds safer answers",
+    Run.Kind.REJECTION: "learns the best of many answers",
+    Run.Kind.DPO: "learns from pairs",
+    Run.Kind.PPO: "learns from rewards",
+    Run.Kind.INSTRUCTION_KEEPING: "how long instructions last",
+    Run.Kind.EVALUATE: "old and new side by side",
+}
 
 
 class Group(NamedTuple):
@@ -140,6 +161,9 @@ def _mean(values: Iterable[Any]) -> float | None:
 _LEFT: dict[str, Callable[[Result], Iterator[Table]]] = {
     Run.Kind.REJECTION: _rejection,
     Run.Kind.TEMPERATURE: _sweep,
+    Run.Kind.GHOST_ATTENTION: dialogue_tables,
+    Run.Kind.CONTEXT_DISTILLATION: distilled_tables,
+    Run.Kind.INSTRUCTION_KEEPING: keeping_tables,
     Run.Kind.EVALUATE: chat_tables,
 }
 
@@ -175,7 +199,7 @@ def _rejection_told(result: Result) -> list[str]:
     drawn, at = result.get("candidates"), result.get("temperature")
     tuned, written = result.get("fine_tuned_on"), result.get("sft_answers")
     hot = f" at temperature {at:g}" if at is not None else ""
-    more = f", {written} of them demonstrations" if written else ""
+    more = f", {written} of them from files of answers" if written else ""
     left_out = _left_out(result, "dialogues")
     return [
         f"{drawn} answers to {result.get('prompts')} prompts were drawn{hot}; "
@@ -231,5 +255,8 @@ _TOLD: dict[str, Callable[[Result], list[str]]] = {
     Run.Kind.TEMPERATURE: _sweep_told,
     Run.Kind.SFT: _tuned_told,
     Run.Kind.DPO: _tuned_told,
+    Run.Kind.GHOST_ATTENTION: built_told,
+    Run.Kind.CONTEXT_DISTILLATION: distilled_told,
+    Run.Kind.INSTRUCTION_KEEPING: keeping_told,
     Run.Kind.EVALUATE: _evaluation_told,
 }

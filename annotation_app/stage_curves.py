@@ -271,8 +271,40 @@ DPO: Panels = (
         ),
     ),
 )
-CURVES: dict[str, Panels] = {Run.Kind.PPO: PPO, Run.Kind.REJECTION: REJECTION,
-                             Run.Kind.SFT: SFT, Run.Kind.DPO: DPO}  # fmt: skip
+GHOST_ATTENTION: Panels = (
+    (
+        "Dialogues drawn",
+        (
+            Panel(
+                "kept",
+                "To learn from",
+                {"ghost_attention/kept": "share"},
+                "Share of each part of the dialogues.",
+                "share",
+                SHARES,
+            ),
+        ),
+    ),
+)
+CONTEXT_DISTILLATION: Panels = (
+    (
+        "Answers drawn",
+        (
+            Panel(
+                "kept",
+                "Kept by the gate",
+                {"distillation/kept": "share"},
+                "Share of the distilled answers to each part of the prompts.",
+                "share",
+                SHARES,
+            ),
+        ),
+    ),
+)
+CURVES: dict[str, Panels] = {
+    Run.Kind.PPO: PPO, Run.Kind.REJECTION: REJECTION, Run.Kind.SFT: SFT, Run.Kind.DPO: DPO,
+    Run.Kind.GHOST_ATTENTION: GHOST_ATTENTION, Run.Kind.CONTEXT_DISTILLATION: CONTEXT_DISTILLATION,
+}  # fmt: skip
 
 
 # --- drawn ---------------------------------------------------------------------------------------

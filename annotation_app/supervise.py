@@ -83,8 +83,7 @@ def _is_hidden(name: str) -> bool:
 def _asks_the_judge(run: Run) -> bool:
     if not settings.JUDGE_API_KEY:
         return False
-    address = run.config.get("evaluate", {}).get("judge_address")
-    asks = run.kind == Run.Kind.EVALUATE and address == settings.JUDGE_URL
+    asks = run.config.get(run.kind, {}).get("judge_address") == settings.JUDGE_URL
     return asks or run.kind == Run.Kind.REWARD_JUDGING
 
 

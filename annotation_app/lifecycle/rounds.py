@@ -21,7 +21,7 @@ from annotation_app.models import (
 )
 from annotation_app.models.refusals import CannotStart, WrongState
 from annotation_app.models.run import Input
-from rlhf_loop.config import TRAINING_STAGES
+from rlhf_loop.config import DATA_FILES, TRAINING_STAGES
 from rlhf_loop.round import STAGES, stages_of
 
 
@@ -104,7 +104,7 @@ def advance(round_: Round) -> Run | None:
             "helpfulness": round_.helpfulness,
             "safety": round_.safety,
             "prompts": round_.prompt_set,
-            **_further(round_, stage, policy),
+            **_further(round_, stage, policy, done),
         },
         round=round_,
     )
@@ -119,14 +119,18 @@ def _finish(round_: Round, last: Run) -> None:
         round_.finish(result)
 
 
-def _further(round_: Round, stage: str, policy: Checkpoint) -> Mapping[str, Input]:
+def _further(
+    round_: Round, stage: str, policy: Checkpoint, done: Mapping[str, Run]
+) -> Mapping[str, Input]:
     """What a stage is given beside what all are: rejection sampling the model that its fine-tuning
-    begins at (section 3.2.3)."""
+    begins at (section 3.2.3), and the runs that built data for it."""
     if stage == STAGES[-1]:
         return measured_by(round_)
     found: dict[str, Input] = {}
     if stage == Run.Kind.REJECTION:
         found["start"] = policy.supervised()
+        builders = [done[name] for name in DATA_FILES if name in done]
+        found |= {f"data_{n}": run for n, run in enumerate(builders, start=1)}
     if round_.demonstrations is not None and stage in dict(exchange.demonstrated_in(round_.config)):
         found["demonstrations"] = round_.demonstrations
     return found

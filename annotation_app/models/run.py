@@ -79,6 +79,9 @@ class Run(models.Model):
         SFT = "sft", "Supervised fine-tuning"
         TEMPERATURE = "temperature", "Temperature sweep"
         DPO = "dpo", "DPO"
+        GHOST_ATTENTION = "ghost_attention", "Ghost Attention"
+        CONTEXT_DISTILLATION = "context_distillation", "Context distillation"
+        INSTRUCTION_KEEPING = "instruction_keeping", "Instruction keeping"
 
     class State(models.TextChoices):
         QUEUED = "queued"
@@ -126,7 +129,8 @@ class Run(models.Model):
                     "kind",
                     ["reward_training", "rejection", "ppo", "evaluate", "sampling",
                      "reward_evaluation", "reward_scaling", "reward_judging",
-                     "sft", "temperature", "dpo"],
+                     "sft", "temperature", "dpo", "ghost_attention", "context_distillation",
+                     "instruction_keeping"],
                 ),
             ),
             models.CheckConstraint(
@@ -273,17 +277,17 @@ Input = Checkpoint | Snapshot | PromptSet | Run | DemonstrationSet
 
 
 class RunInput(models.Model):
-    """What a run was given: role → checkpoint, snapshot, prompt set, a chat model's judging or
-    demonstrations."""
+    """What a run was given: role → checkpoint, snapshot, prompt set, demonstrations, or another run
+    whose folder is read: a chat model's judging, data that a round built."""
 
-    KINDS = ("checkpoint", "snapshot", "prompt_set", "judging", "demonstration_set")
+    KINDS = ("checkpoint", "snapshot", "prompt_set", "other_run", "demonstration_set")
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="inputs")
     role = models.CharField(max_length=30)
     checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, null=True, related_name="used_by")
     snapshot = models.ForeignKey(Snapshot, models.PROTECT, null=True, related_name="used_by")
     prompt_set = models.ForeignKey(PromptSet, models.PROTECT, null=True, related_name="used_by")
-    judging = models.ForeignKey(Run, models.PROTECT, null=True, related_name="used_by")
+    other_run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="used_by")
     demonstration_set = models.ForeignKey(
         DemonstrationSet, models.PROTECT, null=True, related_name="used_by"
     )
@@ -294,7 +298,7 @@ class RunInput(models.Model):
             models.CheckConstraint(
                 name="run_input_exactly_one",
                 condition=exactly_one_of(
-                    "checkpoint", "snapshot", "prompt_set", "judging", "demonstration_set"
+                    "checkpoint", "snapshot", "prompt_set", "other_run", "demonstration_set"
                 ),
             ),
         ]
@@ -305,7 +309,7 @@ class RunInput(models.Model):
     @property
     def item(self) -> Input:
         item = (
-            self.checkpoint or self.snapshot or self.prompt_set or self.judging
+            self.checkpoint or self.snapshot or self.prompt_set or self.other_run
             or self.demonstration_set
         )  # fmt: skip
         assert item is not None, self.pk
@@ -317,4 +321,4 @@ def _input_field(item: Input) -> str:
         Checkpoint: "checkpoint", Snapshot: "snapshot", PromptSet: "prompt_set",
         DemonstrationSet: "demonstration_set",
     }  # fmt: skip
-    return fields.get(type(item), "judging")
+    return fields.get(type(item), "other_run")

@@ -68,7 +68,7 @@ def judging(request: HttpRequest, pk: int) -> HttpResponse:
         "result": result,
         "snapshot": found.input("snapshot"),
         "tables": _tables(found, result),
-        "evaluations": Run.objects.filter(inputs__judging=found).order_by("-pk"),
+        "evaluations": Run.objects.filter(inputs__other_run=found).order_by("-pk"),
     }
     return render(request, "rewards/judging.html", page)
 

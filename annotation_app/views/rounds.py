@@ -33,6 +33,7 @@ class Stage(NamedTuple):
 
     name: str
     label: str
+    does: str
     run: Run | None
 
 
@@ -58,7 +59,10 @@ def _found(pk: int) -> Round:
 
 def _stages(found: Round) -> list[Stage]:
     runs = {run.kind: run for run in found.runs.order_by("pk")}
-    return [Stage(it, str(Run.Kind(it).label), runs.get(it)) for it in stages_of(found.config)]
+    return [
+        Stage(it, str(Run.Kind(it).label), round_figures.DOES[it], runs.get(it))
+        for it in stages_of(found.config)
+    ]
 
 
 def _chosen(found: Round, stages: list[Stage], name: str | None) -> Stage:

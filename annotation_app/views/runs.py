@@ -15,7 +15,7 @@ from annotation_app import curves, exchange
 from annotation_app.access import researcher_required
 from annotation_app.forms import differences
 from annotation_app.lifecycle import rounds
-from annotation_app.models import Checkpoint, Run
+from annotation_app.models import Checkpoint, Run, RunInput
 from annotation_app.models.refusals import WrongState
 from annotation_app.tables import csv_file
 from rlhf_loop.round import stages_of
@@ -56,7 +56,7 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
             live.headers["HX-Refresh"] = "true"  # the buttons and figures beside it have changed
         return live
     context |= _settings(found) | {
-        "inputs": found.inputs.select_related("checkpoint", "snapshot", "prompt_set", "judging"),
+        "inputs": found.inputs.select_related(*RunInput.KINDS),
         "made": Checkpoint.objects.rewards().filter(run=found).first(),
         "figures_at": FIGURES_AT.get(found.kind, ""),
         "is_stage": found.round is not None and found.kind in stages_of(found.round.config),

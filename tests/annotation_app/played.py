@@ -150,6 +150,55 @@ REJECTION_RESULT = {
 }
 
 
+GHOST_RESULT = {
+    "dialogues": 44,
+    "begun": 64,
+    "left_out": {
+        "an answer was cut, empty or without room": 7,
+        "the last answer does not obey": 13,
+    },
+    "turns": {"2": 20, "3": 14, "6": 10},
+    "values": {"hobby": ["chess", "gardening"], "language": ["French", "German", "Dutch"]},
+}
+DISTILLED_RESULT = {
+    "prompts": 40,
+    "kept": 25,
+    "unusable": 4,
+    "median": {"before": 0.41, "distilled": 0.63, "gated": 0.71, "kept": 0.74},
+    "mean": {"before": 0.44, "distilled": 0.6, "gated": 0.69},
+    "by_original": [
+        {"from": low, "count": count, "mean_gain": mean, "least_gain": least, "most_gain": most,
+         "kept": kept}
+        for low, count, mean, least, most, kept in [
+            (0.0, 14, 0.31, -0.02, 0.6, 12), (0.2, 10, 0.2, -0.1, 0.5, 8),
+            (0.4, 9, 0.05, -0.2, 0.3, 4), (0.6, 7, -0.1, -0.4, 0.1, 1),
+            (0.8, 0, None, None, None, 0),
+        ]
+    ],
+}  # fmt: skip
+KEEPING_RESULT = {
+    "dialogues": 50,
+    "turns": {
+        turn: {"share": after, "low": after - 0.1, "high": after + 0.05,
+               "change": {"before": before, "after": after, "difference": after - before,
+                          "low": after - before - 0.1, "high": after - before + 0.1,
+                          "p_value": 0.004}}
+        for turn, before, after in (("2", 0.9, 0.94), ("4", 0.3, 0.82), ("20", 0.02, 0.66))
+    },
+    "cut_short": {"after": {"2": 0, "4": 0, "20": 6}, "before": {"2": 0, "4": 0, "20": 9}},
+}  # fmt: skip
+BUILT = {
+    "ghost_attention": (
+        [{"step": n, "ghost_attention/kept": 0.6 + 0.05 * n} for n in (1, 2)], GHOST_RESULT,
+    ),
+    "context_distillation": (
+        [{"step": n, "distillation/kept": 0.5 + 0.05 * n} for n in (1, 2)], DISTILLED_RESULT,
+    ),
+    "instruction_keeping": ([{"step": n} for n in (1, 2)], KEEPING_RESULT),
+}  # fmt: skip
+"""What stages that build data or measure instructions log and leave."""
+
+
 def rejection_lines(parts: int = 3, steps: int = 5) -> list[dict[str, Any]]:
     drawn = [
         {

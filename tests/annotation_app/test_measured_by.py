@@ -15,7 +15,7 @@ from annotation_app.models.refusals import CannotStart
 from annotation_app.supervise import child_environment
 from reward.preferences import read_pairs
 from reward.settings import parse
-from rlhf_loop.config import EvaluateConfig
+from rlhf_loop.config import EvaluateConfig, InstructionKeepingConfig
 from tests.annotation_app.ended import ended, prompt_set
 from tests.annotation_app.imports.files import HH_RLHF, import_file
 from tests.annotation_app.imports.test_import_prompts import XSTEST, import_prompts
@@ -200,6 +200,24 @@ def test_without_them_nothing_is_asked():
 def test_a_judge_that_nobody_configures_any_more_is_not_called(settings):
     settings.JUDGE_URL, settings.JUDGE_MODEL = JUDGE, "wise"
     run = evaluating()
+    settings.JUDGE_URL = settings.JUDGE_MODEL = ""
+    with pytest.raises(ValueError, match=f"{JUDGE} was to judge, but neither JUDGE_URL nor"):
+        exchange.command(run)
+
+
+def test_so_it_is_where_instructions_are_measured(settings):
+    """Constraints without a rule are for a judge, this installation's unless the settings say."""
+    settings.JUDGE_URL, settings.JUDGE_MODEL, settings.JUDGE_API_KEY = JUDGE, "wise", "key"
+    settings.RUN_SETTINGS = {"round": {"stages": ["ppo", "instruction_keeping", "evaluate"]}}
+    config = exchange.round_settings()
+    assert config["instruction_keeping"] == {"judge_address": JUDGE, "judge_model": "wise"}
+    round_ = ended("running", result=None, config=config)
+    inputs = {"policy": round_.policy, "round_policy": round_.policy, "prompts": round_.prompt_set,
+              "helpfulness": round_.helpfulness, "safety": round_.safety}  # fmt: skip
+    run = Run.queue("instruction_keeping", config, inputs, round=round_)
+    assert parse(InstructionKeepingConfig, "test", exchange.command(run)[3:]).judge_model == "wise"
+    assert child_environment(run)["JUDGE_API_KEY"] == "key"
+    assert "JUDGE_API_KEY" not in child_environment(Run.queue("ppo", config, {}, round=round_))
     settings.JUDGE_URL = settings.JUDGE_MODEL = ""
     with pytest.raises(ValueError, match=f"{JUDGE} was to judge, but neither JUDGE_URL nor"):
         exchange.command(run)

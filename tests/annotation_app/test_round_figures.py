@@ -10,6 +10,7 @@ from annotation_app.round_figures import sentences, stage_groups, tables
 from annotation_app.tables import Column, in_figures
 from rlhf_loop.config import TemperatureConfig
 from rlhf_loop.measures.paired_figures import compare
+from rlhf_loop.round import STAGES
 from tests.annotation_app import played
 
 
@@ -67,7 +68,7 @@ def test_what_was_not_logged_is_left_out():
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 1, "objective/scores": None, "lr": "fast"}]])
-@pytest.mark.parametrize("stage", ["sft", "temperature", "rejection", "dpo", "ppo", "evaluate"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_nothing_to_show_is_no_error(stage, lines):
     assert tables(stage_groups(stage, lines)) == []
     assert tables(stage_groups(stage, lines, {"attempt": 1})) == []
@@ -100,7 +101,7 @@ def test_best_of_n_and_where_the_selected_come_from():
     assert [row[0] for row in found["loss"].rows] == [4, 5, 6, 7, 8]
     told = " ".join(sentences("rejection", played.REJECTION_RESULT))
     assert "800 answers to 100 prompts were drawn at temperature 1.2; 98 were selected." in told
-    assert "Fine-tuned on 120 answers, 22 of them demonstrations." in told
+    assert "Fine-tuned on 120 answers, 22 of them from files of answers." in told
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,69 @@ def test_a_sweep_on_its_way_shows_what_it_has_drawn():
     (group,) = stage_groups("temperature", lines)
     assert group.are_curves
     assert group.tables[0].rows == [(0.6, 2, 1.5, 3.5), (0.8, 1, 3.0, 5.0)]
+
+
+# --- what builds data, and how long instructions last --------------------------------------------
+
+
+def test_the_dialogues_that_were_built():
+    found = named("ghost_attention", *played.BUILT["ghost_attention"])
+    assert found["outcome"].rows == [
+        ("to learn from", 44, 44 / 64),
+        ("left out: an answer was cut, empty or without room", 7, 7 / 64),
+        ("left out: the last answer does not obey", 13, 13 / 64),
+    ]
+    assert found["turns"].rows == [(2, 20), (3, 14), (6, 10)]
+    assert found["values"].rows[1] == ("language", 3, "French, German, Dutch")
+    assert found["kept"].rows == [(1, 0.65), (2, 0.7)]
+    assert sentences("ghost_attention", played.GHOST_RESULT) == [
+        "44 of 64 dialogues can be learnt from."
+    ]
+
+
+def test_what_the_gate_kept_and_refused():
+    found = named("context_distillation", *played.BUILT["context_distillation"])
+    assert [row[:2] for row in found["outcome"].rows] == [
+        ("kept", 25), ("refused by the gate", 11), ("cut or empty", 4),
+    ]  # fmt: skip
+    assert found["safety"].rows[0] == ("plain", 0.41, 0.44)
+    assert found["safety"].rows[-1] == ("kept ones alone", 0.74, None)
+    assert found["gain"].rows[0] == ("0 to 0.2", 14, 0.31, -0.02, 0.6, 12)
+    drawn = found["gain"].figure["data"][0]
+    assert (drawn["y"][-1], drawn["x"][-1]) == ("0 to 0.2", 0.31)
+    assert "0.8 to 1" not in drawn["y"]  # no prompt, no point
+    assert found["kept"].rows == [(1, 0.55), (2, 0.6)]
+    assert sentences("context_distillation", played.DISTILLED_RESULT) == [
+        "25 of 40 distilled answers were kept; the gate refused 11, and 4 were cut or empty.",
+        "Median safety 0.410 → 0.710.",
+    ]
+
+
+def test_the_share_that_still_obeys_by_turn():
+    found = named("instruction_keeping", *played.BUILT["instruction_keeping"])
+    table = found["keeping"]
+    assert [row[:3] for row in table.rows] == [(2, 0.9, 0.94), (4, 0.3, 0.82), (20, 0.02, 0.66)]
+    assert found["change"].rows[-1] == pytest.approx((20, 0.64, 0.54, 0.74, 0.004))
+    assert found["ended"].rows == [(20, 9, 6)]
+    drawn = traces(table)
+    assert (drawn["before"]["x"], drawn["before"]["y"]) == ([2, 4, 20], [0.9, 0.3, 0.02])
+    assert drawn["after"]["error_y"]["array"] == pytest.approx([0.05] * 3)
+    (told,) = sentences("instruction_keeping", played.KEEPING_RESULT)
+    assert told.replace("\u00a0", " ") == (
+        "66.0 % of the dialogues still obey at turn 20; with the round's first model 2.0 %."
+    )
+
+
+def test_a_model_alone_is_compared_with_none():
+    turns = {"2": {"share": 0.5, "low": 0.2, "high": 0.8}}
+    alone = {"dialogues": 4, "turns": turns, "cut_short": {"after": {"2": 1}}}
+    found = named("instruction_keeping", [], alone)
+    assert set(traces(found["keeping"])) == {"after"}
+    assert found["keeping"].rows == [(2, None, 0.5, 0.2, 0.8)]
+    assert "change" not in found
+    assert found["ended"].rows == [(2, None, 1)]
+    (told,) = sentences("instruction_keeping", alone)
+    assert told.endswith("of the dialogues still obey at turn 2.")
 
 
 # --- the evaluation ------------------------------------------------------------------------------

@@ -191,6 +191,98 @@ def test_the_pool_can_be_left_out(ready):
     assert asked(stages["rejection"]).pool is False
 
 
+# --- data that a round builds, and how long instructions last -------------------------------------
+
+BUILDING = ["ghost_attention", "context_distillation", "rejection", "instruction_keeping",
+            "evaluate"]  # fmt: skip
+
+
+def test_rejection_sampling_learns_from_what_its_round_built(ready):
+    ready(stages=BUILDING, rejection={"sft_data": ["own.jsonl"]})
+    round_, stages = play()
+    assert list(stages) == BUILDING
+    files = [
+        exchange.run_folder(stages[kind]).path / name
+        for kind, name in (
+            ("ghost_attention", "dialogues.jsonl"),
+            ("context_distillation", "distilled.jsonl"),
+        )
+    ]
+    assert [str(file) for file in asked(stages["rejection"]).sft_data] == [
+        "own.jsonl", *map(str, files),
+    ]  # fmt: skip
+    assert [stages["rejection"].input(f"data_{n}") for n in (1, 2)] == [
+        stages[kind] for kind in BUILDING[:2]
+    ]
+    assert {stages[kind].input("policy") for kind in BUILDING[:3]} == {round_.policy}
+    assert round_.result == stages["rejection"].checkpoint
+    assert not Checkpoint.objects.filter(run__kind__in=BUILDING[:2]).exists()
+
+
+def test_builders_answer_with_what_fine_tuning_left(ready):
+    ready(stages=["sft", *BUILDING], sft={"data": ["answers.jsonl"]})
+    _, stages = play()
+    assert {stages[kind].input("policy") for kind in BUILDING[:3]} == {stages["sft"].checkpoint}
+
+
+def test_constraints_and_preprompts_are_the_shipped_ones_unless_named(ready):
+    ready(stages=BUILDING)
+    _, stages = play()
+    found = [asked(stages[kind]) for kind in (*BUILDING[:2], "instruction_keeping")]
+    assert [found[0].constraints, found[1].templates, found[2].constraints] == [None] * 3
+    named = {"constraints": "/data/own.json"}
+    ready(stages=BUILDING, ghost_attention={**named, "dialogues": 9}, instruction_keeping=named,
+          context_distillation={"templates": "/data/preprompts.json"})  # fmt: skip
+    _, stages = play()
+    found = [asked(stages[kind]) for kind in (*BUILDING[:2], "instruction_keeping")]
+    assert [str(found[0].constraints), found[0].dialogues, str(found[1].templates)] == [
+        "/data/own.json", 9, "/data/preprompts.json",
+    ]  # fmt: skip
+    assert str(found[2].constraints) == "/data/own.json"
+
+
+def test_how_long_instructions_last_is_measured_of_the_newest_model_and_the_first(ready):
+    ready(stages=["rejection", "ppo", "instruction_keeping", "evaluate"])
+    round_, stages = play()
+    found = asked(stages["instruction_keeping"])
+    folders = [storage.path(it.storage_key) for it in (stages["ppo"].checkpoint, round_.policy)]
+    assert [found.policy, found.against] == folders
+    assert round_.result == stages["ppo"].checkpoint
+
+
+def test_what_a_round_built_is_behind_its_model(ready, as_alice):
+    ready(stages=BUILDING)
+    round_, stages = play()
+    found = lineage(round_.result)
+    made = {step.run: step.made for step in found.steps}
+    assert list(made)[:3] == [stages[kind] for kind in reversed(BUILDING[:3])]
+    assert [made[stages[kind]] for kind in BUILDING[:3]] == [None, None, round_.result]
+    page = as_alice.get(reverse("lineage", args=[round_.result.pk])).content.decode()
+    assert page.count("Made <strong>data to learn from</strong>") == 2
+    for kind in BUILDING[:2]:
+        assert f'<a href="#run-{stages[kind].pk}">{stages[kind]}</a>' in page
+        assert f'<li id="run-{stages[kind].pk}"' in page
+    page = as_alice.get(reverse("run", args=[stages["rejection"].pk])).content.decode()
+    assert f'<a href="/runs/{stages["ghost_attention"].pk}">Ghost Attention #' in page
+
+
+def test_a_builder_that_failed_goes_on_with_its_round(ready, as_alice):
+    ready(stages=["ghost_attention", "rejection", "evaluate"])
+    round_ = failed()
+    run = round_.runs.get()
+    as_alice.post(reverse("retry_run", args=[run.pk]))
+    run.refresh_from_db()
+    assert run.state == "queued"
+    rejection = finish(run, dialogues=3)
+    before = exchange.command(rejection)
+    as_alice.post(reverse("cancel_run", args=[rejection.pk]))
+    as_alice.post(reverse("retry_round", args=[round_.pk]))
+    rejection.refresh_from_db()
+    assert (rejection.kind, rejection.state) == ("rejection", "queued")
+    assert exchange.command(rejection) == before
+    assert asked(rejection).sft_data == (exchange.run_folder(run).path / "dialogues.jsonl",)
+
+
 def test_the_page_shows_the_stages_of_the_round(ready, as_alice):
     ready(stages=["temperature", "rejection", "evaluate"])
     round_, _ = play(temperature={"temperature": 1.3})
@@ -383,8 +475,12 @@ def test_fine_tuning_on_nothing_is_a_sentence(ready, as_alice):
     [
         ({"stages": ["ppo", "rejection", "evaluate"]}, "stages is ppo rejection evaluate, allowed"),
         ({"rejection": {"sample": 3}}, "unknown setting 'sample'"),
+        ({"stages": ["ghost_attention", "ppo", "evaluate"]},
+         "stages has ghost_attention without rejection, which alone learns from what it builds."),
+        ({"stages": ["instruction_keeping", "evaluate"]}, "which trains nothing"),
+        ({"stages": 5}, "stages is 5, allowed are some of"),
     ],
-)
+)  # fmt: skip
 def test_a_round_with_settings_that_make_no_sense_does_not_start(
     ready, as_alice, round_settings, sentence
 ):

@@ -292,7 +292,7 @@ def test_the_order_bias_stands_in_the_comparison(as_alice):
     model = trained()
     judging = finished()
     run = evaluated([model])
-    run.inputs.create(role="judge_1", judging=judging)
+    run.inputs.create(role="judge_1", other_run=judging)
     page = text(as_alice.get(reverse("reward_evaluation", args=[run.pk])))
     assert "wise as judge</a>" in page
     assert "Order bias of judges" in page
@@ -379,7 +379,7 @@ def test_in_a_browser(page, live_server, client, alice, scheme):
     model = trained()
     judging = finished()
     run = evaluated([model])
-    run.inputs.create(role="judge_1", judging=judging)
+    run.inputs.create(role="judge_1", other_run=judging)
     long = {"address": "http://127.0.0.1:8001", "model": f"/srv/checkpoints/{'0123456789' * 6}"}
     Run.objects.filter(pk=judging.pk).update(config=long)
     client.force_login(alice)

@@ -11,7 +11,9 @@ from django.urls import reverse
 
 from annotation_app import exchange
 from annotation_app.models import Run
+from rlhf_loop.round import STAGES
 from tests.annotation_app.played import (
+    BUILT,
     PPO_RESULT,
     REJECTION_RESULT,
     begun,
@@ -24,7 +26,6 @@ from tests.annotation_app.views.axe import PHONE, fits, violations
 from tests.annotation_app.views.conftest import text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("storage_root")]
-STAGES = ["sft", "temperature", "rejection", "dpo", "ppo", "evaluate"]
 
 
 def shown(client, round_, name: str = "") -> str:
@@ -63,6 +64,25 @@ def test_every_step_opens_its_own_figures(as_alice):
     assert "Ended after 20 iterations by early stopping" in ppo
     for name in drawn(ppo):
         assert f'<script id="{name}" type="application/json">' in ppo, name
+
+
+def test_stages_that_build_data_and_measure_instructions(as_alice):
+    round_ = begun(*STAGES)
+    for name, left in BUILT.items():
+        stage(round_, name, *left, total=2)
+    ghost = shown(as_alice, round_, "ghost_attention")
+    assert "<h3>Ghost Attention</h3>" in ghost
+    assert "builds dialogues that keep an instruction" in ghost
+    assert "44 of 64 dialogues can be learnt from." in ghost
+    assert drawn(ghost) == {"kept"}
+    distilled = shown(as_alice, round_, "context_distillation")
+    assert "the gate refused 11, and 4 were cut or empty." in distilled
+    assert drawn(distilled) == {"kept", "gain"}
+    keeping = shown(as_alice, round_, "instruction_keeping")
+    assert drawn(keeping) == {"keeping"}
+    assert "<td>66.0\u00a0%</td>" in keeping
+    file = as_alice.get(reverse("stage_table", args=[round_.pk, "instruction_keeping", "keeping"]))
+    assert rows(file)[-1][:3] == ["20", "0.02", "0.66"]
 
 
 def test_a_stage_that_has_not_begun_says_so(as_alice):
@@ -176,7 +196,7 @@ def test_the_end_of_the_round_brings_its_buttons(as_alice):
 
 def test_queries(as_alice, django_assert_max_num_queries):
     round_ = begun(*STAGES)
-    for name in STAGES[:4]:
+    for name in STAGES[:6]:
         stage(round_, name, [], {"model": "model"})
     stage(round_, "ppo", ppo_lines(20))
     page = shown(as_alice, round_)
@@ -268,6 +288,21 @@ def test_what_axe_finds(window, live_server, scheme):
     for size in (PHONE, {"width": 1280, "height": 900}):
         window.set_viewport_size(size)
         for name in ("rejection", "ppo", "evaluate"):
+            window.goto(live_server.url + reverse("round_stage", args=[round_.pk, name]))
+            window.wait_for_function(
+                "() => [...document.querySelectorAll('[data-figure]')].every(box => box.data)"
+            )
+            assert (violations(window), fits(window)) == ([], True), (name, size)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_axe_finds_where_there_are_many_stages(window, live_server):
+    round_ = begun(*STAGES)
+    for name, left in BUILT.items():
+        stage(round_, name, *left, total=2)
+    for size in (PHONE, {"width": 1280, "height": 900}):
+        window.set_viewport_size(size)
+        for name in BUILT:
             window.goto(live_server.url + reverse("round_stage", args=[round_.pk, name]))
             window.wait_for_function(
                 "() => [...document.querySelectorAll('[data-figure]')].every(box => box.data)"
