@@ -262,6 +262,7 @@ def round_settings(experiment: Experiment, number: int, base: Path) -> dict[str,
     ]
     return {
         "max_new_tokens": experiment.max_new_tokens,
+        "stages": ("rejection", "ppo", "evaluate"),
         "threshold": 1e-9 if experiment.without == "gate" else 0.15,
         "rejection": {
             "samples": experiment.samples, "learning_rate": 1e-3, "epochs": 4, "batch": 32,

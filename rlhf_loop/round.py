@@ -2,8 +2,8 @@
 
 Standard library only: the web side imports ``STAGES``, ``stages_of`` and ``stage_command`` and runs
 one run folder per stage; ``python -m rlhf_loop.round`` runs the same commands one after the other,
-in ``out/rejection``, ``out/ppo`` and so on. Rejection sampling, PPO and evaluation are what a round
-has unless its settings name other stages; docs/round.md describes each.
+in ``out/rejection``, ``out/ppo`` and so on. A temperature sweep, rejection sampling, PPO and
+evaluation are what a round has unless its settings name others; docs/round.md describes each.
 
 Left out on purpose: collecting, retraining reward models and the decision to release. They run on
 their own clocks; a round is given two finished reward models and ends with figures.

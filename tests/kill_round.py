@@ -220,7 +220,7 @@ STAGES = {
     ),
     "round": Stage(
         "round", READS,
-        {"max_new_tokens": 12,
+        {"max_new_tokens": 12, "stages": ["rejection", "ppo", "evaluate"],
          "rejection": {**STEPS, "samples": 4},
          "ppo": {name: value for name, value in PPO.items() if name != "max_new_tokens"},
          "evaluate": {"device": "cpu", "diversity_prompts": 0, "resamples": 50}},

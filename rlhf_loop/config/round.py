@@ -21,7 +21,7 @@ class RoundConfig(Inputs):
     """A whole round: stages one after the other, and the evaluation of the new chat model."""
 
     stages: tuple[str, ...] = setting(
-        ("rejection", "ppo", "evaluate"),
+        ("temperature", "rejection", "ppo", "evaluate"),
         "which stages the round has, in this order: sft temperature ghost_attention "
         "context_distillation rejection dpo ppo instruction_keeping evaluate",
     )
@@ -62,6 +62,11 @@ class RoundConfig(Inputs):
             )
         if "temperature" in self.stages and "rejection" not in self.stages:
             raise ValueError("stages has temperature without rejection, which alone draws at it")
+        if "temperature" in self.stages and "temperature" in self.rejection:
+            raise ValueError(
+                f"rejection names temperature {self.rejection['temperature']!r}, which the stage "
+                "temperature is to pick: leave it out, or name stages without temperature"
+            )
         for stage in [stage for stage in self.stages if stage in DATA_FILES]:
             if "rejection" not in self.stages:
                 raise ValueError(

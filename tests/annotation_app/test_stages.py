@@ -43,7 +43,8 @@ def ready(settings, tmp_path):
     PromptSet.objects.create(name="set", storage_key="prompts/set.jsonl", sha256="", counts={})
 
     def set_up(**round_settings: object) -> None:
-        settings.RUN_SETTINGS = {"round": round_settings}
+        stages = ["rejection", "ppo", "evaluate"]
+        settings.RUN_SETTINGS = {"round": {"stages": stages, **round_settings}}
 
     set_up()
     return set_up
@@ -82,6 +83,8 @@ def play(**results: dict[str, object]) -> tuple[Round, dict[str, Run]]:
     while run is not None:
         stages[run.kind] = run
         left = {"model": "model"} if run.kind in ("sft", "rejection", "dpo", "ppo") else {}
+        if run.kind == "temperature":
+            left = {"temperature": 1.1}
         if run.kind == "evaluate":
             left = {"gate": {"passes": True, "reasons": [], "unmeasured": []}}
         run = finish(run, **(left | results.get(run.kind, {})))
@@ -89,9 +92,11 @@ def play(**results: dict[str, object]) -> tuple[Round, dict[str, Run]]:
     return round_, stages
 
 
-def test_it_works(ready):
+def test_it_works(ready, settings):
+    settings.RUN_SETTINGS = {}
     round_, stages = play()
-    assert list(stages) == ["rejection", "ppo", "evaluate"]
+    assert list(stages) == ["temperature", "rejection", "ppo", "evaluate"]
+    assert asked(stages["rejection"]).temperature == 1.1
     assert round_.state == Round.State.EVALUATED
     assert round_.result == stages["ppo"].checkpoint
     names = [stages[kind].checkpoint.name for kind in ("rejection", "ppo")]

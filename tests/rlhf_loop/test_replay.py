@@ -29,6 +29,7 @@ def made(given, tmp_path_factory):
     config = RoundConfig(
         **{name: given[name] for name in ("prompts", "helpfulness", "safety")},
         policy=given["brief"], out=out, max_new_tokens=16,
+        stages=("rejection", "ppo", "evaluate"),
         rejection={**small, "samples": 3, "chunk_prompts": 8},
         ppo={**small, "minibatch": 4, "iterations": 2, "validate_every": 1},
         evaluate={"device": "cpu", "diversity_prompts": 2, "diversity_samples": 3,

@@ -20,7 +20,7 @@ from tests.rlhf_loop.conftest import make_prompt
 def settings_of(prompts, chat_model, judges, out):
     return {
         "prompts": prompts, "policy": chat_model, **judges, "out": out,
-        "max_new_tokens": 60,
+        "max_new_tokens": 60, "stages": ["rejection", "ppo", "evaluate"],
         "rejection": {"samples": 4, "temperature": 1.5, "epochs": 1, "batch": 4},
         "ppo": {"iterations": 2, "batch": 8, "minibatch": 4, "validate_every": 1,
                 "temperature": 1.5},

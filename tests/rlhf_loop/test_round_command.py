@@ -16,12 +16,12 @@ def a_round(**changes) -> RoundConfig:
     return RoundConfig(**{name: Path(name) for name in paths}, **changes)
 
 
-def test_a_round_has_three_stages_unless_its_settings_name_others():
+def test_a_round_has_four_stages_unless_its_settings_name_others():
     assert STAGES == (
         "sft", "temperature", "ghost_attention", "context_distillation", "rejection", "dpo", "ppo",
         "instruction_keeping", "evaluate",
     )  # fmt: skip
-    assert a_round().stages == stages_of({}) == ("rejection", "ppo", "evaluate")
+    assert a_round().stages == stages_of({}) == ("temperature", "rejection", "ppo", "evaluate")
     assert stages_of({"stages": ["dpo", "evaluate"]}) == ("dpo", "evaluate")
     assert a_round(stages=("rejection", "evaluate")).stages == ("rejection", "evaluate")
 
@@ -74,14 +74,11 @@ def test_a_round_s_settings_survive_flags_and_file():
 def test_rejection_sampling_draws_at_the_temperature_that_the_sweep_picked():
     config = a_round(
         stages=("temperature", "rejection", "evaluate"),
-        rejection={"temperature": 1.0, "samples": 7},
+        rejection={"samples": 7},
     )
     start = (Path("x"), Path("y"))
-    results = {"temperature": {"temperature": 1.3}}
-    for given, expected in (({}, 1.0), (results, 1.3)):
-        command = stage_command("rejection", config, *start, given)
-        found = parse(STAGE_CONFIGS["rejection"], "test", command[3:])
-        assert found.temperature == expected
+    command = stage_command("rejection", config, *start, {"temperature": {"temperature": 1.3}})
+    assert parse(STAGE_CONFIGS["rejection"], "test", command[3:]).temperature == 1.3
     swept = parse(
         STAGE_CONFIGS["temperature"], "test", stage_command("temperature", config, *start)[3:]
     )
@@ -138,6 +135,7 @@ def test_a_stage_that_is_none_is_refused():
         ({"stages": ()}, "stages is empty, allowed are some of sft temperature ghost_at"),
         ({"stages": ("evaluate",)}, "trains nothing: one of sft, rejection, dpo, ppo is needed"),
         ({"stages": ("temperature", "ppo", "evaluate")}, "temperature without rejection"),
+        ({"rejection": {"temperature": 0.7}}, "names temperature 0.7, which the stage temperatu"),
         ({"stages": ("ghost_attention", "ppo", "evaluate")},
          "ghost_attention without rejection, which alone learns from what it builds"),
         ({"stages": ("sft", "context_distillation", "evaluate")},
