@@ -210,11 +210,12 @@ def round_config(run: Run, policy_role: str) -> RoundConfig:
 
 def demonstrated_in(settings_: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The settings, as stage and name, that approved demonstrations are added to in a round: the
-    data of fine-tuning, and ``sft_data`` of rejection sampling where the settings name it."""
-    found = [("sft", "data")] if "sft" in stages_of(settings_) else []
-    if "sft_data" in settings_.get("rejection", {}):
-        found.append(("rejection", "sft_data"))
-    return found
+    data of fine-tuning, and of rejection sampling ``sft_data`` (section 3.2.3), unless that is
+    null."""
+    found = [("sft", "data"), ("rejection", "sft_data")]
+    if settings_.get("rejection", {}).get("sft_data", ()) is None:
+        found.remove(("rejection", "sft_data"))
+    return [(stage, name) for stage, name in found if stage in stages_of(settings_)]
 
 
 def with_demonstrations(round_: Round, settings_: Mapping[str, Any]) -> dict[str, Any]:

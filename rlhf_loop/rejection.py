@@ -248,7 +248,7 @@ def _fine_tune(
     dialogues = ([Message(**m) for m in record["messages"]] for record in selected)
     drawn = [answer_row(tokenizer, messages, stops) for messages in dialogues]
     held_out = held_out_roots(config.prompts)
-    written, left_out = read_answers(config.sft_data, tokenizer, stops, held_out=held_out)
+    written, left_out = read_answers(config.sft_data or (), tokenizer, stops, held_out=held_out)
     context = context_tokens(model)
     kept = [within_length(rows, config.max_tokens, context) for rows in (drawn, written)]
     rows = [row._replace(dialogue="") for part in kept for row in part]

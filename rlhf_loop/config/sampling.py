@@ -104,8 +104,9 @@ class RejectionConfig(FineTuning, ServedPolicy, Scoring, Inputs):
         "selected.jsonl of all earlier rounds, scored again by today's reward models",
         needs=Needs("pool=true", lambda config: config.pool),
     )
-    sft_data: tuple[Path, ...] = setting(
-        (), "JSON lines of demonstrations, fine-tuned on beside the selected answers; section 3.2.3"
+    sft_data: tuple[Path, ...] | None = setting(
+        None,
+        "JSON lines of demonstrations, fine-tuned on beside the selected answers; section 3.2.3",
     )
     start: Path | None = setting(
         None, "folder of the model that is fine-tuned, the policy when not given; section 3.2.3 "

@@ -440,25 +440,43 @@ def test_fine_tuning_learns_from_what_was_approved(ready):
     assert run.input("demonstrations") == round_.demonstrations
     assert storage.file_sha256(asked(run).data[0]) == round_.demonstrations.sha256
     rejection = finish(run, model="model")
-    assert list(asked(rejection).sft_data) == []
+    assert learnt(asked(rejection).sft_data) == wanted
+    assert rejection.input("demonstrations") == round_.demonstrations
     finish(rejection, model="model")
     last = Checkpoint.objects.get(run=rejection)
     assert behind(last) == {first, second}
     assert set(annotations_of(lineage(last).snapshots)) == set()
 
 
-def test_so_does_rejection_sampling_that_names_them(ready, tmp_path):
-    ready(rejection={"sft_data": ["more.jsonl"]})
+def test_so_does_rejection_sampling(ready):
+    """Section 3.2.3: beside the selected answers, and beside the files that its settings name."""
+    demonstrated("Held out.", split="holdout")
+    round_, stages = play()  # there is none to learn from
+    assert asked(stages["rejection"]).sft_data is None
+    assert round_.demonstrations is None
     wanted = demonstrated("Two years.")
+    _, stages = play()
+    assert learnt(asked(stages["rejection"]).sft_data) == [f"demonstration-{wanted.pk}"]
+    assert behind(stages["ppo"].checkpoint) == {wanted}
+    ready(rejection={"sft_data": ["more.jsonl"]})
     _, stages = play()
     files = asked(stages["rejection"]).sft_data
     assert str(files[0]) == "more.jsonl"
     assert learnt(files[1:]) == [f"demonstration-{wanted.pk}"]
     assert behind(stages["ppo"].checkpoint) == {wanted}
-    ready()
-    _, stages = play()
-    assert list(asked(stages["rejection"]).sft_data) == []
-    assert not stages["rejection"].inputs.filter(role="demonstrations").exists()
+
+
+@pytest.mark.parametrize(
+    "without", [{"rejection": {"sft_data": None}}, {"stages": ["ppo", "evaluate"]}]
+)
+def test_no_demonstration_is_learnt_where_the_settings_say_so(ready, without):
+    ready(**without)
+    demonstrated("Two years.")
+    round_, stages = play()
+    assert round_.demonstrations is None
+    assert behind(stages["ppo"].checkpoint) == set()
+    if "rejection" in stages:
+        assert asked(stages["rejection"]).sft_data is None
 
 
 def test_files_that_the_settings_name_are_enough(ready):
