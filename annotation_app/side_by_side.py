@@ -3,7 +3,8 @@
 Wins, ties and losses are the new model's, as ``rlhf_loop.measures.side_by_side`` counts a judge's:
 equal answers are a tie, an empty one loses, and nobody is asked about either. What several people
 said of a comparison is joined by majority; an even split is a tie. A choice counts whatever its
-strength.
+strength. The new model was optimised on train prompts: where they had to be asked too, the held-out
+ones stand apart.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from annotation_app.models import (
     Batch,
     Comparison,
     Criterion,
+    DialogueRoot,
     PromptSet,
     Round,
     Run,
+    Split,
 )
 from annotation_app.snapshots import CHUNK, prompts_of
 from reward.measures.accuracy import wilson_interval
@@ -80,27 +83,33 @@ def figures(round_: Round) -> dict[str, Any]:
 
 
 def _figures(batch: Batch, new: int | None) -> dict[str, Any] | None:
-    """None where nothing was judged."""
+    """None where nothing was judged; ``held_out`` the same figures on prompts that no model trains
+    on, None where all are such prompts or none is."""
     said: dict[int, list[Verdict]] = {}
     work = Annotation.objects.work().filter(comparison__batch=batch)
     for comparison, choice in work.values_list("comparison", "choice"):
         said.setdefault(comparison, []).append(Verdict("", choice))
-    roots: list[str] = []
-    credits: list[float] = []
+    judged: list[tuple[DialogueRoot, float]] = []
     rows = Comparison.objects.filter(batch=batch).order_by("pk")
-    for row in rows.select_related("prompt__dialogue", "response_a", "response_b"):
+    for row in rows.select_related("prompt__dialogue__root", "response_a", "response_b"):
         credit = _credit(row, said.get(row.pk, []), new)
         if credit is not None:
-            roots.append(row.prompt.dialogue.root_id)
-            credits.append(credit)
-    if not credits:
+            judged.append((row.prompt.dialogue.root, credit))
+    if not judged:
         return None
-    verdicts = sum(map(len, said.values()))
-    return _summary(batch, roots, credits) | {
-        "verdicts": verdicts,
+    held_out = [it for it in judged if it[0].split == Split.HOLDOUT]
+    are_mixed = 0 < len(held_out) < len(judged)
+    return _summary(batch, *_columns(judged)) | {
+        "verdicts": sum(map(len, said.values())),
         "unasked": sum(1 for row in rows if row.unusable_reason),
-        "unjudged": len(rows) - len(credits),
+        "unjudged": len(rows) - len(judged),
+        "held_out_share": len(held_out) / len(judged),
+        "held_out": _summary(batch, *_columns(held_out)) if are_mixed else None,
     }
+
+
+def _columns(judged: Sequence[tuple[DialogueRoot, float]]) -> tuple[list[str], list[float]]:
+    return [root.hash for root, _ in judged], [credit for _, credit in judged]
 
 
 def _credit(comparison: Comparison, verdicts: Sequence[Verdict], new: int | None) -> float | None:

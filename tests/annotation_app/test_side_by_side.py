@@ -318,6 +318,33 @@ def test_excluded_answers_and_probes_do_not_count(bob):
     assert people(batch) == {}
 
 
+def test_prompts_that_no_model_trains_on_stand_apart(bob):
+    """Four are held out, and the new model wins one of them; it wins both that it trained on."""
+    batch = ordered(count=6)
+    wins = 1
+    while (annotation := Annotation.objects.lease_next(bob, batch)) is not None:
+        posed = annotation.comparison
+        is_held_out = posed.prompt.dialogue.root.split == "holdout"
+        new = "a" if posed.response_a.checkpoint_id == batch.round.result_id else "b"
+        annotation.record(
+            choice=new if not is_held_out or wins else "ab".replace(new, ""), strength="better"
+        )
+        wins -= is_held_out and wins
+    found = people(batch)["helpfulness"]
+    assert (found["count"], found["wins"], found["held_out_share"]) == (6, 3, 4 / 6)
+    apart = found["held_out"]
+    assert [apart[name] for name in ("count", "wins", "ties", "losses")] == [4, 1, 0, 3]
+    assert (apart["win_rate"], apart["shares"]["win"]["share"]) == (0.25, 0.25)
+    assert apart["low"] < 0.25 < apart["high"] < found["high"]
+
+
+def test_nothing_stands_apart_where_all_prompts_are_held_out():
+    batch = ordered(count=4)
+    prefers(batch, "bob", lambda number: True)
+    found = people(batch)["helpfulness"]
+    assert (found["held_out_share"], found["held_out"]) == (1.0, None)
+
+
 def test_a_fall_beyond_chance_holds_the_round_back():
     round_ = ended()
     batch = ordered(round_, count=12)

@@ -248,6 +248,9 @@ def test_people_compare(as_alice, alice, bob):
     turn_batches()
     page = get(as_alice, "round", round_.pk)
     assert "100.0 % (61.0 % to 100.0 %)" in page
+    assert "66.7 % on held-out prompts" in page
+    apart = page.partition("held-out prompts only</small></th>")[2]
+    assert "100.0 % (51.0 % to 100.0 %)" in apart
     assert "models side by side" in text(as_alice.get(reverse("batches"))).replace(
         f'<a href="{reverse("round", args=[round_.pk])}">side by side</a>', "side by side"
     )
