@@ -485,6 +485,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('weight', models.FloatField(default=1.0)),
+                ('resting_weight', models.FloatField(help_text='what it had before two newer ones put it to rest, and wakes with', null=True)),
                 ('released_at', models.DateTimeField(auto_now_add=True)),
                 ('reason', models.TextField(blank=True, default='')),
                 ('withdrawn_at', models.DateTimeField(null=True)),
@@ -893,6 +894,10 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='release',
             constraint=models.CheckConstraint(condition=models.Q(('weight__gte', 0)), name='release_weight_not_negative'),
+        ),
+        migrations.AddConstraint(
+            model_name='release',
+            constraint=models.CheckConstraint(condition=models.Q(('resting_weight__isnull', True), models.Q(('resting_weight__gt', 0), ('weight', 0)), _connector='OR'), name='release_rests_without_weight'),
         ),
         migrations.AddConstraint(
             model_name='release',

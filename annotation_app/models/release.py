@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import models, transaction
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 from annotation_app.models.checkpoint import Checkpoint
@@ -43,7 +43,8 @@ class ReleaseQuerySet(models.QuerySet["Release"]):
 class Release(models.Model):
     """A chat checkpoint in front of annotators, until it is withdrawn (rolled back).
 
-    Its weight says how often it answers beside the other ones; with 0 it does not. ``reason`` is
+    Its weight says how often it answers beside the other ones; with 0 it does not. It rests while
+    two newer ones answer. ``reason`` is
     why it was released although its round was held back, ``withdrawn_reason`` why it was taken
     away: the rows are the history of both.
     """
@@ -53,6 +54,9 @@ class Release(models.Model):
         "annotation_app.Round", models.PROTECT, null=True, related_name="releases"
     )
     weight = models.FloatField(default=1.0)
+    resting_weight = models.FloatField(
+        null=True, help_text="what it had before two newer ones put it to rest, and wakes with"
+    )
     released_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+"
     )
@@ -74,6 +78,10 @@ class Release(models.Model):
                 condition=Q(withdrawn_at__isnull=True),
             ),
             models.CheckConstraint(name="release_weight_not_negative", condition=Q(weight__gte=0)),
+            models.CheckConstraint(
+                name="release_rests_without_weight",
+                condition=Q(resting_weight__isnull=True) | Q(resting_weight__gt=0, weight=0),
+            ),
             models.CheckConstraint(
                 name="release_withdrawn_has_reason",
                 condition=Q(withdrawn_at__isnull=True, withdrawn_by__isnull=True)
@@ -98,13 +106,14 @@ class Release(models.Model):
     def weigh(self, weight: float) -> None:
         """Answer more or less often. Raises WrongState where nothing would answer any more."""
         if weight == 0:
-            self._refuse_silence(Release.objects.in_turn())
-        Release.objects.filter(pk=self.pk).update(weight=weight)
+            current = Release.objects.in_turn()
+            self._refuse_silence([it for it in current if it.weight > 0 and it.pk != self.pk])
+        Release.objects.filter(pk=self.pk).update(weight=weight, resting_weight=None)
         self.refresh_from_db()
 
-    def _refuse_silence(self, current: list[Release]) -> None:
+    def _refuse_silence(self, others: list[Release]) -> None:
         """Raises WrongState where no other release answers."""
-        if not any(release.weight > 0 for release in current if release.pk != self.pk):
+        if not others:
             raise WrongState(
                 f"{self.checkpoint} is the last chat model that answers; give another one a "
                 "weight first."
@@ -112,20 +121,35 @@ class Release(models.Model):
 
     @classmethod
     def rest_older(cls) -> None:
-        """Only the newest two go on answering: the rest get the weight 0."""
+        """Only the newest two go on answering: the rest get the weight 0, and wake when one of the
+        newest two is withdrawn."""
         newest = list(cls.objects.current().values_list("pk", flat=True)[:2])
-        cls.objects.current().exclude(pk__in=newest).update(weight=0)
+        older = cls.objects.answering().exclude(pk__in=newest)
+        older.update(resting_weight=F("weight"), weight=0)
+
+    def answering_without(self) -> list[Release]:
+        """Those that answer once this one is withdrawn, the newest first: the newest two wake where
+        newer ones have put them to rest. One that a person gave the weight 0 does not."""
+        others = list(Release.objects.current().exclude(pk=self.pk).select_related("checkpoint"))
+        for release in others[:2]:
+            release.weight = release.resting_weight or release.weight
+        return [release for release in others if release.weight > 0]
 
     @transaction.atomic
     def withdraw(self, by: Person | None, reason: str) -> None:
         """Annotators get no answer of it any more. Raises WrongState where it is withdrawn, and
         where nothing would answer."""
-        self._refuse_silence(Release.objects.in_turn())
+        Release.objects.in_turn()
+        others = self.answering_without()
+        self._refuse_silence(others)
         mine = Release.objects.filter(pk=self.pk, withdrawn_at__isnull=True)
         moved = mine.update(withdrawn_at=timezone.now(), withdrawn_by=by, withdrawn_reason=reason)
         self.refresh_from_db()
         if moved != 1:
             raise WrongState(f"{self.checkpoint} was rolled back already.")
+        for other in others:
+            if other.resting_weight is not None:
+                other.weigh(other.weight)
 
 
 class Variant(models.Model):

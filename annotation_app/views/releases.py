@@ -139,8 +139,8 @@ def _release(pk: int) -> Release:
 def _rolling_back(
     request: HttpRequest, release: Release, form: RollBackForm, refusal: str = "", status: int = 200
 ) -> HttpResponse:
-    others = Release.objects.answering().exclude(pk=release.pk).select_related("checkpoint")
-    page = {"release": release, "form": form, "refusal": refusal, "others": list(others)}
+    others = release.answering_without()
+    page = {"release": release, "form": form, "refusal": refusal, "others": others}
     return render(request, "releases/roll_back.html", page, status=status)
 
 

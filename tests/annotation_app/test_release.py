@@ -93,6 +93,49 @@ def test_only_the_newest_two_go_on_answering():
     assert found == {"new": 1, "old": 0.5, "older": 0, "oldest": 0}
 
 
+def now() -> dict[str, float]:
+    return {r.checkpoint.name: r.weight for r in Release.objects.current()}
+
+
+def withdraw(name: str) -> None:
+    Release.objects.current().get(checkpoint__name=name).withdraw(None, "It swears.")
+
+
+def test_the_one_before_wakes_with_its_weight_when_a_newer_one_is_withdrawn():
+    weights(oldest=2, older=0.5, old=1, new=1)
+    Release.rest_older()
+    Release.rest_older()  # what rests already keeps the weight to wake with
+    withdraw("new")
+    assert now() == {"old": 1, "older": 0.5, "oldest": 0}
+    withdraw("older")
+    assert now() == {"old": 1, "oldest": 2}
+
+
+def test_one_that_was_withdrawn_or_that_a_person_put_to_rest_does_not_wake():
+    weights(oldest=1, older=1, old=1, new=1)
+    Release.rest_older()
+    withdraw("older")
+    Release.objects.get(checkpoint__name="oldest").weigh(0)
+    withdraw("new")
+    assert now() == {"old": 1, "oldest": 0}
+    with pytest.raises(WrongState, match="old is the last chat model that answers"):
+        withdraw("old")
+
+
+def test_one_that_wakes_answers_in_place_of_the_last():
+    weights(older=1, old=1, new=1)
+    Release.rest_older()
+    Release.objects.get(checkpoint__name="old").weigh(0)
+    withdraw("new")
+    assert now() == {"old": 0, "older": 1}
+
+
+def test_what_has_a_weight_does_not_rest():
+    weights(new=1)
+    with pytest.raises(IntegrityError):
+        Release.objects.update(resting_weight=1)
+
+
 def test_the_last_weight_is_not_taken():
     weights(old=0, new=1)
     new = Release.objects.get(checkpoint__name="new")

@@ -223,6 +223,29 @@ def test_of_two_that_answer_only_one_is_rolled_back_at_once():
 # --- the next batches -----------------------------------------------------------------------------
 
 
+def filled_by(criterion: str = "helpfulness") -> set[str]:
+    """Whose answers the newest draft is being filled with."""
+    run = filling(drafts(criterion)[-1])
+    return {run.input(role).name for role in ("first", "second")}
+
+
+def test_after_a_roll_back_batches_hold_the_current_and_the_previous_model():
+    """The starter answers before the first of three rounds; each roll-back goes one back."""
+    _, first = released()
+    _, second = released()
+    third_round, third = released()
+    assert filled_by() == {"RLHF-V3", "RLHF-V2"}
+    releases.roll_back(third, None, BAD)
+    assert filled_by() == {"RLHF-V2", "RLHF-V1"}
+    releases.release_round(again(third_round), None, WHY)
+    assert filled_by() == {"RLHF-V3", "RLHF-V2"}
+    releases.roll_back(Release.objects.current()[0], None, BAD)
+    releases.roll_back(second, None, BAD)
+    assert filled_by() == {"RLHF-V1", "starter"}
+    releases.roll_back(first, None, BAD)
+    assert filled_by() == {"starter"}
+
+
 def test_a_draft_that_holds_its_answers_is_filled_anew():
     _, release = released()
     (draft,) = drafts()

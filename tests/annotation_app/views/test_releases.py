@@ -129,7 +129,7 @@ def test_rolling_back(as_alice, alice):
     release = releases.release_round(ended(), alice)
     assert "Roll back</a>" in get(as_alice, "round", release.round_id)
     page = get(as_alice, "rolling_back_release", release.pk)
-    assert "Then answering: starter (weight 1), at two temperatures" in page
+    assert "Then answering: starter (weight 1), at two temperatures." in page
     page = text(post(as_alice, "roll_back_release", release.pk, reason=BAD))
     assert "RLHF-V1 is rolled back; the next batches are filled without it." in page
     assert BAD in page
@@ -137,6 +137,12 @@ def test_rolling_back(as_alice, alice):
     assert "Release again" in page
     assert BAD in page
     assert BAD in get(as_alice, "releasing", release.round_id)
+
+
+def test_rolling_back_says_which_one_wakes(as_alice):
+    newest = [releases.release_round(ended(), None) for _ in range(2)][-1]
+    page = get(as_alice, "rolling_back_release", newest.pk)
+    assert "answering: RLHF-V1 (weight 1), starter (weight 1; it rests now)." in page
 
 
 def test_rolling_back_takes_a_reason(as_alice):
