@@ -74,7 +74,7 @@ def stage_command(
         settings["temperature"] = results["temperature"]["temperature"]
     if stage == "rejection" and built:
         named = from_mapping(RejectionConfig, settings).sft_data
-        settings["sft_data"] = [*named, *built]
+        settings["sft_data"] = [*(named or ()), *built]
     return command_of(stage, settings)
 
 

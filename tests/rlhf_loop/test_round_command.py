@@ -85,13 +85,16 @@ def test_rejection_sampling_draws_at_the_temperature_that_the_sweep_picked():
     assert swept.samples == 7  # it is picked for as many answers as will be drawn
 
 
-@pytest.mark.parametrize("named", [{}, {"sft_data": ["own.jsonl"]}, {"sft_data": "own.jsonl"}])
+@pytest.mark.parametrize(
+    "named", [{}, {"sft_data": None}, {"sft_data": ["own.jsonl"]}, {"sft_data": "own.jsonl"}]
+)
 def test_rejection_sampling_learns_from_what_was_built_beside_its_own_files(named):
     config = a_round(stages=("ghost_attention", "rejection", "evaluate"), rejection=named)
     built = [Path("g/dialogues.jsonl"), Path("c/distilled.jsonl")]
     command = stage_command("rejection", config, Path("x"), Path("y"), {}, built)
     found = parse(STAGE_CONFIGS["rejection"], "test", command[3:]).sft_data
-    assert found == (*([Path("own.jsonl")] if named else []), *built)
+    own = [Path("own.jsonl")] if named.get("sft_data") else []
+    assert found == (*own, *built)
 
 
 def test_fine_tuning_may_begin_at_a_base_model():
