@@ -12,17 +12,11 @@ talks it round shows up as nothing worse than a wrong verdict.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
-
-import httpx
 
 from reward.command import Refused, command
 from reward.config import JudgeConfig
@@ -31,6 +25,7 @@ from reward.lines import append_records, whole_records
 from reward.measures.accuracy import ScoredPair
 from reward.measures.report import Wanted, full_report
 from reward.measures.resampling import Draws, share_interval
+from reward.openai_client import CHAT, Declined, Server, Unanswered, message_text
 from reward.preferences import Criterion, PreferencePair
 from reward.run_folder import RunFolder
 from reward.scores import SCORES, refuse_repeated_ids, write_scores
@@ -39,9 +34,7 @@ from reward.settings import to_mapping
 API_KEY_VARIABLE = "JUDGE_API_KEY"
 ANSWERS = "answers.jsonl"
 ORDERS = ("chosen_first", "rejected_first")
-LONGEST_BODY = 2_000_000  # bytes
 KEPT_CHARACTERS = 4000  # of an answer, in answers.jsonl
-LONGEST_PAUSE_SECONDS = 60.0
 VERDICT = re.compile(r"^\W*(?:verdict\W+)?(A|B|tie)\W*$", re.IGNORECASE)
 REFUSALS = (400, 413, 422, 451)  # of the question, not of us: content filters, too long
 QUESTIONS = {
@@ -87,30 +80,31 @@ def judge(config: JudgeConfig) -> dict[str, Any]:
     Raises JudgeRefused where more questions stay unanswered than the settings allow; started again
     it asks those only. Raises ValueError for pairs or an address that cannot be used.
     """
-    endpoint = completions_address(config.address)
+    server = judge_server(config)
     folder = RunFolder(config.out)
-    return folder.once(to_mapping(config), lambda: _judge(config, endpoint, folder))
+    return folder.once(to_mapping(config), lambda: _judge(config, server, folder))
 
 
-def _judge(config: JudgeConfig, endpoint: str, folder: RunFolder) -> dict[str, Any]:
+def _judge(config: JudgeConfig, server: Server, folder: RunFolder) -> dict[str, Any]:
     folder.write_provenance({"pairs": config.pairs})
     every = load_pairs(config.pairs)
     refuse_repeated_ids(every, config.pairs)
     pairs = [pair for pair in every if config.criterion in (None, pair.criterion)]
-    answers = _ask_the_rest(config, endpoint, pairs, folder)
+    answers = _ask_the_rest(config, server, pairs, folder)
     scored = verdict_scores(pairs, answers)
     write_scores(folder.path / SCORES, scored)
     return judged(config, scored, answers)
 
 
-def completions_address(address: str) -> str:
-    """The one address that is called. Raises ValueError for one that is none, or holds a key."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"address is {address!r}, allowed is http:// or https:// and a host")
-    if parts.username or parts.password or parts.query:
-        raise ValueError(f"address must hold no key: put it into {API_KEY_VARIABLE}")
-    return f"{address.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
+def judge_server(config: JudgeConfig) -> Server:
+    """Where the judge is asked. Raises ValueError for an address that is none, or holds a key."""
+    return Server(
+        config.address,
+        API_KEY_VARIABLE,
+        timeout_seconds=config.timeout_seconds,
+        attempts=config.attempts,
+        parallel_requests=config.parallel_requests,
+    )
 
 
 Answers = dict[tuple[str, str], dict[str, Any]]
@@ -123,7 +117,7 @@ def read_answers(folder: Path) -> Answers:
 
 
 def _ask_the_rest(
-    config: JudgeConfig, endpoint: str, pairs: Sequence[PreferencePair], folder: RunFolder
+    config: JudgeConfig, server: Server, pairs: Sequence[PreferencePair], folder: RunFolder
 ) -> Answers:
     file, answers = folder.path / ANSWERS, read_answers(folder.path)
     questions = [Question(pair, order) for pair in pairs for order in ORDERS]
@@ -131,7 +125,7 @@ def _ask_the_rest(
     folder.rewind_metrics(len(answers))
     failures: list[str] = []
     allowed = int(config.unanswered_share * len(questions))
-    for asked in _asked(config, endpoint, waiting):
+    for asked in asked_side_by_side(server, waiting, lambda one: ask(server, config, one)):
         found = [record for record in asked if record["error"] is None]
         failures += [record["error"] for record in asked if record["error"] is not None]
         append_records(file, found)
@@ -145,39 +139,24 @@ def _ask_the_rest(
     return answers
 
 
-def _asked(
-    config: JudgeConfig, endpoint: str, questions: Sequence[Question]
-) -> Iterator[list[dict[str, Any]]]:
-    return asked_side_by_side(
-        config, questions, lambda client, question: ask(client, endpoint, config, question)
-    )
-
-
 Q = TypeVar("Q")
 A = TypeVar("A")
 
 
 def asked_side_by_side(
-    config: JudgeConfig, questions: Sequence[Q], ask_one: Callable[[httpx.Client, Q], A]
+    server: Server, questions: Sequence[Q], ask_one: Callable[[Q], A]
 ) -> Iterator[list[A]]:
     """The answers in the questions' order, as many at a time as are asked in parallel."""
-    key = os.environ.get(API_KEY_VARIABLE)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    client = httpx.Client(
-        timeout=config.timeout_seconds, headers=headers, trust_env=False, follow_redirects=False
-    )
-    with client, ThreadPoolExecutor(config.parallel_requests) as pool:
-        for start in range(0, len(questions), config.parallel_requests):
-            part = questions[start : start + config.parallel_requests]
-            yield list(pool.map(lambda question: ask_one(client, question), part))
+    together = server.parallel_requests
+    with server, ThreadPoolExecutor(together) as pool:
+        for start in range(0, len(questions), together):
+            yield list(pool.map(ask_one, questions[start : start + together]))
 
 
-def ask(
-    client: httpx.Client, endpoint: str, config: JudgeConfig, question: Question
-) -> dict[str, Any]:
+def ask(server: Server, config: JudgeConfig, question: Question) -> dict[str, Any]:
     """One answer: ``picked`` is "A", "B", "tie" or None where it cannot be understood; ``refused``
     where the server will not hear the question; ``error`` where there was no answer at all."""
-    said = ask_chat(client, endpoint, config, messages(question))
+    said = ask_chat(server, config, messages(question))
     text = said.text or ""
     return {
         "id": question.pair.id,
@@ -189,9 +168,7 @@ def ask(
     }
 
 
-def ask_chat(
-    client: httpx.Client, endpoint: str, config: JudgeConfig, chat: list[dict[str, str]]
-) -> Said:
+def ask_chat(server: Server, config: JudgeConfig, chat: list[dict[str, str]]) -> Said:
     """What the model at the address answers to a chat, asked again where it does not."""
     request = {
         "model": config.model,
@@ -199,50 +176,21 @@ def ask_chat(
         "temperature": config.temperature,
         "max_tokens": config.max_new_tokens,
     }
-    problem, pause = "", 0.0
-    for attempt in range(config.attempts):
-        time.sleep(min(LONGEST_PAUSE_SECONDS, pause))
-        pause = float(2**attempt)
-        try:
-            status, after, body = _post(client, endpoint, request, config.timeout_seconds)
-        except httpx.HTTPError as error:
-            problem = f"{endpoint}: {type(error).__name__} {error}"
-            continue
-        pause = max(pause, after)
-        if status in REFUSALS:
-            return Said(refused=True)
-        if status in (401, 403, 404):
-            return Said(error=f"{endpoint} answered {status}")
-        text = _content(body) if status == httpx.codes.OK else None
-        if text is not None:
-            return Said(text)
-        problem = f"{endpoint} answered {status} without a message: {body[:80]!r}"
-    return Said(error=problem)
-
-
-def _post(
-    client: httpx.Client, endpoint: str, request: dict[str, Any], seconds: float
-) -> tuple[int, float, bytes]:
-    """Status, seconds that the server asks to wait, and body; never more than LONGEST_BODY of it,
-    and never later than ``seconds``, however slowly it comes."""
-    ends, body = time.monotonic() + seconds, b""
-    with client.stream("POST", endpoint, json=request) as response:
-        for piece in response.iter_bytes():
-            body += piece
-            if len(body) > LONGEST_BODY:
-                raise httpx.DecodingError(f"more than {LONGEST_BODY} bytes")
-            if time.monotonic() > ends:
-                raise httpx.ReadTimeout(f"not whole after {seconds} s")
-        after = response.headers.get("Retry-After", "")
-        return response.status_code, float(after) if after.isdecimal() else 0.0, body
-
-
-def _content(body: bytes) -> str | None:
     try:
-        text = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return None
-    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else None
+        return Said(server.ask(CHAT, request, _content))
+    except Declined as declined:
+        if declined.status in REFUSALS:
+            return Said(refused=True)
+        return Said(error=f"{server.url}{CHAT} answered {declined.status}")
+    except Unanswered as unanswered:
+        return Said(error=f"{server.url}{CHAT} did not answer: {unanswered}")
+
+
+def _content(choice: dict[str, Any]) -> str:
+    text = message_text(choice)
+    if text is None:
+        raise ValueError("without a message")
+    return text
 
 
 def messages(question: Question) -> list[dict[str, str]]:

@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
-
 from reward.config import JudgeConfig
-from reward.judge import JudgeRefused, Said, ask_chat, asked_side_by_side, completions_address
+from reward.judge import JudgeRefused, Said, ask_chat, asked_side_by_side, judge_server
 from reward.lines import append_records, whole_records
 from rlhf_loop.measures.refusals import Reply
 
@@ -58,19 +56,19 @@ def ask_all(
     Raises JudgeRefused where a question gets no answer; asked again, only what is missing is asked.
     """
     config = JudgeConfig(address=judge.address, model=judge.model, pairs=file, out=file.parent)
-    endpoint = completions_address(judge.address)
+    server = judge_server(config)
     found = {record["key"]: record["verdict"] for record in whole_records(file)}
     waiting = [question for question in questions if question.key not in found]
 
-    def ask_one(client: httpx.Client, question: ShortQuestion) -> Said:
+    def ask_one(question: ShortQuestion) -> Said:
         chat = [
             {"role": "system", "content": question.instruction},
             {"role": "user", "content": question.material},
         ]
-        return ask_chat(client, endpoint, config, chat)
+        return ask_chat(server, config, chat)
 
     asked = 0
-    for answers in asked_side_by_side(config, waiting, ask_one):
+    for answers in asked_side_by_side(server, waiting, ask_one):
         part = waiting[asked : asked + len(answers)]
         asked += len(answers)
         said = [(q, a) for q, a in zip(part, answers, strict=True) if a.error is None]

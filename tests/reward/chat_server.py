@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+TRICKLE_SECONDS = 0.05  # before each byte
 
 
 class Answer(NamedTuple):
-    """What goes back: a status, a raw body, seconds before it, further headers."""
+    """What goes back: a status, a raw body, seconds before it, further headers; and which part of
+    it comes byte by byte."""
 
     body: bytes
     status: int = 200
     wait_seconds: float = 0.0
     headers: tuple[tuple[str, str], ...] = ()
+    trickles: Literal["head", "body"] | None = None
 
 
 class Heard(NamedTuple):
@@ -30,8 +35,14 @@ class ChatServer(NamedTuple):
     heard: list[Heard]
 
 
-def says(text: str | None) -> Answer:
-    return Answer(json.dumps({"choices": [{"message": {"content": text}}]}).encode())
+def says(text: object) -> Answer:
+    choice = {"message": {"content": text}, "finish_reason": "stop"}
+    return Answer(json.dumps({"choices": [choice]}).encode())
+
+
+class Listener(ThreadingHTTPServer):
+    request_queue_size = 256  # so many may connect at once
+    daemon_threads = True
 
 
 @contextmanager
@@ -47,23 +58,32 @@ def chat_server(answer: Callable[[dict[str, Any]], Answer]) -> Iterator[ChatServ
             heard.append(Heard(self.path, dict(self.headers), request))
             given = answer(request)
             over.wait(given.wait_seconds)
+            line, self.wfile = self.wfile, io.BytesIO()
+            self.send_response(given.status)
+            for name, value in given.headers:
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(given.body)))
+            self.end_headers()
+            head, self.wfile = self.wfile.getvalue(), line
             try:
-                self.send_response(given.status)
-                for name, value in given.headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(given.body)))
-                self.end_headers()
-                self.wfile.write(given.body)
+                self._send(head, given.trickles == "head")
+                self._send(given.body, given.trickles == "body")
             except OSError:
                 pass  # who asked has hung up
+
+        def _send(self, part: bytes, trickles: bool) -> None:
+            for byte in part if trickles else ():
+                over.wait(TRICKLE_SECONDS)
+                self.wfile.write(bytes([byte]))
+            if not trickles:
+                self.wfile.write(part)
 
         do_GET = do_POST
 
         def log_message(self, *words: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Listener(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:

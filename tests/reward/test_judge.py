@@ -11,12 +11,17 @@ import pytest
 
 from reward.compare import compare
 from reward.config import CompareConfig, JudgeConfig
-from reward.judge import JudgeRefused, Question, completions_address, judge, main, messages, verdict
+from reward.judge import JudgeRefused, Question, judge, main, messages, verdict
 from reward.preferences import write_pairs
 from reward.run_folder import RunFolder
 from reward.scores import read_scores
 from tests.reward.chat_server import Answer, chat_server, says
 from tests.reward.pairs import pair, pairs
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 @pytest.fixture
@@ -99,10 +104,7 @@ def test_a_question_is_asked_again_after_an_error(config):
 HOSTILE = {
     "server error": Answer(b"<html>oops</html>", 500),
     "no JSON": Answer(b"VERDICT: A"),
-    "other JSON": Answer(b'{"choices": {"0": []}}'),
-    "a list": Answer(b"[[[]]]"),
-    "deep": Answer(b"[" * 100_000),
-    "endless": Answer(b" " * 3_000_000),
+    "not all text": says([{"type": "image_url", "image_url": "x"}]),
     "elsewhere": Answer(b"", 302, headers=(("Location", "http://127.0.0.1:9/stolen"),)),
     "too slow": Answer(b"{}", wait_seconds=30),
     "forbidden": Answer(b"", 401),
@@ -117,17 +119,6 @@ def test_no_answer_ends_in_one_sentence_and_a_folder_to_go_on_with(config, kind)
         with pytest.raises(JudgeRefused, match="questions got no answer, allowed are 0"):
             judge(hostile)
     assert not (config.out / "result.json").exists()
-
-
-def test_a_redirect_is_not_followed(config):
-    """Only the address that was configured is ever called."""
-    with chat_server(polite) as elsewhere:
-        moved = Answer(
-            b"", 307, headers=(("Location", f"{elsewhere.address}/v1/chat/completions"),)
-        )
-        with pytest.raises(JudgeRefused, match="answered 307"):
-            judged(config, lambda request: moved, attempts=1)
-        assert elsewhere.heard == []
 
 
 def test_nobody_there(config):
@@ -178,25 +169,10 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_the_folder(config, 
         assert not file.is_file() or "very-secret" not in file.read_text()
 
 
-def test_a_proxy_of_the_environment_is_not_used(config, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
-    assert judged(config)[0]["report"]["accuracy"] == 1
-
-
-@pytest.mark.parametrize(
-    ("address", "sentence"),
-    [
-        ("ftp://host", "allowed is http"),
-        ("host:80", "allowed is http"),
-        ("https://me:key@host", "must hold no key"),
-        ("https://host/v1?key=x", "must hold no key"),
-    ],
-)
-def test_addresses(address, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        completions_address(address)
-    assert completions_address("https://h/v1/") == "https://h/v1/chat/completions"
+def test_an_address_that_holds_a_key_is_refused(config):
+    with pytest.raises(ValueError, match="must hold no key: put it into JUDGE_API_KEY"):
+        judge(replace(config, address="https://me:key@host"))
+    assert not config.out.exists()
 
 
 @pytest.mark.parametrize(
