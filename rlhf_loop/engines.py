@@ -8,20 +8,20 @@ what, and how new weights reach it.
 
 from __future__ import annotations
 
-import os
 import shlex
 import statistics
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import httpx
 import torch
 
 from reward import ranks
 from reward.model import context_tokens
+from reward.openai_client import CHAT, COMPLETIONS, Declined, Server, Unanswered, message_text
 from reward.preferences import Message
 from rlhf_loop.config import ServedPolicy
 from rlhf_loop.drawing import generate_answers
@@ -31,10 +31,10 @@ API_KEY_VARIABLE = "SAMPLER_API_KEY"
 ATTEMPTS = 3
 HAND_OVER_SECONDS = 1800
 STRANGERS = (401, 403)  # who asks is refused, whatever is asked
-AGAIN = (408, 409, 429)  # refused for now: asked again, as after an error of the server's own
 SHOWN = 60  # characters of a prompt that name it
 Said = dict[tuple[int, ...], float]  # prompt and answer up to a token → its log-probability
-_told: set[tuple[str, str]] = set()  # what has been said of an address
+_mentioned: set[tuple[str, str]] = set()  # the address, and about what a sentence was printed
+_seeds_seen: set[str] = set()  # the addresses whose seeds were looked at
 _handed: dict[str, str] = {}  # the folder that each address was last made to serve
 _checked: dict[str, str] = {}  # the folder whose weights each address was last found to serve
 _said: dict[str, Said] = {}  # of its probes, by the weights that each address last served
@@ -52,8 +52,12 @@ class SamplerRefused(ConnectionError):
     """The address did not answer a request, or not with what can be used."""
 
 
-class RequestRefused(RuntimeError):
-    """The address refuses a request as such, or gives no token ids; never seen outside."""
+class Unusable(RuntimeError):
+    """What came is no answer of the model's to a prompt; outside it is a SamplerRefused."""
+
+
+class RequestRefused(Unusable):
+    """The address refuses a request as such, or gives no token ids."""
 
 
 class Here(NamedTuple):
@@ -74,6 +78,7 @@ class Address(NamedTuple):
     tokenizer: Any
     stops: tuple[int, ...]
     context: int | None = None  # tokens, of the folder that it serves
+    vocabulary: int | None = None  # its token ids are below; the tokenizer's when not given
     needs_tokens: bool = False  # refused where it does not say which tokens it drew
 
 
@@ -107,6 +112,7 @@ def serve(
         tokenizer,
         tuple(sorted(stop_tokens(model, tokenizer))),
         context_tokens(model),
+        model.config.get_text_config().vocab_size,
         needs_tokens,
     )
     if ranks.is_first():
@@ -232,7 +238,7 @@ def answer_prompts(
 
 # --- an address ----------------------------------------------------------------------------------
 
-Ask = Callable[[httpx.Client, Address, Sequence[Message], int, Drawing], Answer]
+Ask = Callable[[Server, Address, Sequence[Message], int, Drawing], Answer]
 
 
 def _answers_from(
@@ -242,71 +248,101 @@ def _answers_from(
     drawing: Drawing,
     progress: Progress,
 ) -> list[Answer]:
-    key = os.environ.get(API_KEY_VARIABLE)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with (
-        httpx.Client(timeout=address.timeout_seconds, headers=headers) as client,
-        ThreadPoolExecutor(address.parallel_requests) as pool,
-    ):
-        way = _way_of_asking(client, address, prompts[0], seeds[0], drawing)
+    with _server(address) as server, ThreadPoolExecutor(address.parallel_requests) as pool:
+        with _named(prompts[0]):
+            way = _way_of_asking(server, address, prompts[0], seeds[0], drawing)
 
         def ask(of: tuple[Sequence[Message], int]) -> Answer:
             prompt, seed = of
-            try:
-                return way(client, address, prompt, seed, drawing)
-            except RequestRefused as error:
-                end = repr(prompt[-1].content[-SHOWN:])
-                raise SamplerRefused(f"the prompt that ends with {end}: {error}") from None
+            with _named(prompt):
+                return way(server, address, prompt, seed, drawing)
 
         asked = [*zip(prompts, seeds, strict=True)]
-        again = asked[:1] if drawing.temperature > 0 and not _was_told(address, "seeds") else []
+        again = asked[:1] if drawing.temperature > 0 and address.url not in _seeds_seen else []
         answers = []
         for answer in pool.map(ask, asked + again):
             answers.append(answer)
             progress(min(len(answers), len(prompts)))
-    if again and _words(answers[-1]) != _words(answers[0]):
-        print(f"{address.url} does not keep seeds: asked again it would answer differently.")
+    if again:
+        _seeds_seen.add(address.url)
+        if _words(answers[-1]) != _words(answers[0]):
+            print(f"{address.url} does not keep seeds: asked again it would answer differently.")
     return answers[: len(prompts)]
+
+
+def _server(address: Address) -> Server:
+    """Raises SamplerRefused for an address, or a key, that cannot be used."""
+    try:
+        return Server(
+            address.url,
+            API_KEY_VARIABLE,
+            timeout_seconds=address.timeout_seconds,
+            attempts=ATTEMPTS,
+            parallel_requests=address.parallel_requests,
+        )
+    except ValueError as error:
+        raise SamplerRefused(str(error)) from None
+
+
+@contextmanager
+def _named(prompt: Sequence[Message]) -> Iterator[None]:
+    """Raises SamplerRefused, which names the prompt, where there is no usable answer to it."""
+    try:
+        yield
+    except Unusable as error:
+        end = repr(prompt[-1].content[-SHOWN:])
+        raise SamplerRefused(f"the prompt that ends with {end}: {error}") from None
 
 
 def _words(answer: Answer) -> tuple[list[int], str | None]:
     return answer.tokens, answer.text
 
 
-def _was_told(address: Address, what: str) -> bool:
-    """Whether this was said or looked for before; it counts as that from now on."""
-    known = (address.url, what) in _told
-    _told.add((address.url, what))
-    return known
+def _was_mentioned(address: Address, about: str) -> bool:
+    return (address.url, about) in _mentioned
+
+
+def _say_once(address: Address, about: str, sentence: str) -> None:
+    if not _was_mentioned(address, about):
+        _mentioned.add((address.url, about))
+        print(sentence, flush=True)
 
 
 def _way_of_asking(
-    client: httpx.Client, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
+    server: Server, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
 ) -> Ask:
     """By token ids where the address can, by chat messages otherwise.
 
-    Raises SamplerRefused where it cannot and has to.
+    An address that refuses a prompt, or how answers are drawn, refuses it in either way: what it
+    can is said of it only where it answers in one. Raises Unusable where it does in neither,
+    SamplerRefused where it gives no token ids and has to.
     """
+    short = drawing._replace(max_new_tokens=1)
     try:
-        _ask_by_tokens(client, address, prompt, seed, drawing._replace(max_new_tokens=1))
-    except RequestRefused as error:
+        _ask_by_tokens(server, address, prompt, seed, short)
+    except RequestRefused as by_tokens:
         if address.needs_tokens:
             raise SamplerRefused(
                 f"{address.url} does not answer by token ids, and what is learnt from are the very "
-                f"tokens that were drawn, not a text: {error}"
+                f"tokens that were drawn, not a text: {by_tokens}"
             ) from None
-        if not _was_told(address, "tokens"):
-            print(
-                f"{address.url} is asked by chat messages and answers with text, without "
-                f"log-probabilities: {error}",
-                flush=True,
-            )
+        if not _was_mentioned(address, "tokens"):
+            try:
+                _ask_by_messages(server, address, prompt, seed, short)
+            except RequestRefused as by_messages:
+                raise Unusable(f"{by_messages}; asked by token ids: {by_tokens}") from None
+        _say_once(
+            address,
+            "tokens",
+            f"{address.url} is asked by chat messages and answers with text, without "
+            f"log-probabilities: {by_tokens}",
+        )
         return _ask_by_messages
     return _ask_by_tokens
 
 
 def _ask_by_tokens(
-    client: httpx.Client, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
+    server: Server, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
 ) -> Answer:
     """Token ids there and back (vLLM). Raises RequestRefused where the address does not do that.
 
@@ -324,37 +360,38 @@ def _ask_by_tokens(
         "return_token_ids": True,
         **_request(address, seed, drawing),
     }
-    choice = _post(client, f"{address.url}/v1/completions", request)
-    drawn, finished = choice.get("token_ids"), choice.get("finish_reason") != "length"
-    if not isinstance(drawn, list) or not all(isinstance(token, int) for token in drawn):
-        raise RequestRefused("the address gives no token ids")
+    choice = _choice(server, COMPLETIONS, request)
+    if not isinstance(choice.get("token_ids"), list):
+        raise RequestRefused(f"{address.url} gives no token ids")
     if (choice.get("prompt_token_ids") or tokens) != tokens:
-        raise SamplerRefused(f"{address.url} changed the tokens of a prompt")
-    if finished and (not drawn or drawn[-1] not in address.stops):
-        raise SamplerRefused(
+        raise Unusable(f"{address.url} changed the tokens of a prompt")
+    drawn, finished = _drawn(address, choice["token_ids"], drawing), _is_finished(address, choice)
+    if finished and drawn[-1] not in address.stops:
+        raise Unusable(
             f"{address.url} ended an answer with the tokens {drawn[-3:]}; answers end with one of "
             f"{list(address.stops)}"
         )
-    found = (choice.get("logprobs") or {}).get("token_logprobs") or []
-    usable = drawing.temperature == 1 and drawing.top_p == 1 and len(found) == len(drawn)
-    if not found and not _was_told(address, "logprobs"):
-        print(f"{address.url} gives no log-probabilities.", flush=True)
-    return Answer(drawn, finished, [float(x) for x in found] if usable else None)
+    found = _logprobs(address, choice, len(drawn))
+    if found is None:
+        _say_once(address, "logprobs", f"{address.url} gives no log-probabilities.")
+    is_full_softmax = drawing.temperature == 1 and drawing.top_p == 1
+    return Answer(drawn, finished, found if is_full_softmax else None)
 
 
 def _ask_by_messages(
-    client: httpx.Client, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
+    server: Server, address: Address, prompt: Sequence[Message], seed: int, drawing: Drawing
 ) -> Answer:
     """Chat messages there, text back; its tokens are those that the tokenizer writes it with."""
     request = {
         "messages": [message._asdict() for message in prompt],
         **_request(address, seed, drawing),
     }
-    choice = _post(client, f"{address.url}/v1/chat/completions", request)
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        raise SamplerRefused(f"{address.url} answered without a message")
-    text, finished = str(message.get("content") or ""), choice.get("finish_reason") != "length"
+    choice = _choice(server, CHAT, request)
+    finished = _is_finished(address, choice)
+    try:
+        text = message_text(choice) or ""
+    except ValueError as error:
+        raise Unusable(f"{address.url} answered {error}") from None
     tokens = address.tokenizer.encode(text, add_special_tokens=False)
     tokens += list(address.stops[:1]) if finished else []
     return Answer(tokens, finished, text=text.strip())
@@ -370,25 +407,70 @@ def _request(address: Address, seed: int, drawing: Drawing) -> dict[str, Any]:
     }
 
 
-def _post(client: httpx.Client, url: str, request: dict[str, Any]) -> dict[str, Any]:
-    """The first choice of the answer, asked for again a few times where it does not come.
+def _choice(server: Server, path: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Raises RequestRefused where the address refuses the request as such, SamplerRefused where it
+    does not answer, sends elsewhere, or refuses who asks."""
+    try:
+        return server.ask(path, request, lambda choice: choice)
+    except Unanswered as unanswered:
+        raise SamplerRefused(f"{server.url}{path} did not answer: {unanswered}") from None
+    except Declined as declined:
+        sentence = f"{server.url}{path} refuses: {declined}"
+        if declined.status in STRANGERS or declined.status < 400:
+            raise SamplerRefused(sentence) from None
+        raise RequestRefused(sentence) from None
 
-    Raises RequestRefused where the address refuses the request as such, SamplerRefused otherwise.
+
+# --- what a choice holds -------------------------------------------------------------------------
+
+
+def _is_finished(address: Address, choice: dict[str, Any]) -> bool:
+    """True where the model itself ended its answer, False where it was cut at the limit.
+
+    Raises Unusable for any other end: filtered, broken off or a call of a tool, it is not what the
+    model answers to the prompt, neither whole nor up to the limit.
     """
-    problem = ""
-    for attempt in range(ATTEMPTS):
-        try:
-            answered = client.post(url, json=request)
-            if answered.is_success:
-                choice: dict[str, Any] = answered.json()["choices"][0]
-                return choice
-        except (httpx.HTTPError, KeyError, IndexError, TypeError, ValueError) as error:
-            problem = repr(error)
-        else:
-            status, problem = answered.status_code, f"{answered.status_code} {answered.text[:300]}"
-            if status in STRANGERS:
-                raise SamplerRefused(f"{url} refuses: {problem}")
-            if answered.is_client_error and status not in AGAIN:
-                raise RequestRefused(f"{url} refuses: {problem}")
-        time.sleep(attempt)
-    raise SamplerRefused(f"{url} did not answer: {problem}")
+    reason = choice.get("finish_reason")
+    if reason not in ("stop", "length"):
+        shown = repr(reason[:SHOWN]) if isinstance(reason, str) else "no text"
+        raise Unusable(
+            f"{address.url} ended the answer for the finish_reason {shown}, allowed are 'stop' and "
+            "'length'"
+        )
+    return bool(reason == "stop")
+
+
+def _drawn(address: Address, drawn: list[Any], drawing: Drawing) -> list[int]:
+    """Raises Unusable for what cannot be the tokens of an answer."""
+    known = address.vocabulary or len(address.tokenizer)
+    limit = drawing.max_new_tokens
+    if not all(type(token) is int and 0 <= token < known for token in drawn):
+        raise Unusable(
+            f"{address.url} answered with token ids that its model does not have, allowed are "
+            f"0 to {known - 1}"
+        )
+    if not 1 <= len(drawn) <= limit:
+        raise Unusable(f"{address.url} answered with {len(drawn)} tokens, allowed are 1 to {limit}")
+    return drawn
+
+
+def _logprobs(address: Address, choice: dict[str, Any], count: int) -> list[float] | None:
+    """One for each token, or None where the address gives none at all.
+
+    Raises Unusable for anything else: what cannot be read must not pass for what is not there.
+    """
+    given = choice.get("logprobs") or {}
+    found = given.get("token_logprobs") or [] if isinstance(given, dict) else None
+    if found == []:
+        return None
+    if not isinstance(found, list) or len(found) != count or not all(map(_is_number, found)):
+        raise Unusable(
+            f"{address.url} answered with log-probabilities that are not one number for each of "
+            f"{count} tokens"
+        )
+    return [float(x) for x in found]
+
+
+def _is_number(found: Any) -> bool:
+    """Whether it is a number that a float can hold, and neither infinite nor NaN."""
+    return type(found) in (int, float) and abs(found) <= sys.float_info.max

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -54,11 +55,12 @@ SEEDS = list(range(5))
 
 @pytest.fixture(autouse=True)
 def nothing_was_said(monkeypatch):
-    monkeypatch.setattr(engines, "_told", set())
+    monkeypatch.setattr(engines, "_mentioned", set())
+    monkeypatch.setattr(engines, "_seeds_seen", set())
     monkeypatch.setattr(engines, "_handed", {})
     monkeypatch.setattr(engines, "_checked", {})
     monkeypatch.setattr(engines, "_said", {})
-    monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 @pytest.fixture(scope="module")
@@ -157,16 +159,134 @@ def test_an_address_that_does_not_keep_seeds_is_noticed(loaded, capsys):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"finish_reason": "stop", "token_ids": [30, 31]}, r"ended an answer with the tokens \[30"),
+        ({"finish_reason": "stop", "token_ids": [30]}, r"ended an answer with the tokens \[30\]"),
         ({"prompt_token_ids": [1, 2, 3]}, "changed the tokens of a prompt"),
+        ({"token_ids": [-5, 1]}, r"does not know, allowed are 0 to \d+$"),
+        ({"token_ids": [99999, 1]}, r"does not know, allowed are 0 to \d+$"),
+        ({"token_ids": [10**30, 1]}, r"does not know, allowed are 0 to \d+$"),
+        ({"token_ids": [True, 1]}, r"does not know, allowed are 0 to \d+$"),
+        ({"token_ids": [[5], 1]}, r"does not know, allowed are 0 to \d+$"),
+        ({"token_ids": []}, "answered with 0 tokens, allowed are 1 to 1$"),
+        ({"token_ids": [30] * 9}, "answered with 9 tokens, allowed are 1 to 1$"),
+        ({"logprobs": {"token_logprobs": [None]}}, "not one number for each of 1 tokens"),
+        ({"logprobs": {"token_logprobs": [-0.5] * 9}}, "not one number for each of 1 tokens"),
+        ({"logprobs": {"token_logprobs": [float("nan")]}}, "not one number for each of 1"),
+        ({"logprobs": {"token_logprobs": [10**400]}}, "not one number for each of 1 tokens"),
+        ({"logprobs": {"token_logprobs": 5}}, "not one number for each of 1 tokens"),
+        ({"logprobs": [1]}, "not one number for each of 1 tokens"),
     ],
 )
 def test_answers_that_are_not_what_was_asked_for_are_refused(loaded, changed, sentence):
     with (
         chat_server(as_vllm(loaded, **changed)) as server,
+        pytest.raises(SamplerRefused, match=sentence) as refused,
+    ):
+        answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, Drawing(8))
+    assert f"the prompt that ends with {PROMPTS[0][-1].content!r}: " in str(refused.value)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "abort", "", None, ["stop"]])
+@pytest.mark.parametrize("by_tokens", [True, False])
+def test_an_answer_with_another_end_is_none(loaded, by_tokens, reason):
+    """Neither whole nor cut at the limit, it would be selected, or learnt from, as what it is not;
+    the prompt that it is about is named, and why."""
+    shown = repr(reason) if isinstance(reason, str) else "no text"
+    own = prompt_tokens(loaded[1], PROMPTS[3])
+
+    def answer(request):
+        if by_tokens:
+            changed = {"finish_reason": reason} if request["prompt"] == own else {}
+            return as_vllm(loaded, **changed)(request)
+        is_asked = request["messages"][-1]["content"] == PROMPTS[3][-1].content
+        choice = {"message": {"content": "Half"}, "finish_reason": reason if is_asked else "stop"}
+        return Answer(json.dumps({"choices": [choice]}).encode())
+
+    named = re.escape(f"the prompt that ends with {PROMPTS[3][-1].content!r}: ")
+    sentence = rf"{named}.* finish_reason {shown}, allowed are 'stop' and 'length'$"
+    with chat_server(answer) as server:
+        address = address_with(server, loaded)
+        address = address if by_tokens else address._replace(tokenizer=None)
+        with pytest.raises(SamplerRefused, match=sentence):
+            answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
+
+
+def test_an_answer_that_was_cut_counts_as_cut():
+    choice = {"message": {"content": "Half a"}, "finish_reason": "length"}
+    body = json.dumps({"choices": [choice]}).encode()
+    with chat_server(lambda request: Answer(body)) as server:
+        address = Address(server.address, "policy", 10.0, 1)
+        [found] = answer_prompts(address, PROMPTS[:1], [0], Drawing(8))
+    assert (found.text, found.finished) == ("Half a", False)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "Yes"}, {"type": "text", "text": ", it is."}], "Yes, it is."),
+        ("a\ud800b", "a\ufffdb"),
+        (None, ""),
+    ],
+)
+def test_odd_texts_are_read(loaded, content, text):
+    with chat_server(by_chat_only(says(content))) as server:
+        found = answer_prompts(address_with(server, loaded), PROMPTS[:1], [0], Drawing(8))
+    assert found[0].text == text
+    assert answer_text(loaded[1], found[0]) == text
+
+
+def by_chat_only(said: Answer):
+    return lambda request: said if "messages" in request else Answer(b"no prompts", 400)
+
+
+UNUSABLE = {
+    "an image": (
+        says([{"type": "image_url", "image_url": "x"}]), "with a message that is not all text"
+    ),
+    "no message": (
+        Answer(b'{"choices": [{"finish_reason": "stop"}]}'), "answered without a message"
+    ),
+    "a choice that is text": (Answer(b'{"choices": ["Yes."]}'), "did not answer: 200 without a ch"),
+    "deep": (Answer(b"[" * 200_000 + b"]" * 200_000), "did not answer: 200 without a choice"),
+    "elsewhere": (
+        Answer(b"", 307, headers=(("Location", "http://x"),)), "307 sends to 'http://x', which is"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_what_is_no_answer_is_refused_in_words(loaded, kind):
+    said, sentence = UNUSABLE[kind]
+    with (
+        chat_server(by_chat_only(said)) as server,
         pytest.raises(SamplerRefused, match=sentence),
     ):
         answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, Drawing(8))
+
+
+def test_who_refuses_how_answers_are_drawn_is_not_said_to_give_no_tokens(loaded, capsys):
+    """An address that can token ids, and one that cannot: both say what is wrong."""
+    for is_vllm in (True, False):
+
+        def answer(request, is_vllm=is_vllm):
+            if request["temperature"] > 2:
+                return Answer(b"temperature must be at most 2", 400)
+            return as_vllm(loaded)(request) if is_vllm else by_chat_only(says("Yes."))(request)
+
+        with chat_server(answer) as server:
+            address = address_with(server, loaded)
+            with pytest.raises(SamplerRefused, match="refuses: 400 temperature must be") as refused:
+                answer_prompts(address, PROMPTS, SEEDS, Drawing(8, temperature=3.0))
+            assert f"the prompt that ends with {PROMPTS[0][-1].content!r}: " in str(refused.value)
+            assert capsys.readouterr().out == ""
+            answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
+        said = f"{server.address} is asked by chat messages"
+        assert capsys.readouterr().out.startswith("" if is_vllm else said)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "host:8000", "http://me:key@host"])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(SamplerRefused, match=r"^address (is 'h|must hold no key)"):
+        answer_prompts(Address(url, "x", 1.0, 2), PROMPTS, SEEDS, Drawing(8))
 
 
 def test_an_address_where_nobody_answers_is_refused(loaded):

@@ -77,9 +77,9 @@ def test_settings_that_do_not_fit_are_refused(settings, sentence, tmp_path):
 
 @pytest.fixture(autouse=True)
 def nothing_was_said(monkeypatch):
-    for name, empty in (("_told", set()), ("_handed", {}), ("_checked", {}), ("_said", {})):
-        monkeypatch.setattr(engines, name, empty)
-    monkeypatch.setattr(engines.time, "sleep", lambda seconds: None)
+    for name in ("_mentioned", "_seeds_seen", "_handed", "_checked", "_said"):
+        monkeypatch.setattr(engines, name, type(getattr(engines, name))())
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 def both(prompts, chat_model, brief_model, out, **chosen):
