@@ -20,6 +20,8 @@ from annotation_app.models import Variant
 from annotation_app.models.refusals import SamplerUnavailable
 
 SEED_LIMIT = 2**31 - 1
+LONGEST_BODY = 50_000_000  # bytes of a reply; the most tokens that may be asked for take 30 million
+LONGEST_LINE = 1_000_000  # bytes of a stream's line, which holds a few tokens
 
 
 class Question(NamedTuple):
@@ -103,7 +105,7 @@ async def answer(
     except (httpx.HTTPError, httpx.InvalidURL):
         advice = "try again in a minute, or tell your researcher."
         raise _unavailable("The models cannot be reached right now.", advice) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = "A model gave an answer that cannot be read"
         raise _unavailable(
             f"{why}.", "try again, or tell your researcher.", f"{why}: {error}."
@@ -116,7 +118,8 @@ def _unavailable(sentence: str, advice: str, why: str = "") -> SamplerUnavailabl
 
 
 async def _read(response: httpx.Response, hear: Callable[[str], None]) -> str:
-    """The finish reason. Raises ValueError, KeyError or TypeError for anything else than a chat."""
+    """The finish reason. Raises ValueError, KeyError, TypeError or RecursionError for anything else
+    than a chat."""
     async for line in _lines(response):
         data = line.removeprefix(b"data:").strip()
         if data == line.strip() or data == b"[DONE]":
@@ -142,10 +145,25 @@ def _piece(delta: Any) -> str:
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Split at line feeds alone; httpx's own lines also end where a text has U+2028."""
+    """Split at line feeds alone; httpx's own lines also end where a text has U+2028.
+
+    Raises ValueError for a line that goes on and on.
+    """
     rest = b""
-    async for block in response.aiter_bytes():
+    async for block in blocks(response):
         *lines, rest = (rest + block).split(b"\n")
         for line in lines:
             yield line
+        if len(rest) > LONGEST_LINE:
+            raise ValueError(f"a line of more than {LONGEST_LINE} bytes")
     yield rest
+
+
+async def blocks(response: httpx.Response) -> AsyncIterator[bytes]:
+    """A body as it comes. Raises ValueError where it is longer than any that was asked for."""
+    length = 0
+    async for block in response.aiter_bytes():
+        length += len(block)
+        if length > LONGEST_BODY:
+            raise ValueError(f"more than {LONGEST_BODY} bytes")
+        yield block

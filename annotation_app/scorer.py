@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -31,11 +32,15 @@ async def scores(
     """
     body = {"model": storage_key, "conversations": [list(chat) for chat in conversations]}
     try:
-        async with asyncio.timeout(settings.SCORER_TIMEOUT_SECONDS):
-            reply = await client.post(settings.SCORER_URL + "/score", json=body)
-        if reply.status_code != httpx.codes.OK:
-            raise ScorerUnavailable(f"The reward server gave no score: {_reason(reply)}")
-        return _read(reply.json(), len(conversations))
+        async with (
+            asyncio.timeout(settings.SCORER_TIMEOUT_SECONDS),
+            client.stream("POST", settings.SCORER_URL + "/score", json=body) as response,
+        ):
+            reply = b"".join([block async for block in sampler.blocks(response)])
+        if response.status_code != httpx.codes.OK:
+            reason = _reason(reply, response.status_code)
+            raise ScorerUnavailable(f"The reward server gave no score: {reason}")
+        return _read(json.loads(reply), len(conversations))
     except (TimeoutError, httpx.TimeoutException):
         raise ScorerUnavailable(
             f"The reward server did not answer within {settings.SCORER_TIMEOUT_SECONDS} seconds; "
@@ -46,17 +51,17 @@ async def scores(
             f"The reward server cannot be reached at {settings.SCORER_URL}, so there are no "
             "scores. Answers need it not."
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ScorerUnavailable("The reward server's reply cannot be read.") from None
 
 
-def _reason(reply: httpx.Response) -> str:
+def _reason(reply: bytes, status: int) -> str:
     """The server's own sentence, or the bare status of a stranger."""
     try:
-        said = reply.json()["error"]
-    except (ValueError, KeyError, TypeError):
+        said = json.loads(reply)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = None
-    return said[:LONGEST_REASON] if isinstance(said, str) else f"status {reply.status_code}."
+    return said[:LONGEST_REASON] if isinstance(said, str) else f"status {status}."
 
 
 def _read(reply: Any, count: int) -> list[float]:

@@ -10,6 +10,7 @@ from annotation_app import sampler
 from annotation_app.models.refusals import SamplerUnavailable
 from annotation_app.sampler import Question
 from tests.annotation_app.talking import End, in_pieces, run
+from tests.reward.chat_server import chat_server, says
 
 MESSAGES = [{"role": "user", "content": "How do I descale my kettle?"}]
 
@@ -93,12 +94,38 @@ def test_a_slow_sampler_before_and_within_its_answer(talker, settings, pause):
         json.dumps({"choices": [{"message": {"content": "Yes"}}]}).encode(),
         b'data: {"choices": [{"delta": {"content": "\\u0000"}}]}\n\n',
         b'data: {"choices": [{"delta": {"content": "\\ud83e"}}]}\n\n',
+        b"data: " + b"[" * 200_000 + b"]" * 200_000 + b"\n\n",
     ],
 )
 def test_a_wrong_reply(talker, sent):
     talker.script = lambda body: iter([sent])
     with pytest.raises(SamplerUnavailable, match="cannot be read"):
         ask(talker.url)
+
+
+@pytest.mark.parametrize(
+    ("block", "count", "why"),
+    [
+        (b" " * 1_000_000, 3, "a line of more than 1000000 bytes"),
+        (b":" + b" " * 990_000 + b"\n", 51, "more than 50000000 bytes"),
+    ],
+)
+def test_an_endless_reply(talker, block, count, why):
+    """It is left before its end, which would be a good one."""
+    talker.script = lambda body: iter([*[block] * count, *in_pieces("Yes.")])
+    with pytest.raises(SamplerUnavailable, match="cannot be read") as refusal:
+        ask(talker.url)
+    assert refusal.value.why.endswith(f": {why}.")
+
+
+def test_a_proxy_of_the_environment_is_not_used(talker, monkeypatch):
+    with chat_server(lambda request: says("I have read it all.")) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.address)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        assert ask(talker.url)[1] == "stop"
+        assert proxy.heard == []
 
 
 def test_an_error_status(talker):

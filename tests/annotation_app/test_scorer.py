@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from annotation_app import scorer
+from annotation_app import sampler, scorer
 from annotation_app.models.refusals import ScorerUnavailable
 from tests.annotation_app.scoring import reward_server
 from tests.annotation_app.talking import run
@@ -80,7 +80,9 @@ def test_a_slow_one(settings):
 @pytest.mark.parametrize(
     "body",
     [b"", b"{}", b"[]", b'{"scores": 5}', b'{"scores": [1.0]}', b'{"scores": [1.0, null]}',
-     b'{"scores": [1.0, NaN]}', b'{"scores": [1.0, "x"]}', b"\xff"],
+     b'{"scores": [1.0, NaN]}', b'{"scores": [1.0, "x"]}', b"\xff",
+     b"[" * 200_000 + b"]" * 200_000, b'{"scores": [1.5, -2]}' + b" " * sampler.LONGEST_BODY],
+    ids=lambda body: body[:20],
 )  # fmt: skip
 def test_a_wrong_reply(settings, body):
     assert said(settings, Answer(body)) == "The reward server's reply cannot be read."
@@ -94,6 +96,7 @@ def test_a_wrong_reply(settings, body):
         (json.dumps({"error": ["x"]}).encode(), "status 502."),
         (b"<html>Bad gateway</html>", "status 502."),
         (b"[]", "status 502."),
+        (b"[" * 200_000, "status 502."),
     ],
 )
 def test_a_refusal_is_its_own_sentence(settings, body, reason):
