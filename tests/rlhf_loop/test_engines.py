@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import os
 import re
 import socket
@@ -161,11 +162,11 @@ def test_an_address_that_does_not_keep_seeds_is_noticed(loaded, capsys):
     [
         ({"finish_reason": "stop", "token_ids": [30]}, r"ended an answer with the tokens \[30\]"),
         ({"prompt_token_ids": [1, 2, 3]}, "changed the tokens of a prompt"),
-        ({"token_ids": [-5, 1]}, r"does not know, allowed are 0 to \d+$"),
-        ({"token_ids": [99999, 1]}, r"does not know, allowed are 0 to \d+$"),
-        ({"token_ids": [10**30, 1]}, r"does not know, allowed are 0 to \d+$"),
-        ({"token_ids": [True, 1]}, r"does not know, allowed are 0 to \d+$"),
-        ({"token_ids": [[5], 1]}, r"does not know, allowed are 0 to \d+$"),
+        ({"token_ids": [-5, 1]}, r"does not have, allowed are 0 to \d+$"),
+        ({"token_ids": [99999, 1]}, r"does not have, allowed are 0 to \d+$"),
+        ({"token_ids": [10**30, 1]}, r"does not have, allowed are 0 to \d+$"),
+        ({"token_ids": [True, 1]}, r"does not have, allowed are 0 to \d+$"),
+        ({"token_ids": [[5], 1]}, r"does not have, allowed are 0 to \d+$"),
         ({"token_ids": []}, "answered with 0 tokens, allowed are 1 to 1$"),
         ({"token_ids": [30] * 9}, "answered with 9 tokens, allowed are 1 to 1$"),
         ({"logprobs": {"token_logprobs": [None]}}, "not one number for each of 1 tokens"),
