@@ -51,6 +51,7 @@ from reward.measures.report import full_report
 from reward.model import load_reward_model, save_reward_model, start_from_chat_model
 from reward.optimiser import build_optimiser
 from reward.preferences import Criterion, write_pairs
+from reward.run_folder import RunFolder
 from reward.score import score_pairs
 from reward.settings import to_flags, to_mapping
 
@@ -175,10 +176,9 @@ def run_tandem(case: Case) -> Side:
     config = case.config
     flags = to_flags(to_mapping(config))
     seconds = run_timed([sys.executable, "-m", "reward.train", *flags], case, "tandem.log")
-    lines = (config.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     result = json.loads((config.out / "result.json").read_text(encoding="utf-8"))
     return Side(
-        losses=[json.loads(line)["loss"] for line in lines],
+        losses=[line["loss"] for line in RunFolder(config.out).metrics()],
         pairs=result["pairs"],
         over_long=result["over_long"],
         seconds=result["seconds"],

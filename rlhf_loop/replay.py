@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file
 
 from reward.command import Refused, command
+from reward.preferences import read_json_lines
 from reward.provenance import digest
 from reward.run_folder import RunFolder
 from reward.settings import Settings, from_mapping, to_mapping
@@ -245,7 +246,8 @@ def _difference(name: str, first: Path, second: Path) -> str | None:
         was, now = (_without_clock(_read(file)) for file in (first, second))
         return _first_value(was, now)
     if name.endswith(".jsonl"):
-        return _first_line(name, _lines(first), _lines(second))
+        was, now = ([record for _, record in read_json_lines(file)] for file in (first, second))
+        return _first_line(name, was, now)
     return " is not the same"
 
 
@@ -260,10 +262,6 @@ def _first_tensor(first: Path, second: Path) -> str:
         if count := int((apart != 0).sum()):
             return f", {name}: {count} of {apart.numel()} numbers, by {apart.max():.3g} at most"
     return " is not the same, though its tensors are"
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _first_line(

@@ -1,10 +1,9 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from reward.model import save_reward_model, start_from_chat_model
-from reward.preferences import Message, dialogue_root
+from reward.preferences import Message, dialogue_root, read_json_lines
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 from tests.tiny_models import brief_chat_model, tiny_chat_model
 
@@ -45,4 +44,4 @@ def make_prompt(number: int) -> Prompt:
 
 
 def read_lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [record for _, record in read_json_lines(path)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from reward.lines import write_records
 from reward.run_folder import RunFolder
 from rlhf_loop.config import COMMAND_CONFIGS, ReplayConfig, RoundConfig
 from rlhf_loop.replay import differences, main, recorded_stages, replay
@@ -159,10 +160,11 @@ def test_every_command_is_known_by_its_settings():
 
 def edited(file, **changes):
     """Change the last line of JSON lines, or a JSON object."""
-    *lines, last = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
-    text = json.dumps({**json.loads(last), **changes})
-    file.write_text("".join(f"{line}\n" for line in [*lines, text]))
-    return len(lines) + 1
+    text = file.read_bytes()
+    *lines, last = text.splitlines() if file.suffix == ".jsonl" else [text]
+    lines.append(json.dumps({**json.loads(last), **changes}).encode())
+    file.write_bytes(b"".join(line + b"\n" for line in lines))
+    return len(lines)
 
 
 def test_times_and_attempts_do_not_count(made, copy):
@@ -190,12 +192,23 @@ def test_an_answer_and_its_line(made, copy):
     assert found.startswith(f'candidates.jsonl, line {line}, text is "Hm.", was ')
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085", "\x1c"])
+def test_what_ends_a_line_for_some_readers_ends_none(tmp_path, mark):
+    """Answers hold them; a line of JSON lines ends with a line feed and nothing else."""
+    for folder, text in (("was", "by law"), ("now", "by rule")):
+        (tmp_path / folder).mkdir()
+        records = [{"text": f"No.{mark}Why?"}, {"text": f"Yes,{mark}{text}."}]
+        write_records(tmp_path / folder / "candidates.jsonl", records)
+    (found,) = differences(tmp_path / "was", tmp_path / "now")
+    assert found.startswith("candidates.jsonl, line 2, text is ")
+
+
 def test_files_that_are_gone_new_short_or_other(made, copy):
     (copy / "rejection/selected.jsonl").unlink()
     (copy / "rejection/more.jsonl").write_text("{}\n")
     (copy / "rejection/model/tokenizer.json").write_text("{}")
-    lines = (made / "rejection/candidates.jsonl").read_text().splitlines(keepends=True)
-    (copy / "rejection/candidates.jsonl").write_text("".join(lines[:-1]))
+    lines = (made / "rejection/candidates.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "rejection/candidates.jsonl").write_bytes(b"".join(lines[:-1]))
     assert list(differences(made / "rejection", copy / "rejection")) == [
         f"candidates.jsonl has {len(lines) - 1} lines, had {len(lines)}",
         "model/tokenizer.json is not the same",
