@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 E = TypeVar("E", bound=StrEnum)
+HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Criterion(StrEnum):
@@ -229,15 +231,39 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) of a UTF-8 JSON lines file. Raises MalformedLine."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            try:
-                record = json.loads(raw)
-            except ValueError:
-                raise MalformedLine(path, number, "the line", raw, "one JSON object") from None
-            if not isinstance(record, dict):
-                raise MalformedLine(path, number, "the line", record, "one JSON object")
-            yield number, record
+            if raw.strip():
+                yield number, line_object(raw, path, number)
+
+
+def line_object(raw: bytes, path: object, line: int) -> dict[str, Any]:
+    """The object that one line of a JSON lines file holds.
+
+    Raises MalformedLine, also for half of a surrogate pair: JSON can write it, and no tokenizer and
+    no UTF-8 file takes it.
+    """
+    try:
+        record = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise MalformedLine(path, line, "the line", raw, "one JSON object") from None
+    if not isinstance(record, dict):
+        raise MalformedLine(path, line, "the line", record, "one JSON object")
+    for field, value in record.items():
+        if any(HALF_SURROGATE.search(text) for text in texts([field, value])):
+            raise MalformedLine(path, line, field, value, "text without half surrogates")
+    return record
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, names of fields among them, however deep."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, dict):
+            waiting += [*item, *item.values()]
 
 
 def to_record(pair: PreferencePair) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from reward.preferences import (
     RecordReader,
     RiskCategory,
     Verdict,
+    line_object,
+    texts,
 )
 
 DIFFERING_HISTORIES = "differing histories"
@@ -97,12 +99,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, RecordReader]]:
     for line, raw in enumerate(_lines(path), start=1):
         if not raw.strip():
             continue
-        try:
-            record = json.loads(raw)
-        except (ValueError, RecursionError):
-            raise MalformedLine(path, line, "the line", raw, "one JSON object") from None
         number += 1
-        yield number, _reader(record, path, line)
+        yield number, _reader(line_object(raw, path, line), path, line)
 
 
 def json_array(path: Path) -> Iterator[tuple[int, RecordReader]]:
@@ -156,18 +154,10 @@ def _after(text: str, at: int) -> int:
 def _reader(record: Any, path: object, line: int) -> RecordReader:
     reader = RecordReader(record, path, line)
     for field, value in reader.record.items():
-        if any(UNSTORABLE.search(text) for text in _texts(value)):
+        if any(UNSTORABLE.search(text) for text in texts([field, value])):
             allowed = "text without NUL characters and half surrogates, which no database stores"
             raise reader.refuse(field, value, allowed)
     return reader
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
 
 
 def _opened(path: Path) -> BinaryIO:

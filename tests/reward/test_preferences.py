@@ -115,9 +115,32 @@ def test_a_malformed_line_is_named(tmp_path, change, sentence):
     assert sentence in str(refused.value)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '"text"', "\xff"])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '"text"', "\xff", "[" * 100_000, '{"a": ' + "[" * 100_000]
+)
 def test_a_line_that_is_no_object_is_named(tmp_path, line):
     file = tmp_path / "pairs.jsonl"
     file.write_text(line, encoding="latin-1")
     with pytest.raises(MalformedLine, match="line 1: the line is"):
         list(read_pairs(file))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": [{"role": "user", "content": "Why \ud800?"}]},
+        {"id": "\udfff"},
+        {"more": {"\ud800": 1}},
+    ],
+)
+def test_half_a_character_is_no_text(tmp_path, change):
+    """JSON can write it; a tokenizer's TypeError would name neither file nor line."""
+    file = tmp_path / "pairs.jsonl"
+    bad = {**to_record(pair(2)), **change}
+    file.write_text(json.dumps(to_record(pair(1))) + "\n" + json.dumps(bad) + "\n")
+    sentence = rf"pairs.jsonl, line 2: {next(iter(change))} is .*, allowed is text without half"
+    with pytest.raises(MalformedLine, match=sentence):
+        list(read_pairs(file))
+    whole = {**to_record(pair(2)), "source": "\U0001f600"}  # a pair of them is a character
+    file.write_text(json.dumps(whole) + "\n")
+    assert [found.source for found in read_pairs(file)] == ["\U0001f600"]

@@ -45,7 +45,8 @@ def refusal(path, form: str) -> str:
     ("bad", "said"),
     [
         ('{"chosen": "half', 'the line is b\'{"chosen": "half\\n\', allowed is one JSON object'),
-        ("[1, 2]", "the record is [1, 2], allowed is a JSON object"),
+        ("[1, 2]", "the line is [1, 2], allowed is one JSON object"),
+        ('{"chosen": "Hi", "rejected": ' + "[" * 100_000, "allowed is one JSON object"),
         ({"chosen": "\n\nHuman: Hi\n\nAssistant: Hi"}, "rejected is None, allowed is present"),
         ({"chosen": 7, "rejected": ""}, "chosen is 7, allowed is a string"),
         ({"chosen": "Hi", "rejected": "Hi"}, "chosen is 'Hi', allowed is turns of"),
