@@ -43,9 +43,10 @@ class Source(NamedTuple):
 def sample(config: SamplingConfig) -> dict[str, Any]:
     """Write the answers that ``responses.jsonl`` does not hold yet, and the run's result.
 
-    Raises ValueError for another configuration than the folder's and for prompts that leave no room
-    for an answer in one of the models, SamplerRefused where an address does not answer or serves
-    other weights, RunFolderBusy where another process runs in the same folder.
+    Raises ValueError for another configuration than the folder's, where the prompts file has none
+    of the split, and for prompts that leave no room for an answer in one of the models;
+    SamplerRefused where an address does not answer or serves other weights, RunFolderBusy where
+    another process runs in the same folder.
     """
     run = RunFolder(config.out)
     return run.once(to_mapping(config), lambda: _sample(config, run))
@@ -54,6 +55,9 @@ def sample(config: SamplingConfig) -> dict[str, Any]:
 def _sample(config: SamplingConfig, run: RunFolder) -> dict[str, Any]:
     run.write_provenance(inputs_of(config))
     prompts = list(read_prompts(config.prompts, config.split))
+    if not prompts:
+        split = "" if config.split is None else f"{config.split} "
+        raise ValueError(f"{config.prompts} has no {split}prompts, and sampling needs some")
     refuse_without_room(prompts, config.max_new_tokens, config.model)
     parts = list(product(_sources(config), chunks(len(prompts), config.generation_rows)))
     sizes = [len(prompts[part]) for _, part in parts]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from reward.run_folder import RunFolder
@@ -5,11 +7,11 @@ from rlhf_loop import engines
 from rlhf_loop.config import SamplingConfig
 from rlhf_loop.engines import SamplerRefused
 from rlhf_loop.policy import load_chat_model
-from rlhf_loop.prompts import PromptSplit, read_prompts
+from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
 from rlhf_loop.replay import differences
 from rlhf_loop.sampling import sample
 from tests.reward.chat_server import Answer, chat_server
-from tests.rlhf_loop.conftest import read_lines
+from tests.rlhf_loop.conftest import make_prompt, read_lines
 from tests.rlhf_loop.drawing_server import LastHanded
 
 
@@ -30,6 +32,19 @@ def test_it_answers_every_prompt_with_every_model(prompts, chat_model, tmp_path)
     assert len({line["seed"] for line in lines}) == len(lines)
     steps = [(line["step"], line["total"]) for line in RunFolder(tmp_path).metrics()]
     assert steps == [(n, 12) for n in range(1, 13)]  # of either model 16 answers, 3 at a time
+
+
+def test_a_split_without_prompts_is_refused(chat_model, tmp_path):
+    """A run that is done has answers."""
+    train = tmp_path / "train.jsonl"
+    write_prompts(train, [make_prompt(0)])
+    config = SamplingConfig(prompts=train, model=(chat_model,), out=tmp_path / "run", split="test")
+    with pytest.raises(ValueError, match=r"train.jsonl has no test prompts, and sampling needs"):
+        sample(config)
+    train.write_text("")
+    with pytest.raises(ValueError, match=r"train.jsonl has no prompts, and sampling needs some"):
+        sample(replace(config, split=None))
+    assert RunFolder(config.out).result() is None
 
 
 def test_it_continues_where_it_was_killed(prompts, chat_model, tmp_path, monkeypatch):
