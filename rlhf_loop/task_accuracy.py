@@ -156,16 +156,22 @@ def option_tokens(tokenizer: Any, query: str, option: str) -> TokenPair:
     """Tokens of a query and its option, encoded together and parted where the query ends.
 
     White space at the query's end goes to the option; an empty query is the token that begins a
-    text. So the harness does it.
+    text. So the harness does it. Raises ValueError for an empty query and a tokenizer without such
+    a token.
     """
     first = tokenizer.bos_token_id
     first = tokenizer.eos_token_id if first is None else first
     if not query:
+        if first is None:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path} has no token that begins or ends a "
+                "text, and an empty query needs one"
+            )
         tokens = tokenizer.encode(option, add_special_tokens=False)
         return TokenPair([first], tokens) if tokens[0] != first else TokenPair([first], tokens[1:])
     bare = query.rstrip()
     option, query = query[len(bare) :] + option, bare
-    special = not query.startswith(tokenizer.decode([first]))
+    special = first is None or not query.startswith(tokenizer.decode([first]))
     whole = tokenizer.encode(query + option, add_special_tokens=special)
     start = len(tokenizer.encode(query, add_special_tokens=special))
     return TokenPair(whole[:start], whole[start:])

@@ -33,6 +33,8 @@ from typing import Any, NamedTuple
 
 from reward.preferences import RecordReader, read_json_lines
 
+LETTERS = "ABCDEFGHIJ"
+
 
 class Document(NamedTuple):
     """One question. Option i is ``choices[i]`` as the continuation of ``queries[i]``."""
@@ -106,7 +108,9 @@ def _logged(reader: RecordReader) -> Document:
     """A line of the harness's samples file; its arguments are numbered objects or lists."""
     given = reader.get("arguments")
     arguments = list(given.values()) if isinstance(given, dict) else given
-    pairs = [list(a.values()) if isinstance(a, dict) else a for a in arguments or []]
+    if not isinstance(arguments, list):
+        raise reader.refuse("arguments", given, "a list or an object of contexts with options")
+    pairs = [list(a.values()) if isinstance(a, dict) else a for a in arguments]
     for pair in pairs:
         if not isinstance(pair, list) or [type(part) for part in pair[:2]] != [str, str]:
             raise reader.refuse("arguments", pair, "a context and an option")
@@ -149,7 +153,9 @@ def _winogrande(reader: RecordReader) -> Document:
 
 def _mmlu(reader: RecordReader) -> Document:
     choices = _texts(reader, "choices", reader.get("choices"))
-    letters = list("ABCDEFGHIJ"[: len(choices)])
+    if len(choices) > len(LETTERS):
+        raise reader.refuse("choices", choices, f"at most {len(LETTERS)} texts, one a letter")
+    letters = list(LETTERS[: len(choices)])
     lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
     query = "\n".join([reader.text("question").strip(), *lines, "Answer:"])
     if subject := reader.text("subject", "").replace("_", " "):
@@ -175,7 +181,10 @@ def _keyed_choices(reader: RecordReader) -> tuple[list[str], int]:
     labels = _texts(reader, "choices.label", choices.get("label"))
     if key not in labels:
         raise reader.refuse("answerKey", key, ", ".join(labels))
-    return _texts(reader, "choices.text", choices.get("text")), labels.index(key)
+    found = _texts(reader, "choices.text", choices.get("text"))
+    if len(found) != len(labels):
+        raise reader.refuse("choices.text", found, f"as many texts as labels, {len(labels)}")
+    return found, labels.index(key)
 
 
 def _sciq(reader: RecordReader) -> Document:

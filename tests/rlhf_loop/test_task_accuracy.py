@@ -151,6 +151,15 @@ def test_options_are_parted_as_the_harness_parts_them(chat_model):
     assert empty == ([tokenizer.eos_token_id], tokenizer.encode("Two years"))
 
 
+def test_a_tokenizer_may_have_no_token_at_a_text_s_ends(chat_model):
+    _, tokenizer = load_chat_model(chat_model, "cpu")
+    expected = option_tokens(tokenizer, "Answer:", " Two years")
+    tokenizer.eos_token = None
+    assert option_tokens(tokenizer, "Answer:", " Two years") == expected
+    with pytest.raises(ValueError, match=r"chat has no token that begins or ends a text, and an"):
+        option_tokens(tokenizer, "", "Two years")
+
+
 def test_what_exceeds_the_context_is_cut_at_the_beginning(chat_model):
     model, tokenizer = load_chat_model(chat_model, "cpu")
     pair = option_tokens(tokenizer, "why " * 400, " Two years")
@@ -240,6 +249,10 @@ def test_a_line_that_the_harness_logged_goes_in_word_for_word(tmp_path):
     ({**LINES[0], "choices": "AB"}, "choices is 'AB', allowed is a list of texts"),
     ({"question": "?", "choices": ["a"], "answerKey": "A"}, "an object of text and label"),
     ({"arguments": [["a"]], "target": 0}, "allowed is a context and an option"),
+    ({"arguments": 3, "target": 0}, "allowed is a list or an object of contexts with options"),
+    ({"question": "?", "choices": list("abcdefghijk"), "answer": 0}, "allowed is at most 10 texts"),
+    ({"question": "?", "choices": {"text": ["a", "b"], "label": ["A"]}, "answerKey": "A"},
+     "choices.text is ['a', 'b'], allowed is as many texts as labels, 1"),
     ({"sentence": "no gap", "option1": "a", "option2": "b", "answer": "1"}, "with _ for"),
 ])  # fmt: skip
 def test_unusable_lines_are_refused_by_file_and_line(tmp_path, line, sentence):
