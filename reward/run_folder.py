@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from reward.command import Refused
 from reward.provenance import digest, provenance
@@ -32,6 +32,7 @@ PARENT_VARIABLE = "TANDEM_PARENT_PID"
 ATTEMPT_VARIABLE = "TANDEM_ATTEMPT"
 SEAL = "sha256.json"
 PARENT_CHECK_SECONDS = 0.5
+LOOKING_SECONDS = 0.5  # far longer than `is_held` has the lock, even on a busy machine
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # as terminals are told
 
 
@@ -85,14 +86,12 @@ class RunFolder:
         """Hold the folder for this process, and die with the process that supervises it.
 
         The lock is the operating system's, so a killed holder leaves none behind.
-        Raises RunFolderBusy when another process holds it.
+        Raises RunFolderBusy when another process holds it for longer than it takes to look.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunFolderBusy(f"{self.path} is held by another running process") from None
+            if not _locks(file, fcntl.LOCK_EX, time.monotonic() + LOOKING_SECONDS):
+                raise RunFolderBusy(f"{self.path} is held by another running process")
             die_with_parent()
             if self.result_file.exists():  # killed before its checkpoints were gone
                 self._forget_checkpoints()
@@ -115,16 +114,15 @@ class RunFolder:
             return self.result() or {}
 
     def is_held(self) -> bool:
-        """Whether a living process works in this folder."""
+        """Whether a living process works in this folder.
+
+        Who looks shares the lock for a moment with others who do; who begins to work waits it out.
+        """
         file = self.path / "lock"
         if not file.exists():
             return False
         with file.open("r") as opened:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+            return not _locks(opened, fcntl.LOCK_SH)
 
     # --- configuration -------------------------------------------------------------------
 
@@ -305,6 +303,19 @@ class RunFolder:
         for suffix in ("", ".old", ".new"):
             name = self.checkpoint.name + suffix
             shutil.rmtree(self.checkpoint.with_name(name), ignore_errors=True)
+
+
+def _locks(file: TextIO, kind: int, deadline: float = 0.0) -> bool:
+    """Take the lock; False where another process still has it at the deadline (monotonic)."""
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -43,6 +45,19 @@ def test_one_writer_at_a_time(tmp_path):
     assert not folder.is_held()
     with folder.locked():
         assert folder.is_held()
+
+
+def test_who_looks_disturbs_nobody(tmp_path):
+    """Neither another one who looks at the same moment, nor a child that begins then."""
+    folder = RunFolder(tmp_path)
+    with folder.locked():
+        pass
+    with (tmp_path / "lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # what is_held has for a moment
+        assert not folder.is_held()
+        threading.Timer(0.1, looking.close).start()
+        with folder.locked():
+            assert folder.is_held()
 
 
 def test_a_child_dies_with_its_supervisor(tmp_path):
