@@ -246,8 +246,8 @@ def _difference(name: str, first: Path, second: Path) -> str | None:
         was, now = (_without_clock(_read(file)) for file in (first, second))
         return _first_value(was, now)
     if name.endswith(".jsonl"):
-        was, now = ([record for _, record in read_json_lines(file)] for file in (first, second))
-        return _first_line(name, was, now)
+        lines = ([record for _, record in read_json_lines(file)] for file in (first, second))
+        return _first_line(name, *lines)
     return " is not the same"
 
 
