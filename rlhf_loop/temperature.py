@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import torch
-from scipy import stats
+from scipy.special import expit
 
 from reward import ranks
 from reward.command import command
@@ -29,6 +29,7 @@ from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import draw_candidates, is_usable, part_figures, selectable_scores
 from rlhf_loop.config import TemperatureConfig, inputs_of
+from rlhf_loop.measures.paired_figures import mean_interval
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model
 from rlhf_loop.prompts import Prompt, fixed_prompts, read_prompts
@@ -53,7 +54,8 @@ def _sweep(config: TemperatureConfig, run: RunFolder, device: torch.device) -> R
     prompts = fixed_prompts(every, config.prompt_count)
     _sample(config, run, prompts, str(device))
     scores, unusable = scores_by_temperature(whole_records(_file(run)))
-    return picked(scores, config) | {"unusable": unusable}
+    roots = [prompt.root for prompt in prompts]
+    return picked(scores, config, roots) | {"unusable": unusable}
 
 
 def _file(run: RunFolder) -> Path:
@@ -95,34 +97,37 @@ def scores_by_temperature(records: Sequence[Record]) -> tuple[Scores, dict[str, 
     for record, score in zip(records, selectable_scores(records), strict=True):
         name, temperature = record["prompt_id"], record["temperature"]
         usable.setdefault(temperature, []).append(is_usable(record))
-        found.setdefault(temperature, {}).setdefault(name, []).append(_sigmoid(score))
+        found.setdefault(temperature, {}).setdefault(name, []).append(float(expit(score)))
     scores = {t: [by_prompt[name] for name in names] for t, by_prompt in found.items()}
     return scores, {str(t): 1 - statistics.fmean(flags) for t, flags in usable.items()}
 
 
-def _sigmoid(score: float) -> float:
-    return 0.5 * (1.0 + math.tanh(0.5 * score))
-
-
-def picked(scores: Scores, config: TemperatureConfig) -> Record:
+def picked(scores: Scores, config: TemperatureConfig, roots: Sequence[str] | None = None) -> Record:
     """The curve of figure 8, and the temperature that it speaks for.
 
     ``curve`` holds for each temperature, lowest first, ``max`` and ``median`` by N with the 95 %
     interval of the mean over prompts, and ``behind``: the paired difference of its max@N to the
     picked one's. An interval that covers 0 there says that these prompts do not tell the two apart.
+    The units are the prompts' dialogue ``roots``; without them each prompt is its own.
     """
     wanted = config.pick_at or config.samples
     counts = sorted({2**i for i in range(config.samples.bit_length())} | {wanted, config.samples})
     best = {t: [expected_maximum(s, wanted) for s in scores[t]] for t in sorted(scores)}
     pick = max(best, key=lambda t: (round(statistics.fmean(best[t]), 12), -t))
+
+    def over_prompts(
+        figure: Callable[[Sequence[float], int], float], temperature: float, count: int
+    ) -> Record:
+        return mean_interval([figure(s, count) for s in scores[temperature]], roots)
+
     curve = [
         {
             "temperature": t,
-            "max": {str(n): interval([expected_maximum(s, n) for s in scores[t]]) for n in counts},
-            "median": {
-                str(n): interval([expected_median(s, n) for s in scores[t]]) for n in counts
-            },
-            "behind": interval([a - b for a, b in zip(best[t], best[pick], strict=True)]),
+            "max": {str(n): over_prompts(expected_maximum, t, n) for n in counts},
+            "median": {str(n): over_prompts(expected_median, t, n) for n in counts},
+            "behind": mean_interval(
+                [a - b for a, b in zip(best[t], best[pick], strict=True)], roots
+            ),
         }
         for t in best
     ]
@@ -164,16 +169,6 @@ def expected_median(scores: Sequence[float], count: int) -> float:
     lower = expected_order_statistic(scores, count, (count + 1) // 2)
     upper = expected_order_statistic(scores, count, count // 2 + 1)
     return (lower + upper) / 2
-
-
-def interval(values: Sequence[float]) -> dict[str, float | None]:
-    """The mean with its 95 % interval by Student's t, prompts being the units; a single value has
-    none."""
-    mean, count = statistics.fmean(values), len(values)
-    if count < 2:
-        return {"mean": mean, "low": None, "high": None}
-    half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
-    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def summary(result: Record) -> str:

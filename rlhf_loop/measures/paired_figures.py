@@ -73,27 +73,41 @@ def paired(
 ) -> Record:
     """Mean before and after, their difference with its 95 % interval, and the win rate.
 
-    The interval is Student's t of the mean difference: its standard error is cluster-robust, that
-    of R dialogue roots (Liang and Zeger 1986), with R - 1 degrees of freedom. It is None for fewer
-    than two roots; without ``roots`` each pair is its own. A win is a higher number after than
-    before; equal ones count half.
+    The interval is that of ``mean_interval``. A win is a higher number after than before; equal
+    ones count half.
     """
     differences = np.array(after, dtype=float) - np.array(before, dtype=float)  # (N,)
-    mean = float(differences.mean())
-    half = _half_width(differences - mean, _roots(roots, differences))
+    found = mean_interval(differences, roots)
     wins = (differences > 0).sum() + 0.5 * (differences == 0).sum()
     return {
         "before": statistics.fmean(before),
         "after": statistics.fmean(after),
-        "difference": mean,
-        "low": None if half is None else mean - half,
-        "high": None if half is None else mean + half,
+        "difference": found["mean"],
+        "low": found["low"],
+        "high": found["high"],
         "win_rate": float(wins) / len(differences),
     }
 
 
-def _roots(roots: Sequence[str] | None, differences: Floats) -> Sequence[str]:
-    return [str(number) for number in range(len(differences))] if roots is None else roots
+def mean_interval(values: Sequence[float] | Floats, roots: Sequence[str] | None = None) -> Record:
+    """The mean of N values with its 95 % interval, Student's t.
+
+    Its standard error is cluster-robust, that of R dialogue roots (Liang and Zeger 1986), with
+    R - 1 degrees of freedom. It is None for fewer than two roots; without ``roots`` each value is
+    its own.
+    """
+    known = np.array(values, dtype=float)  # (N,)
+    mean = float(known.mean())
+    half = _half_width(known - mean, _roots(roots, known))
+    return {
+        "mean": mean,
+        "low": None if half is None else mean - half,
+        "high": None if half is None else mean + half,
+    }
+
+
+def _roots(roots: Sequence[str] | None, values: Floats) -> Sequence[str]:
+    return [str(number) for number in range(len(values))] if roots is None else roots
 
 
 def _half_width(deviations: Floats, roots: Sequence[str]) -> float | None:

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,6 @@ from rlhf_loop.temperature import (
     expected_maximum,
     expected_median,
     expected_order_statistic,
-    interval,
     main,
     picked,
     scores_by_temperature,
@@ -144,14 +144,6 @@ def test_more_answers_than_there_are_is_refused(count):
         expected_maximum([1.0, 2.0, 3.0], count)
 
 
-def test_the_interval_is_student_s():
-    found = interval([1.0, 2.0, 4.0])
-    half = 4.302653 * statistics.stdev([1.0, 2.0, 4.0]) / math.sqrt(3)
-    assert found["low"] == pytest.approx(7 / 3 - half, abs=1e-6)
-    assert found["high"] == pytest.approx(7 / 3 + half, abs=1e-6)
-    assert interval([1.0]) == {"mean": 1.0, "low": None, "high": None}
-
-
 # --- the pick ------------------------------------------------------------------------------------
 
 
@@ -163,6 +155,15 @@ def test_the_best_of_many_picks_the_temperature(config):
     assert picked(scores, changed(config, pick_at=1))["temperature"] == 0.5
     behind = {row["temperature"]: row["behind"]["mean"] for row in by_best["curve"]}
     assert behind == pytest.approx({0.5: -0.3, 1.5: 0.0})
+
+
+def test_dialogue_roots_are_the_units_of_chance(config, tmp_path):
+    """Five prompts of one dialogue are no five witnesses."""
+    alike = tmp_path / "alike.jsonl"
+    write_prompts(alike, [replace(make_prompt(4 * i), root="one") for i in range(5)])
+    for row in sweep(changed(config, prompts=alike))["curve"]:
+        for found in (*row["max"].values(), *row["median"].values(), row["behind"]):
+            assert (found["low"], found["high"]) == (None, None)
 
 
 def test_of_equal_ones_the_lower_temperature_is_picked(config):

@@ -1,13 +1,14 @@
 """Old and new answers to the same prompts: differences, and what chance does to them."""
 
 import math
+import statistics
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rlhf_loop.config import GateConfig
-from rlhf_loop.measures.paired_figures import compare, paired, paired_shares
+from rlhf_loop.measures.paired_figures import compare, mean_interval, paired, paired_shares
 from rlhf_loop.measures.release_gate import release_gate
 from tests.rlhf_loop.conftest import make_prompt
 
@@ -18,6 +19,17 @@ def test_paired_figures_by_hand():
     expected = {"before": 1.5, "after": 2.0, "difference": 0.5, "win_rate": 0.625}
     expected |= {"low": 0.5 - half, "high": 0.5 + half}
     assert found == pytest.approx(expected)
+
+
+def test_the_interval_of_a_mean_by_hand():
+    half = 4.302653 * statistics.stdev([1.0, 2.0, 4.0]) / math.sqrt(3)  # t of 2 degrees
+    expected = {"mean": 7 / 3, "low": 7 / 3 - half, "high": 7 / 3 + half}
+    assert mean_interval([1.0, 2.0, 4.0]) == pytest.approx(expected, abs=1e-6)
+    # Of two roots with the sums of deviations -0.5 and 0.5; t of 1 degree.
+    half = 12.706205 * math.sqrt(2 * (0.5**2 + 0.5**2)) / 4
+    expected = {"mean": 2.0, "low": 2.0 - half, "high": 2.0 + half}
+    assert mean_interval([1.0, 2.5, 2.0, 2.5], list("aabb")) == pytest.approx(expected, abs=1e-6)
+    assert mean_interval([1.0]) == {"mean": 1.0, "low": None, "high": None}
 
 
 @pytest.mark.parametrize("roots", [None, ["a"], ["a", "a", "a"]])
