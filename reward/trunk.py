@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from reward import attention
 from reward.prefix_tree import SHORTEST, prefix_tree
@@ -161,16 +160,26 @@ def _packed_states(model: Any, layout: attention.Layout, dtype: str) -> Tensor:
 
 def _plain_states(model: Any, reads: Reads, dtype: str) -> Tensor:
     """The same from a row each, padded on the right and masked."""
-    lengths = torch.tensor([len(row) for row in reads.rows], device=reads.device)
-    ids = pad_sequence([torch.tensor(row) for row in reads.rows], batch_first=True)
-    ids = ids.to(reads.device)  # (B, T)
-    mask = torch.arange(ids.shape[1], device=reads.device) < lengths[:, None]  # (B, T)
+    ids, mask = right_pad(reads.rows, 0, reads.device)  # (B, T) both
     with _computing_in(dtype, reads.device):
         trunk = model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
     rows = [number for number, places in enumerate(reads.places) for _ in places]
     places = [place for of_row in reads.places for place in of_row]
     states: Tensor = trunk.last_hidden_state[rows, places]
     return states
+
+
+def right_pad(
+    rows: Sequence[Sequence[int]], pad_id: int, device: Any = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as (B, T) with pads on the right, and the mask (True: a real token)."""
+    width = max(map(len, rows))
+    tokens = [list(row) + [pad_id] * (width - len(row)) for row in rows]
+    mask = [[True] * len(row) + [False] * (width - len(row)) for row in rows]
+    return (
+        torch.tensor(tokens, dtype=torch.long, device=device),
+        torch.tensor(mask, dtype=torch.bool, device=device),
+    )
 
 
 def _computing_in(dtype: str, device: torch.device) -> torch.autocast:

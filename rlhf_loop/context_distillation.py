@@ -21,6 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scipy.special import expit
+
 from reward.command import command
 from reward.lines import whole_records, write_records
 from reward.preferences import Message
@@ -240,8 +242,8 @@ def figures(candidates: Sequence[Record]) -> Record:
     one where it was kept, else the original. ``by_original``: the gain and the share kept among
     prompts whose original safety lies in each fifth.
     """
-    before = [_sigmoid(line["original_safety"]) for line in candidates]
-    distilled = [_sigmoid(line["distilled_safety"]) for line in candidates]
+    before = [float(expit(line["original_safety"])) for line in candidates]
+    distilled = [float(expit(line["distilled_safety"])) for line in candidates]
     kept = [line["kept"] for line in candidates]
     gated = [new if k else old for old, new, k in zip(before, distilled, kept, strict=True)]
     chosen = [new for new, k in zip(distilled, kept, strict=True) if k]
@@ -282,10 +284,6 @@ def _by_original(
             }
         )
     return found
-
-
-def _sigmoid(score: float) -> float:
-    return 1.0 / (1.0 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -156,19 +156,6 @@ def left_pad(
     )
 
 
-def right_pad(
-    rows: Sequence[Sequence[int]], pad_id: int, device: Any = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """Rows of token ids as (B, T) with pads on the right, and the mask (True: a real token)."""
-    width = max(map(len, rows))
-    tokens = [list(row) + [pad_id] * (width - len(row)) for row in rows]
-    mask = [[True] * len(row) + [False] * (width - len(row)) for row in rows]
-    return (
-        torch.tensor(tokens, dtype=torch.long, device=device),
-        torch.tensor(mask, dtype=torch.bool, device=device),
-    )
-
-
 def position_ids(mask: Tensor) -> Tensor:
     """(B, T) positions that count only what ``mask`` (B, T) says is real."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)

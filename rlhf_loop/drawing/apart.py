@@ -21,8 +21,8 @@ STOPPED_SHARE = 0.125  # rows apart leave when this share has stopped: their who
 def draw_apart(
     model: Any, prompts: Sequence[list[int]], record: Record, rows: int, pad: int
 ) -> Iterator[int]:
-    """The same for a model of any kind, with transformers' cache: rows of similar length side by
-    side, padded on the left; yields how many are done."""
+    """Draw the answers to prompts into the record, so many rows of similar length side by side,
+    padded on the left; yields how many are done."""
     longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for part in chunks(len(prompts), rows):
         chosen = longest_first[part]

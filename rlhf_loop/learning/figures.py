@@ -83,8 +83,8 @@ def rollout_figures(rollout: Rollout, targets: Targets, config: PPOConfig) -> di
     ``objective/kl`` is the sum over tokens of log-probability less that of the reference, nats.
     ``objective/by_…`` are the shares of answers whose reward is the safety score because their
     prompt is tagged, the safety score because it is under the gate, and the helpfulness score;
-    ``objective/scores_by_…`` their mean scores, left out where there is none. ``whiten/…`` is what
-    is taken off combined scores, and what they are divided by.
+    ``objective/scores_by_…`` their mean scores, left out where there is none. ``whiten/…`` are
+    mean and deviation of the combined scores, which ``whiten_scores`` takes off and divides by.
     """
     log_ratio = rollout.logprobs - rollout.ref_logprobs  # (B, T), 0 outside the mask
     kl = log_ratio.sum(dim=1)  # (B,)

@@ -146,7 +146,7 @@ class Learner:
             answers, scores = there or self._drawn_here(model, asked, own_seeds)
             queries = [prompt_tokens(self.tokenizer, prompt.messages) for prompt in asked]
             rollout = begin_rollout(asked, queries, answers, scores, self.device)
-            drawn = [getattr(answer, "logprobs", None) for answer in answers]
+            drawn = [answer.logprobs for answer in answers]
             sample = [place for place, i in enumerate(own) if i in set(checked)]
             rollout = self._recall(rollout, drawn, sample, valued)
         self._compare(rollout)

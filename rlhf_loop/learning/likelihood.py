@@ -23,10 +23,11 @@ from reward.trunk import (
     Reads,
     Tails,
     own_attention,
+    right_pad,
     share_prefixes,
     states_at,
 )
-from rlhf_loop.policy import accepted, exact_kl, position_ids, right_pad
+from rlhf_loop.policy import accepted, exact_kl, position_ids
 
 LOGITS_AT_ONCE = 2**21  # eight megabytes of them
 LIKE_ITS_OWN = 1e-4  # largest difference of a log-probability from the one by the model's own head

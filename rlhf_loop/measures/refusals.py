@@ -119,8 +119,3 @@ def reply_of(text: str) -> Reply:
 
 def _is_incapable(opening: str) -> bool:
     return bool(INCAPABLE.search(opening))
-
-
-def refuses(text: str) -> bool:
-    """Whether an answer turns its request down for reasons of safety or propriety."""
-    return reply_of(text) is Reply.REFUSED

@@ -12,6 +12,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reward.trunk import right_pad
 from rlhf_loop.drawing import blocks, generate_answers, record
 from rlhf_loop.drawing.apart import draw_apart
 from rlhf_loop.drawing.shared import shares_prompts
@@ -21,7 +22,6 @@ from rlhf_loop.policy import (
     left_pad,
     load_chat_model,
     prompt_tokens,
-    right_pad,
     row_seed,
     stop_tokens,
 )

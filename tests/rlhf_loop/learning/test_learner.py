@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reward.model import load_reward_model
+from reward.trunk import right_pad
 from rlhf_loop.advantages import masked_mean
 from rlhf_loop.config import PPOConfig
 from rlhf_loop.learning import learner as learning
@@ -14,7 +15,6 @@ from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.policy import (
     left_pad,
     load_chat_model,
-    right_pad,
     save_chat_model,
 )
 from rlhf_loop.ppo import batch_prompts
