@@ -50,8 +50,7 @@ def divide_weights(
     _refuse_another(values)
     mesh = init_device_mesh(device.type, (count(),))
     low = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    layers = [m for m in roots[0].modules() if isinstance(m, GradientCheckpointingLayer)]
-    for layer in reversed(layers):
+    for layer in reversed(_layers(roots[0])):
         policy = low if dtype == "bfloat16" else MixedPrecisionPolicy()
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     for root in roots:
@@ -123,6 +122,29 @@ def gathered(model: Any, rows: Iterable[Tensor]) -> Iterator[None]:
         yield
     finally:
         _empty(model)
+
+
+@contextmanager
+def as_divided(model: Any, dtype: str) -> Iterator[None]:
+    """Within, a whole model computes in ``dtype`` what it does when it is divided: in bfloat16 with
+    its layers' norms rounded as they are gathered, or a ratio of the two would not be 1. Alone, and
+    in float32, it does already."""
+    if count() == 1 or dtype == "float32":
+        yield
+        return
+    vectors = [p for layer in _layers(model) for p in layer.parameters() if p.ndim < 2]
+    exact = [vector.data for vector in vectors]
+    for vector in vectors:
+        vector.data = vector.data.to(torch.bfloat16).to(vector.dtype)
+    try:
+        yield
+    finally:
+        for vector, values in zip(vectors, exact, strict=True):
+            vector.data = values
+
+
+def _layers(model: Any) -> list[Any]:
+    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def _empty(model: Any) -> None:

@@ -197,6 +197,22 @@ def recompute_activations(model: Any) -> None:
             module.training = True  # it asks for that; what is in it, dropout too, stays as it is
 
 
+@contextmanager
+def kept_activations(model: Any) -> Iterator[None]:
+    """Within, nothing is computed again: a model that draws answers keeps keys and values, which
+    layers that compute them again would throw away."""
+    layers = [
+        m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m.training
+    ]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
 def context_tokens(model: Any) -> int | None:
     """The longest row that the trunk's positions allow, where its configuration names it."""
     return _context(model.config)
@@ -237,9 +253,7 @@ def score_rows(model: Any, rows: Sequence[Sequence[int]], dtype: str = "float32"
 
 def score_states(model: Any, last: Tensor) -> Tensor:
     """Scores (B,) of hidden states (B, H) after the trunk."""
-    exact = torch.promote_types(last.dtype, torch.float32)
-    with torch.autocast(last.device.type, enabled=False):
-        scores: Tensor = model.score(last.to(exact)).squeeze(-1)  # (B,)
+    scores: Tensor = model.score(last).squeeze(-1)  # (B,)
     return scores
 
 

@@ -35,6 +35,10 @@ SLURM = {
     "LOCAL_RANK": "SLURM_LOCALID",
 }
 
+LESS = "a smaller --tokens-per-minibatch or --recompute-activations true"
+LESS_DRAWN = "a smaller --tokens-per-minibatch or --generation-rows or --recompute-activations true"
+"""What training needs less memory with, and training on answers that it draws."""
+
 T = TypeVar("T")
 
 # --- who is there --------------------------------------------------------------------------------

@@ -307,8 +307,7 @@ def _leave_model(model: Any, tokenizer: Any, folder: RunFolder, config: TrainCon
 
 def _run(config: TrainConfig) -> str:
     """Train; returns the closing words. Every rank that is refused says why."""
-    less = "a smaller --tokens-per-minibatch or --recompute-activations true"
-    with ranks.explaining(config.out, less):
+    with ranks.explaining(config.out, ranks.LESS):
         return _closing_words(train(config))
 
 

@@ -60,11 +60,16 @@ class Tails(Reads):
 def states_at(model: Any, reads: Reads, dtype: str = "float32") -> Tensor:
     """The trunk's hidden states at the places that are read, row by row, (their number, H).
 
-    Equal to putting each row through alone. ``dtype`` "bfloat16" lets the trunk compute in it.
+    Equal to putting each row through alone. ``dtype`` "bfloat16" lets the trunk compute in it; what
+    comes out is float32, as whatever stands on it computes.
     """
-    if shares_prefixes(model):
-        return _packed_states(model, reads.layout, dtype)
-    return _plain_states(model, reads, dtype)
+    packed = shares_prefixes(model)
+    states = (
+        _packed_states(model, reads.layout, dtype) if packed else _plain_states(model, reads, dtype)
+    )
+    if dtype == "float32":
+        return states
+    return states.to(torch.promote_types(states.dtype, torch.float32))
 
 
 def share_prefixes(model: Any) -> str:

@@ -130,7 +130,8 @@ def _reference(config: DPOConfig, model: Any, pairs: Sequence[AnswerPair]) -> li
     own = ranks.own_rows(len(pairs))
     part = [pairs[i] for i in own]
     found: dict[int, tuple[float, float]] = {}
-    with reading(model) as read:
+    dtype = config.train_dtype
+    with reading(model, dtype) as read, fsdp.as_divided(model, dtype):
         for chosen, _ in _parts(part, config.tokens_per_minibatch, read.shares):
             sums = row_logprobs(read, _both([part[i] for i in chosen])).view(2, -1)  # (2, B)
             found |= dict(zip(chosen, zip(*sums.tolist(), strict=True), strict=True))
@@ -167,7 +168,7 @@ def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str,
         )
     pairs = with_reference(config, run, fitting, model, tokenizer)
     steps = list(step_pairs(pairs, config))
-    with divided(model, device) as read:
+    with divided(model, device, config) as read:
         gradients = partial(_gradients, read, config=config)
         figures = optimise(model, config, steps, gradients, run)
         leave_model(model, tokenizer, run)
@@ -253,7 +254,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def _run(config: DPOConfig) -> str:
-    with ranks.explaining(config.out, "a smaller --tokens-per-minibatch"):
+    with ranks.explaining(config.out, ranks.LESS):
         return summary(train(config))
 
 

@@ -237,8 +237,7 @@ def _finish(run: RunFolder, learner: Learner, standing: Standing) -> dict[str, A
 
 
 def _run(config: PPOConfig) -> str:
-    less = "a smaller --tokens-per-minibatch or --generation-rows"
-    with ranks.explaining(config.out, less):
+    with ranks.explaining(config.out, ranks.LESS_DRAWN):
         result = train(config)
     if not result:
         return ""  # another rank's to tell

@@ -296,8 +296,7 @@ def summary(result: Record) -> str:
 
 
 def _run_and_tell(config: RejectionConfig) -> str:
-    less = "a smaller --tokens-per-minibatch or --generation-rows"
-    with ranks.explaining(config.out, less):
+    with ranks.explaining(config.out, ranks.LESS_DRAWN):
         return summary(run_rejection(config))
 
 

@@ -197,7 +197,7 @@ def fine_tune(
             "fewer, allowed is one or more"
         )
     steps = list(step_rows(rows, config, longest))
-    with divided(model, device) as read:
+    with divided(model, device, config) as read:
         gradients = partial(_gradients, read, config=config)
         figures = optimise(model, config, steps, gradients, run, first_step)
         leave_model(model, tokenizer, run)
@@ -286,7 +286,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def _run(config: SFTConfig) -> str:
-    with ranks.explaining(config.out, "a smaller --tokens-per-minibatch"):
+    with ranks.explaining(config.out, ranks.LESS):
         return summary(train(config))
 
 

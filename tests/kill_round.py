@@ -163,7 +163,8 @@ STAGES = {
         Counter(drawing=4, storing=4, step=4, checkpoint=3), in_order=True,
     ),
     "dpo": Stage(
-        "dpo", {"pairs": ["pairs"], "policy": "chat"}, {**STEPS, "warmup_steps": 3},
+        "dpo", {"pairs": ["pairs"], "policy": "chat"},
+        {**STEPS, "warmup_steps": 3, "train_dtype": "bfloat16"},
         {**TUNED, "step": "rlhf_loop.dpo._gradients", "reference": "rlhf_loop.dpo._reference",
          "model": "rlhf_loop.learning.steps.replace_folder"},
         Counter(reference=1, step=2, checkpoint=1), ("model", "result"),
@@ -174,7 +175,10 @@ STAGES = {
         Counter(drawing=3, update=4, judging=2, checkpoint=4, best=2, result=1), again=PPO_TIMES,
     ),
     "ppo, value model": Stage(
-        "ppo", READS, {**PPO, "value": "safety", "answers_per_prompt": 2}, PPO_MARKS,
+        "ppo", READS,
+        {**PPO, "value": "safety", "answers_per_prompt": 2, "train_dtype": "bfloat16",
+         "recompute_activations": True},
+        PPO_MARKS,
         Counter(update=2, checkpoint=2), again=PPO_TIMES,
     ),
     "evaluate": Stage(

@@ -5,7 +5,7 @@ code of its ancestor, lm-human-preferences (Ziegler et al. 2019), or "our choice
 the paper's sizes; a small model wants a smaller batch and a larger learning rate.
 """
 
-from rlhf_loop.config.common import Inputs, Scoring, ServedPolicy, inputs_of
+from rlhf_loop.config.common import Inputs, Scoring, ServedPolicy, Training, inputs_of
 from rlhf_loop.config.dialogues import ContextDistillationConfig, GhostAttentionConfig
 from rlhf_loop.config.evaluation import (
     EvaluateConfig,
@@ -58,5 +58,6 @@ __all__ = [
     "ServedPolicy",
     "TaskAccuracyConfig",
     "TemperatureConfig",
+    "Training",
     "inputs_of",
 ]

@@ -58,6 +58,20 @@ class Passes(Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training(Settings):
+    """How chat models that are trained compute."""
+
+    train_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "type the trunks of trained models and of their reference compute in; weights, moments, "
+        "heads, log-probabilities and losses are float32",
+    )
+    recompute_activations: bool = setting(
+        False, "activation checkpointing: less memory for a third more work; our choice"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inference(Compute):
     """What models that are not trained compute in."""
 

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from reward.config import AdamW
 from reward.settings import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Needs, setting
-from rlhf_loop.config.common import Inputs, Scoring, ServedPolicy
+from rlhf_loop.config.common import Inputs, Scoring, ServedPolicy, Training
 
 VALUES = Needs("advantage=gae, which alone learns values", lambda config: config.advantage == "gae")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(AdamW, ServedPolicy, Scoring, Inputs):
+class PPOConfig(AdamW, Training, ServedPolicy, Scoring, Inputs):
     """PPO against the combined score with a KL penalty to the policy it started from."""
 
     iterations: int = setting(200, "iterations at most; 200 to 400 in section 3.2.3", AT_LEAST_1)
@@ -98,8 +98,8 @@ class PPOConfig(AdamW, ServedPolicy, Scoring, Inputs):
     )
     dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "type the reward models compute in; the reference is always float32, or the policy would "
-        "differ from it before any step; our choice",
+        "type the reward models compute in; policy, values and reference have train_dtype; our "
+        "choice",
     )
     tokens_per_minibatch: int = setting(
         2048, "distinct tokens put through a model at once, at least a row's; our choice",

@@ -18,7 +18,12 @@ from torch import Tensor
 
 from reward import fsdp, ranks
 from reward.minibatches import minibatches
-from reward.model import load_reward_model, score_states
+from reward.model import (
+    kept_activations,
+    load_reward_model,
+    recompute_activations,
+    score_states,
+)
 from reward.optimiser import build_optimiser, clip_gradients, refuse_not_finite
 from reward.trunk import Tails, own_attention, share_prefixes, shares_prefixes, states_at
 from rlhf_loop.config import PPOConfig
@@ -71,8 +76,8 @@ CHECKED_SHARE, CHECKED_LEAST = 16, 4  # of the answers one in 16 is computed aga
 class Actor(Policy):
     """The policy with, where values are learnt on its trunk, a value head."""
 
-    def __init__(self, model: Any, has_values: bool) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, has_values: bool, dtype: str) -> None:
+        super().__init__(model, dtype)
         hidden = model.config.get_text_config().hidden_size
         self.value_head = ValueHead(hidden).to(model.device) if has_values else None
 
@@ -88,9 +93,10 @@ class Learner:
     """The policy and its optimiser, the values, the reference, and the reward models."""
 
     def __init__(self, config: PPOConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.dtype = config, device, config.train_dtype
         model, self.tokenizer = _load_policy(config.policy, device)
-        self.actor = Actor(model, config.advantage == "gae" and config.value == "trunk")
+        on_trunk = config.advantage == "gae" and config.value == "trunk"
+        self.actor = Actor(model, on_trunk, self.dtype)
         self.writer = fsdp.empty_copy(self.actor)
         self.critic = _load_critic(config, self.tokenizer, device)
         self.valuer = fsdp.empty_copy(self.critic) if self.critic else None
@@ -100,9 +106,12 @@ class Learner:
         self.reference.requires_grad_(False)
         self._reference_rows = fsdp.put_away(self.reference)
         self.rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
-        fsdp.divide_weights(self.actor, [self.actor], device)
+        if config.recompute_activations:
+            for trained in filter(None, (self.actor.model, self.critic)):
+                recompute_activations(trained)
+        fsdp.divide_weights(self.actor, [self.actor], device, self.dtype)
         if self.critic is not None:
-            fsdp.place(self.critic, device, "float32")
+            fsdp.place(self.critic, device, self.dtype)
         self.optimiser = build_optimiser(self.learnt(), config)
         self.drawing = Drawing(config.max_new_tokens, config.temperature)
         self._served: Address | None = None  # which serves the weights as they are
@@ -148,10 +157,12 @@ class Learner:
             rollout = begin_rollout(asked, queries, answers, scores, self.device)
             drawn = [answer.logprobs for answer in answers]
             sample = [place for place, i in enumerate(own) if i in set(checked)]
-            rollout = self._recall(rollout, drawn, sample, valued)
+            with fsdp.as_divided(self.writer, self.dtype):
+                rollout = self._recall(rollout, drawn, sample, valued)
         self._compare(rollout)
         if valued and self.critic is not None:
-            with fsdp.gathered(self.valuer, self.critic.parameters()):
+            whole = fsdp.gathered(self.valuer, self.critic.parameters())
+            with whole, fsdp.as_divided(self.valuer, self.dtype):
                 self._estimate(rollout)
         return of_all_ranks(rollout, own, len(prompts))
 
@@ -159,7 +170,7 @@ class Learner:
         self, model: Any, prompts: Sequence[Prompt], seeds: Sequence[int]
     ) -> tuple[list[Answer], Scores]:
         engine = Here(model, self.tokenizer, self.config.generation_rows)
-        with own_attention(model):
+        with own_attention(model), kept_activations(model):
             answers, _, scores = sample_and_score(
                 engine, self.rewards, prompts, seeds, self.drawing
             )
@@ -169,7 +180,7 @@ class Learner:
         self, prompts: Sequence[Prompt], seeds: Sequence[int], learnt_iterations: int
     ) -> tuple[list[Answer], Scores]:
         if self._served is None:
-            with self.whole_policy() as model, own_attention(model):
+            with self.whole_policy() as model, own_attention(model), kept_activations(model):
                 self._served = serve_weights(self.config, model, self.tokenizer, learnt_iterations)
         answers, _, scores = sample_and_score(
             self._served, self.rewards, prompts, seeds, self.drawing
@@ -226,16 +237,17 @@ class Learner:
     @torch.no_grad()
     def _compare(self, rollout: Rollout) -> None:
         """Fill in the reference's log-probabilities."""
-        with fsdp.gathered(self.reference, self._reference_rows):
+        whole = fsdp.gathered(self.reference, self._reference_rows)
+        with whole, fsdp.as_divided(self.reference, self.dtype):
             for part in self._parts(range(len(rollout.responses)), rollout):
-                states = states_at(self.reference, part.tails)
+                states = states_at(self.reference, part.tails, self.dtype)
                 self._fill_logprobs(rollout.ref_logprobs, rollout, part, self.reference, states)
 
     @torch.no_grad()
     def _estimate(self, rollout: Rollout) -> None:
         """Fill in the values of a model of their own."""
         for part in self._parts(range(len(rollout.responses)), rollout):
-            values = score_states(self.valuer, states_at(self.valuer, part.tails))
+            values = score_states(self.valuer, states_at(self.valuer, part.tails, self.dtype))
             rollout.fill(rollout.values, part.rows, values)
 
     def _fill_logprobs(
@@ -374,7 +386,8 @@ class Learner:
         self, part: Part, rollout: Rollout, targets: Targets, tokens: int, figures: StepFigures
     ) -> None:
         """Add a part's gradient of the values of a model of their own."""
-        values = score_states(self.critic, states_at(self.critic, part.tails))  # (N,)
+        states = states_at(self.critic, part.tails, self.dtype)
+        values = score_states(self.critic, states)  # (N,)
         old = rollout.flat(rollout.values, part.rows)
         returns = rollout.flat(targets.returns, part.rows)
         share = len(values) / tokens
@@ -398,7 +411,7 @@ class Learner:
         (0 * loss).backward()  # type: ignore[no-untyped-call]
 
     def _idle_critic(self) -> None:
-        states = states_at(self.critic, Tails([[0]], [1], self.device))
+        states = states_at(self.critic, Tails([[0]], [1], self.device), self.dtype)
         (0 * score_states(self.critic, states).sum()).backward()  # type: ignore[no-untyped-call]
 
     # --- held-out prompts --------------------------------------------------------------------

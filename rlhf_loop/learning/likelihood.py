@@ -124,13 +124,13 @@ class Policy(torch.nn.Module):
     """A model as one module that gives hidden states: what several ranks divide among themselves,
     since a pass begins with its call."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: str = "float32") -> None:
         super().__init__()
-        self.model = model
+        self.model, self.dtype = model, dtype
 
     def forward(self, reads: Reads) -> Tensor:
-        """The trunk's states at the places that are read, (K, H)."""
-        return states_at(self.model, reads)
+        """The trunk's states at the places that are read, (K, H), computed in ``dtype``."""
+        return states_at(self.model, reads, self.dtype)
 
 
 class Reading(NamedTuple):
@@ -154,12 +154,21 @@ class Reading(NamedTuple):
 
 
 @contextmanager
-def reading(model: Any) -> Iterator[Reading]:
+def reading(model: Any, dtype: str = "float32") -> Iterator[Reading]:
     """The best way in which this model can be read, tried on a few rows; its attention is the
-    model's own again afterwards."""
+    model's own again afterwards. With ``dtype`` "bfloat16" the trunk computes in it.
+
+    Raises ValueError for that and a model whose head cannot be read alone: it would too.
+    """
     plain = model.config._attn_implementation
     try:
-        yield Reading(Policy(model), _best_way(model))
+        way = _best_way(model)
+        if way == "whole" and dtype != "float32":
+            raise ValueError(
+                f"{type(model).__name__} makes its logits in a way that is not known here, so they "
+                f"would be {dtype} like its trunk; allowed is float32"
+            )
+        yield Reading(Policy(model, dtype), way)
     finally:
         model.set_attn_implementation(plain)
 
@@ -217,7 +226,7 @@ def _logits_in_chunks(
     """The logits (N, V) that the wanted tokens are predicted by, one part of them at a time."""
     model, whole = read.model, read.way == "whole"
     found = (
-        _whole_logits(model, rows) if whole else states_at(model, _reads(model, rows))
+        _whole_logits(model, rows) if whole else read.policy(_reads(model, rows))
     )  # (K, V) or (K, H)
     for part in parts:
         yield _exact(found[part]) if whole else next_token_logits(model, found[part])

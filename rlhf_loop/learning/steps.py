@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from reward import fsdp, ranks
+from reward.model import recompute_activations
 from reward.optimiser import (
     build_optimiser,
     clip_gradients,
@@ -25,7 +26,7 @@ from reward.optimiser import (
 )
 from reward.run_folder import RunFolder, replace_folder
 from reward.training_state import load_state, save_state
-from rlhf_loop.config import Optimisation
+from rlhf_loop.config import Optimisation, Training
 from rlhf_loop.learning.likelihood import Reading, reading
 from rlhf_loop.policy import save_chat_model
 
@@ -43,18 +44,21 @@ def learning_rate(step: int, steps: int, config: Optimisation) -> float:
 
 
 @contextmanager
-def divided(model: Any, device: torch.device) -> Iterator[Reading]:
+def divided(model: Any, device: torch.device, config: Training) -> Iterator[Reading]:
     """The model read in the best way it can be, its weights divided among the ranks.
 
-    Raises ValueError for several ranks and a model whose head cannot be read alone.
+    Raises ValueError for several ranks, or bfloat16, and a model whose head cannot be read alone,
+    and for one that cannot compute its activations again where it shall.
     """
-    with reading(model) as read:
+    with reading(model, config.train_dtype) as read:
         if read.way == "whole" and ranks.count() > 1:
             raise ValueError(
                 f"{type(model).__name__} makes its logits in a way that is not known here; "
                 "one process can train it, several cannot"
             )
-        fsdp.divide_weights(read.policy, [read.policy], device)
+        if config.recompute_activations:
+            recompute_activations(model)
+        fsdp.divide_weights(read.policy, [read.policy], device, config.train_dtype)
         yield read
 
 

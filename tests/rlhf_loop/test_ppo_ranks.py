@@ -19,6 +19,10 @@ CASES = {
     "rloo": {"advantage": "rloo", "answers_per_prompt": 3},
     "at an address": {},  # of two; one draws here
 }
+ROUNDED = {
+    "value": "safety", "train_dtype": "bfloat16", "recompute_activations": True,
+    "reuse_logprobs": False,
+}  # fmt: skip
 
 
 def settings(out: Path, prompts: Path, chat_model: Path, judges: dict[str, Path], **chosen):
@@ -41,6 +45,8 @@ def trained(tmp_path_factory, prompts, chat_model, judges) -> Path:
                 ("ppo", settings(work / f"{case} {number}", prompts, chat_model, judges, **more))
                 for case, more in chosen.items()
             ]
+            rounded = settings(work / f"rounded {number}", prompts, chat_model, judges, **ROUNDED)
+            runs.append(("ppo", rounded))
             launch(number, runs, work / f"{number}.json")
             chosen["at an address"] = {"address": server.address, "hand_over": engine.hand_over}
     assert [Path(folder).name[0] for folder in engine.folders] == list("0123")
@@ -66,6 +72,18 @@ def test_it_works(trained, case):
     results = [RunFolder(run).result() for run in (one, two)]
     assert [result["ranks"] for result in results] == [1, 2]
     assert results[0]["best_iteration"] == results[1]["best_iteration"]
+
+
+def test_in_bfloat16_ratios_and_divergence_begin_at_one_and_zero(trained):
+    """Whole models, which are asked, round what divided ones round when they learn: norms too, that
+    have moved in the later iterations. If they did not, ratios would be some 6e-4 off."""
+    one, two = (RunFolder(trained / f"rounded {number}").metrics() for number in (1, 2))
+    for first, *later in (one, two):
+        assert first["eval/kl"] == later[0]["objective/kl"] == 0.0
+        assert max(line["ppo/ratio/first_error"] for line in later) < 1e-4
+    for name in ("eval/kl", "ppo/grad_norm", "ppo/loss/value"):
+        assert two[-1][name] == pytest.approx(one[-1][name], rel=1e-2), name
+        assert two[-1][name] != one[-1][name], name
 
 
 @pytest.mark.parametrize("case", CASES)

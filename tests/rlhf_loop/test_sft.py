@@ -11,7 +11,7 @@ from reward.preferences import MalformedLine, Message
 from reward.run_folder import RunFolder
 from rlhf_loop.config import LearntAnswers, SFTConfig
 from rlhf_loop.learning.likelihood import TokenRow, reading, token_logprobs
-from rlhf_loop.learning.steps import learning_rate
+from rlhf_loop.learning.steps import divided, learning_rate
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.prompts import Prompt, PromptSplit, write_prompts
 from rlhf_loop.sft import (
@@ -136,6 +136,31 @@ def test_packed_rows_have_the_loss_and_gradient_of_single_ones(architecture, mea
         assert figures["sft/loss"] == pytest.approx(expected, rel=1e-5)
         for ours, theirs in zip(found, wanted, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)  # float32 sums
+
+
+def test_bfloat16_and_activations_computed_again(chat_model, tmp_path):
+    """The trunk rounds and nothing else does; what is computed again is what was."""
+    seen = []
+    for dtype, again in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
+        model, tokenizer = load_chat_model(chat_model, "cpu")
+        rows = texts_as_rows(tokenizer)
+        config = config_of(tmp_path, train_dtype=dtype, recompute_activations=again)
+        with divided(model, torch.device("cpu"), config) as read:
+            first, runs = model.base_model.layers[0].mlp, []
+            first.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
+            logprobs = token_logprobs(read, [joined([row]) for row in rows])
+            assert logprobs.dtype == torch.float32
+            runs.clear()
+            figures = _gradients(read, [[row] for row in rows], config)
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        assert gradient.dtype == torch.float32
+        seen.append((figures["sft/loss"], gradient, len(runs)))
+    exact, rounded, again = seen
+    assert rounded[0] != exact[0]
+    assert rounded[0] == pytest.approx(exact[0], rel=1e-3)
+    assert 1e-4 < (rounded[1] - exact[1]).norm() / exact[1].norm() < 1e-2
+    assert torch.equal(again[1], rounded[1])
+    assert (exact[2], rounded[2], again[2]) == (1, 1, 2)
 
 
 def test_no_pad_goes_through_the_model(chat_model, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def settings(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, chat_model, judges, prompts) -> Path:
+def trained(tmp_path_factory, chat_model, brief_model, judges, prompts) -> Path:
     work = tmp_path_factory.mktemp("steps")
     some = pairs(11)
     write_pairs(work / "pairs.jsonl", some)
@@ -66,6 +67,8 @@ def trained(tmp_path_factory, chat_model, judges, prompts) -> Path:
             (stage, settings(stage, work / f"{stage} {number}", work, chat_model, shared))
             for stage in (*TRAINING, "temperature")
         ]
+        rounded = settings("dpo", work / f"rounded {number}", work, brief_model, shared)
+        runs.append(("dpo", {**rounded, "train_dtype": "bfloat16"}))
         launch(number, runs, work / f"{number}.json")
     return work
 
@@ -89,6 +92,15 @@ def test_it_works(trained, chat_model, stage):
         for name in mine.keys() - {"time", "sft/computed_tokens", "dpo/computed_tokens"}:
             assert theirs[name] == pytest.approx(mine[name], rel=1e-3, abs=1e-5), name
     assert [RunFolder(run).result()["ranks"] for run in (one, two)] == [1, 2]
+
+
+def test_in_bfloat16_dpo_begins_at_its_reference(trained):
+    """A whole model says what a divided one is held against: both round alike, norms too."""
+    one, two = (RunFolder(trained / f"rounded {number}").metrics() for number in (1, 2))
+    for lines in (one, two):
+        assert lines[0]["dpo/loss"] == pytest.approx(math.log(2), abs=1e-4)
+        assert lines[-1]["dpo/margin"] > 1e-3
+    assert two[-1]["dpo/loss"] == pytest.approx(one[-1]["dpo/loss"], rel=0.1)
 
 
 @pytest.mark.parametrize(("stage", "file"), [

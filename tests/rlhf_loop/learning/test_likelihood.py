@@ -121,6 +121,14 @@ def test_a_model_that_changes_its_head_s_logits_is_read_whole(capsys):
     assert "The head cannot be read alone" in capsys.readouterr().out
 
 
+def test_logits_that_would_be_bfloat16_are_refused():
+    torch.manual_seed(0)
+    model = Louder(CONFIGS["llama"]()).eval()
+    sentence = "they would be bfloat16 like its trunk; allowed is float32"
+    with pytest.raises(ValueError, match=sentence), reading(model, "bfloat16"):
+        pass
+
+
 def test_all_of_an_answer_is_wanted_and_its_last_token_is_no_input():
     row = tail_row([1, 2, 3], [4, 5])
     assert row == ([1, 2, 3, 4, 5], [3, 4])
