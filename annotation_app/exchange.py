@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shlex
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +30,11 @@ from annotation_app.models import (
 from annotation_app.models.checkpoint import reward_kind
 from annotation_app.models.refusals import CannotStart
 from annotation_app.snapshots import split_of
+from reward.command import behind
 from reward.preferences import read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import from_mapping, to_flags
-from rlhf_loop.config import DATA_FILES, RoundConfig
+from rlhf_loop.config import DATA_FILES, RANKED_STAGES, RoundConfig
 from rlhf_loop.prompts import Prompt as LoopPrompt
 from rlhf_loop.prompts import read_prompts
 from rlhf_loop.round import STAGES, stage_command, stages_of, trained_next
@@ -99,16 +99,12 @@ def with_judge(stage_settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command(run: Run) -> list[str]:
-    """The child process's argument list, behind CHILD_LAUNCHER or, for reward models,
-    TRAIN_LAUNCHER where one is set; torchrun is the one beside this Python."""
-    words = _COMMANDS[run.kind](run)
-    launcher = shlex.split(settings.CHILD_LAUNCHER)
-    if run.kind == Run.Kind.REWARD_TRAINING:
-        launcher = shlex.split(settings.TRAIN_LAUNCHER) or launcher
-    if not launcher:
-        return words
-    beside = Path(sys.executable).with_name(launcher[0])
-    return [str(beside) if beside.is_file() else launcher[0], *launcher[1:], *words[1:]]
+    """The child process's argument list, behind CHILD_LAUNCHER or, where several processes can
+    share the work, TRAIN_LAUNCHER where one is set."""
+    launcher = settings.CHILD_LAUNCHER
+    if run.kind in {Run.Kind.REWARD_TRAINING, *RANKED_STAGES}:
+        launcher = settings.TRAIN_LAUNCHER or launcher
+    return behind(launcher, _COMMANDS[run.kind](run))
 
 
 def _reward_training_command(run: Run) -> list[str]:

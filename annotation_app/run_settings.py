@@ -31,6 +31,9 @@ def read_run_settings(file: Path) -> RunSettings:
             raise _refusal(file, _line(text, kind), f"the kind is {kind!r}", allowed)
         if not isinstance(own, dict):
             raise _refusal(file, _line(text, kind), f"{kind} is {own!r}", allowed)
+    if "launcher" in found.get("round", {}):
+        said = "round names a launcher"
+        raise _refusal(file, _line(text, "launcher"), said, "the environment's TRAIN_LAUNCHER")
     threshold = found.get("round", {}).get("threshold", 0.5)
     is_number = isinstance(threshold, int | float)
     if not is_number or not 0 < threshold < 1:

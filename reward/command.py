@@ -5,8 +5,11 @@ Standard library only.
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from reward.settings import parse
@@ -24,16 +27,44 @@ class Refused(RuntimeError):
     """Why a command ends, in one sentence, where the fault lies outside what it was given."""
 
 
-def command(config_class: type[C], program: str, run: Callable[[C], str]) -> Main:
+def behind(launcher: str | None, words: list[str]) -> list[str]:
+    """A command of this Python with a launcher in Python's place, where there is one.
+
+    A launcher that lies beside this Python is that one, whatever PATH says.
+    """
+    if not launcher:
+        return words
+    first, *rest = shlex.split(launcher)
+    beside = Path(sys.executable).parent / first
+    return [str(beside) if beside.is_file() else first, *rest, *words[1:]]
+
+
+def launched() -> int:
+    """How many processes a launcher started of this command: torchrun and accelerate say so, and so
+    does a plain ``srun``."""
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return int(os.environ["SLURM_STEP_NUM_TASKS"])
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def command(
+    config_class: type[C], program: str, run: Callable[[C], str], *, has_ranks: bool = False
+) -> Main:
     """The ``main`` of ``python -m program``.
 
     ``run`` gets the settings and returns the closing words, none where they are "". A ValueError,
-    OSError or Refused ends the process with its sentence and status 1.
+    OSError or Refused ends the process with its sentence and status 1. Several processes may share
+    the work of one that ``has_ranks``; of any other, each would do all of it.
     """
 
     def main(argv: list[str] | None = None) -> None:
         config = parse(config_class, program, argv)
         try:
+            if not has_ranks and launched() > 1:
+                raise Refused(
+                    f"{program} is one process, and a launcher has started {launched()} of it; "
+                    "docs/launching.md says what several can share"
+                )
             words = run(config)
         except (ValueError, OSError, Refused) as error:
             if sys.stdout.isatty():

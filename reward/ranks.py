@@ -22,7 +22,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from reward.command import Refused
+from reward.command import Refused, launched
 from reward.data import PairRows
 from reward.model import pick_device
 from reward.prefix_tree import prefix_tree
@@ -72,7 +72,7 @@ def _launched() -> int:
     """How many processes the launcher started; a plain ``srun`` is asked for its own names."""
     if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         os.environ.update({name: os.environ[slurm] for name, slurm in SLURM.items()})
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = launched()
     if count > 1:
         for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
             if name not in os.environ:

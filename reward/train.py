@@ -319,7 +319,7 @@ def _closing_words(result: Mapping[str, Any]) -> str:
     return f"{result['steps']} steps in {result['seconds']} s; holdout accuracy {shown}"
 
 
-main = command(TrainConfig, "reward.train", _run)
+main = command(TrainConfig, "reward.train", _run, has_ranks=True)
 
 if __name__ == "__main__":
     main()

@@ -258,7 +258,7 @@ def _run(config: DPOConfig) -> str:
         return summary(train(config))
 
 
-main = command(DPOConfig, "rlhf_loop.dpo", _run)
+main = command(DPOConfig, "rlhf_loop.dpo", _run, has_ranks=True)
 
 
 if __name__ == "__main__":

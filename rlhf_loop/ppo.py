@@ -244,7 +244,7 @@ def _run(config: PPOConfig) -> str:
     return f"best after iteration {result['best_iteration']}, score {result['eval/scores']:.3f}"
 
 
-main = command(PPOConfig, "rlhf_loop.ppo", _run)
+main = command(PPOConfig, "rlhf_loop.ppo", _run, has_ranks=True)
 
 
 if __name__ == "__main__":

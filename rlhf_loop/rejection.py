@@ -300,7 +300,7 @@ def _run_and_tell(config: RejectionConfig) -> str:
         return summary(run_rejection(config))
 
 
-main = command(RejectionConfig, "rlhf_loop.rejection", _run_and_tell)
+main = command(RejectionConfig, "rlhf_loop.rejection", _run_and_tell, has_ranks=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Standard library only: the web side imports ``STAGES``, ``stages_of`` and ``stage_command`` and runs
 one run folder per stage; ``python -m rlhf_loop.round`` runs the same commands one after the other,
-in ``out/rejection``, ``out/ppo`` and so on. A temperature sweep, rejection sampling, PPO and
-evaluation are what a round has unless its settings name others; docs/round.md describes each.
+in ``out/rejection``, ``out/ppo`` and so on, those that several processes can share behind its
+``launcher``. A temperature sweep, rejection sampling, PPO and evaluation are what a round has
+unless its settings name others; docs/round.md describes each.
 
 Left out on purpose: collecting, retraining reward models and the decision to release. They run on
 their own clocks; a round is given two finished reward models and ends with figures.
@@ -19,11 +20,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from reward.command import Refused, command
+from reward.command import Refused, behind, command
 from reward.run_folder import PARENT_VARIABLE, RunFolder
 from reward.settings import from_mapping, to_flags, to_mapping
 from rlhf_loop.config import (
     DATA_FILES,
+    RANKED_STAGES,
     STAGE_CONFIGS,
     TRAINING_STAGES,
     RejectionConfig,
@@ -114,8 +116,13 @@ def _run_stage(
     if result is None:
         built = [config.out / name / DATA_FILES[name] for name in results if name in DATA_FILES]
         command = stage_command(stage, config, folder.path, policy, results, built)
-        result = finish_stage(stage, command, folder)
+        result = finish_stage(stage, behind(launcher_of(stage, config), command), folder)
     return result
+
+
+def launcher_of(stage: str, config: RoundConfig) -> str | None:
+    """The round's launcher, of a stage whose work several processes can share."""
+    return config.launcher if stage in RANKED_STAGES else None
 
 
 def finish_stage(

@@ -290,7 +290,7 @@ def _run(config: SFTConfig) -> str:
         return summary(train(config))
 
 
-main = command(SFTConfig, "rlhf_loop.sft", _run)
+main = command(SFTConfig, "rlhf_loop.sft", _run, has_ranks=True)
 
 
 if __name__ == "__main__":

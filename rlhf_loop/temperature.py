@@ -187,7 +187,7 @@ def _run(config: TemperatureConfig) -> str:
         return summary(sweep(config))
 
 
-main = command(TemperatureConfig, "rlhf_loop.temperature", _run)
+main = command(TemperatureConfig, "rlhf_loop.temperature", _run, has_ranks=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rlhf_loop.config.ppo import PPOConfig
 from rlhf_loop.config.round import (
     COMMAND_CONFIGS,
     DATA_FILES,
+    RANKED_STAGES,
     STAGE_CONFIGS,
     TRAINING_STAGES,
     ReplayConfig,
@@ -35,6 +36,7 @@ from rlhf_loop.config.tuning import (
 __all__ = [
     "COMMAND_CONFIGS",
     "DATA_FILES",
+    "RANKED_STAGES",
     "STAGE_CONFIGS",
     "TRAINING_STAGES",
     "ContextDistillationConfig",

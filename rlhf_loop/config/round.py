@@ -25,6 +25,11 @@ class RoundConfig(Inputs):
         "which stages the round has, in this order: sft temperature ghost_attention "
         "context_distillation rejection dpo ppo instruction_keeping evaluate",
     )
+    launcher: str | None = setting(
+        None,
+        "takes the place of python before the stages that several processes share, sft temperature "
+        "rejection dpo ppo: torchrun --standalone --nproc-per-node 8; docs/launching.md",
+    )
     sft: dict[str, Any] = setting({}, "settings of rlhf_loop.sft, a JSON object")
     temperature: dict[str, Any] = setting({}, "settings of rlhf_loop.temperature, a JSON object")
     ghost_attention: dict[str, Any] = setting(
@@ -121,6 +126,8 @@ DATA_FILES = {
 }
 """The stages that build data, each with the file of it that it leaves. Rejection sampling learns
 from them: builders answer with the model that it draws from, which is the latest (section 3.3)."""
+RANKED_STAGES = TRAINING_STAGES | {"temperature"}
+"""Those whose work several processes can share."""
 COMMAND_CONFIGS: dict[str, type[Settings]] = {
     **STAGE_CONFIGS,
     "sampling": SamplingConfig,

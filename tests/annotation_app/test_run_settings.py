@@ -30,6 +30,8 @@ def test_it_works():
         ('{\n"sampling": {},\n"reward_model": {}}', 3, "the kind is 'reward_model', allowed is an "
          f"object with an object for each kind of run: {KINDS}"),
         ('{"round":\n7}', 1, "round is 7, allowed is an object with an object for each kind"),
+        ('{"round": {\n"launcher": "torchrun"}}', 2, "round names a launcher, allowed is the "
+         "environment's TRAIN_LAUNCHER"),
         ('{"round": {\n"threshold": 1}}', 2, "the threshold of round is 1, allowed is a number "
          "between 0 and 1"),
         ('{"round": {\n"threshold": NaN}}', 2, "the threshold of round is nan, allowed is"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from html import unescape
+from pathlib import Path
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -124,6 +126,20 @@ def test_a_round_has_the_stages_of_its_settings(ready):
     names = [stages[kind].checkpoint.name for kind in ("rejection", "dpo")]
     assert names == ["RLHF-V1 before DPO", "RLHF-V1"]
     assert not Checkpoint.objects.filter(run=stages["temperature"]).exists()
+
+
+def test_what_several_processes_can_share_starts_behind_the_train_launcher(ready, settings):
+    settings.CHILD_LAUNCHER = "srun python"
+    settings.TRAIN_LAUNCHER = "torchrun --standalone --nproc-per-node 2"
+    every = ["sft", "temperature", "rejection", "dpo", "ppo", "evaluate"]
+    ready(stages=every, sft={"data": ["/data/answers.jsonl"]})
+    _, stages = play(temperature={"temperature": 1.3})
+    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    shared = [torchrun, "--standalone", "--nproc-per-node", "2", "-m"]
+    for kind in every[:-1]:
+        assert exchange.command(stages[kind])[:6] == [*shared, f"rlhf_loop.{kind}"]
+    words = exchange.command(stages["evaluate"])
+    assert words[:4] == ["srun", "python", "-m", "rlhf_loop.evaluate"]
 
 
 def test_rejection_sampling_tunes_the_model_before_any_feedback(ready):

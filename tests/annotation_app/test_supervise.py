@@ -183,7 +183,7 @@ TWO_RANKS = "torchrun --standalone --nproc-per-node 2"
 
 
 def test_many_ranks_behind_the_train_launcher(queued, settings):
-    """For reward models only; torchrun is found beside this Python whatever PATH says."""
+    """Torchrun is found beside this Python whatever PATH says."""
     settings.CHILD_LAUNCHER, settings.TRAIN_LAUNCHER = "srun python", TWO_RANKS
     words = exchange.command(queued)
     assert words[0] == str(Path(sys.executable).with_name("torchrun"))

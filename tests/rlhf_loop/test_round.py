@@ -72,6 +72,22 @@ def test_a_stage_that_fails_is_named_with_its_log(prompts, chat_model, judges, t
     assert RunFolder(settings["out"]).result() is None
 
 
+def test_a_stage_behind_the_round_s_launcher(prompts, chat_model, judges, tmp_path):
+    """Two processes share it."""
+    dialogue = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good day."}]
+    (tmp_path / "data.jsonl").write_text(2 * (json.dumps({"messages": dialogue}) + "\n"))
+    sft = {"data": [str(tmp_path / "data.jsonl")], "epochs": 1, "device": "cpu"}
+    settings = settings_of(prompts, chat_model, judges, tmp_path / "out") | {
+        "stages": ("sft", "evaluate"), "sft": sft,
+        "launcher": "torchrun --standalone --nproc-per-node 2",
+    }  # fmt: skip
+    evaluated = RunFolder(tmp_path / "out/evaluate")
+    evaluated.path.mkdir(parents=True)
+    evaluated.write_result({"count": 4})  # is not run again
+    assert run_round(RoundConfig(**settings))["model"] == "sft/model"
+    assert RunFolder(tmp_path / "out/sft").result()["ranks"] == 2
+
+
 @pytest.fixture(scope="module")
 def built(brief_model, judges, tmp_path_factory):
     """A round of all stages but PPO: demonstrations, a sweep, both builders of data, rejection

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from reward.command import behind
 from reward.settings import from_mapping, parse, to_flags, to_mapping
-from rlhf_loop.config import STAGE_CONFIGS, RoundConfig
-from rlhf_loop.round import STAGES, stage_command, stages_of, trained_next
+from rlhf_loop.config import RANKED_STAGES, STAGE_CONFIGS, RoundConfig
+from rlhf_loop.round import STAGES, launcher_of, stage_command, stages_of, trained_next
 
 
 def a_round(**changes) -> RoundConfig:
@@ -156,6 +158,47 @@ def test_a_stage_that_is_none_is_refused():
 def test_a_round_is_refused_before_it_starts(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         a_round(**changes)
+
+
+@pytest.mark.parametrize("variables", [
+    {"RANK": "0", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"},
+])  # fmt: skip
+@pytest.mark.parametrize("stage", ["evaluate", "round"])
+def test_one_process_that_a_launcher_started_twice_is_refused(monkeypatch, variables, stage):
+    """Each would do all of it."""
+    config = a_round()
+    words = to_flags(to_mapping(config))
+    if stage == "evaluate":
+        words = stage_command(stage, config, Path("x"), Path("y"))[3:]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    main = import_module(f"rlhf_loop.{stage}").main
+    with pytest.raises(SystemExit) as refused:
+        main(words)
+    assert refused.value.code == (
+        f"rlhf_loop.{stage} is one process, and a launcher has started 2 of it; docs/launching.md "
+        "says what several can share"
+    )
+
+
+def test_what_several_processes_can_share():
+    """The stages that say so are those that a round starts behind its launcher."""
+    said = {
+        stage
+        for stage in STAGES
+        if "has_ranks=True" in Path(import_module(f"rlhf_loop.{stage}").__file__ or "").read_text()
+    }
+    assert said == RANKED_STAGES
+    config = a_round(launcher="srun python")
+    assert {stage for stage in STAGES if launcher_of(stage, config) == "srun python"} == said
+    assert launcher_of("evaluate", config) is None
+
+
+def test_a_launcher_that_lies_elsewhere():
+    words = [sys.executable, "-m", "rlhf_loop.sft", "--seed", "1"]
+    assert behind(None, words) == behind("", words) == words
+    assert behind("/opt/run -n 2 'a b'", words) == ["/opt/run", "-n", "2", "a b", *words[1:]]
+    assert behind("srun python", words) == ["srun", "python", *words[1:]]
 
 
 def test_the_list_of_stages_does_not_load_torch():
