@@ -1,7 +1,8 @@
 """The TRL side of ``ppo_step.py``: a few steps of TRL 1.12's experimental PPOTrainer.
 
 Run by the interpreter of an environment that has TRL, never by Tandem's. Takes a JSON file with the
-settings and writes the seconds of each step to ``result``. Nothing of Tandem is imported.
+settings and writes the seconds of each step to ``result``, and on a GPU the memory that torch has
+allocated at most. Nothing of Tandem is imported.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -23,15 +25,17 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 
 class Clock(TrainerCallback):
-    """When each step ended, on the wall and in processor time."""
+    """When each step ended, on the wall and in processor time; a GPU's part of it too."""
 
-    def __init__(self) -> None:
-        self.ends: list[tuple[float, float]] = []
+    def __init__(self, on_gpu: bool) -> None:
+        self.on_gpu, self.ends = on_gpu, list[tuple[float, float]]()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.on_step_end()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()
         self.ends.append((time.monotonic(), time.process_time()))
 
 
@@ -44,9 +48,10 @@ def main(settings_file: Path) -> None:
         AutoModelForSequenceClassification.from_pretrained(settings["reward"], num_labels=1)
         for _ in range(2)
     )
-    batch, clock = settings["batch"], Clock()
+    on_gpu = settings["device"] != "cpu"
+    batch, clock = settings["batch"], Clock(on_gpu)
     arguments = PPOConfig(
-        output_dir=settings["out"], use_cpu=True, bf16=False, learning_rate=settings["rate"],
+        output_dir=settings["out"], use_cpu=not on_gpu, bf16=False, learning_rate=settings["rate"],
         lr_scheduler_type="constant", per_device_train_batch_size=batch,
         gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=1,
         total_episodes=settings["steps"] * batch, response_length=settings["tokens"],
@@ -62,8 +67,9 @@ def main(settings_file: Path) -> None:
         callbacks=[clock],
     )  # fmt: skip
     trainer.train()
+    peak = {"memory_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
     steps = [
-        {"seconds": later[0] - before[0], "cpu_seconds": later[1] - before[1]}
+        {"seconds": later[0] - before[0], "cpu_seconds": later[1] - before[1], **peak}
         for before, later in zip(clock.ends, clock.ends[1:], strict=False)
     ]
     Path(settings["result"]).write_text(json.dumps(steps), encoding="utf-8")

@@ -17,6 +17,10 @@ medians over turns of the medians of steps, on the wall and in processor time: o
 others use too only the latter compares, and best with one thread. Memory is the largest resident
 set of the process. Where a step of Tandem's goes is told apart, in processor time: drawing,
 scoring, the passes over the answers, the update.
+
+With ``--device cuda`` both sides compute on the one GPU that CUDA_VISIBLE_DEVICES leaves them. Then
+times are taken once the GPU has ended its work, parts of a step are on the wall, and memory is the
+largest that torch allocated there.
 """
 
 from __future__ import annotations
@@ -89,17 +93,23 @@ def steps_here(settings: dict[str, Any]) -> None:
     work, batch = Path(settings["work"]), settings["batch"]
     config = PPOConfig(
         prompts=work / "prompts.jsonl", policy=work / "policy", helpfulness=work / "reward",
-        safety=work / "reward", out=work / "unused", device="cpu", batch=batch, minibatch=batch,
-        max_new_tokens=settings["tokens"], learning_rate=settings["rate"], value=settings["value"],
-        tokens_per_minibatch=settings["at_once"],
+        safety=work / "reward", out=work / "unused", device=settings["device"], batch=batch,
+        minibatch=batch, max_new_tokens=settings["tokens"], learning_rate=settings["rate"],
+        value=settings["value"], tokens_per_minibatch=settings["at_once"],
     )  # fmt: skip
-    spent = dict.fromkeys(PARTS, 0.0)
+    spent, on_gpu = dict.fromkeys(PARTS, 0.0), settings["device"] != "cpu"
+
+    def clock() -> float:
+        if not on_gpu:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.monotonic()
 
     def timed(name: str, work: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            started = time.process_time()
+            started = clock()
             found = work(*args, **kwargs)
-            spent[name] += time.process_time() - started
+            spent[name] += clock() - started
             return found
 
         return call
@@ -107,18 +117,20 @@ def steps_here(settings: dict[str, Any]) -> None:
     learning.sample_and_score = timed("drawing", learning.sample_and_score)
     RewardModels.score = timed("scoring", RewardModels.score)
     prompts = list(read_prompts(config.prompts))
-    learner, steps = learning.Learner(config, torch.device("cpu")), []
+    learner, steps = learning.Learner(config, torch.device(settings["device"])), []
     for iteration in range(1, settings["steps"] + 1):
         spent.update(dict.fromkeys(PARTS, 0.0))
-        began, started = time.monotonic(), time.process_time()
+        started, began, cpu = clock(), time.monotonic(), time.process_time()
         rollout = learner.collect(batch_prompts(prompts, batch, iteration, 0), iteration)
-        collected = time.process_time()
+        collected = clock()
         learner.update(rollout, learning_targets(rollout, config), iteration)
-        ended = time.process_time()
+        ended = clock()
         spent["passes"] = collected - started - spent["drawing"]
         spent["drawing"] -= spent["scoring"]  # which is within it
         spent["update"] = ended - collected
-        steps.append({"seconds": time.monotonic() - began, "cpu_seconds": ended - started, **spent})
+        whole = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
+        peak = {"memory_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
+        steps.append({**whole, **peak, **spent})
     Path(settings["result"]).write_text(json.dumps(steps), encoding="utf-8")
 
 
@@ -138,7 +150,7 @@ def turn(settings: dict[str, Any], python: Path | None, threads: int) -> dict[st
         raise RuntimeError(log.read_text()[-3000:])
     steps = json.loads(Path(settings["result"]).read_text())[1:]
     medians = {name: statistics.median(step[name] for step in steps) for name in steps[0]}
-    return {**medians, "memory_mib": usage.ru_maxrss / 1024}
+    return {"memory_mib": usage.ru_maxrss / 1024, **medians}  # steps know of a GPU's themselves
 
 
 def compare(arguments: argparse.Namespace, name: str, work: Path) -> dict[str, Any]:
@@ -152,7 +164,7 @@ def compare(arguments: argparse.Namespace, name: str, work: Path) -> dict[str, A
                 "work": str(work), "policy": str(work / "policy"), "reward": str(work / "reward"),
                 "prompts": given["prompts"], "batch": batch, "tokens": tokens, "value": value,
                 "steps": arguments.steps, "rate": 1e-6, "out": str(work / "trl"),
-                "at_once": arguments.tokens_per_minibatch,
+                "at_once": arguments.tokens_per_minibatch, "device": arguments.device,
                 "result": str(work / f"{number}-{value}.json"),
             }  # fmt: skip
             python = None if value else arguments.trl_python.absolute()
@@ -187,6 +199,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="of a turn; the first is left out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens-per-minibatch", type=int, default=2048, help="Tandem's setting")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     report: dict[str, Any] = {}
     for name in arguments.cases:

@@ -13,7 +13,8 @@ chat model end its answers itself, so there everybody draws other ones and the r
 Everybody runs in this process, in turns; the figures are medians over the turns, the ratios are
 medians of the ratios within a turn. ``--cpu-time`` counts the process's own seconds, which with
 ``--threads 1`` can be trusted on a machine that others use too. Memory is what a process of its own
-needs beyond the loaded model: its largest resident set less the one before drawing.
+needs beyond the loaded model: its largest resident set less the one before drawing. With ``--device
+cuda`` times are taken once the GPU has ended its work, and memory is what torch allocates there.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def in_one_batch(model: Any, tokenizer: Any, case: Case, arguments: argparse.Nam
 def _generate(
     model: Any, tokenizer: Any, prompts: list[list[int]], case: Case, arguments: argparse.Namespace
 ) -> int:
-    tokens, mask = left_pad(prompts, pad_token(tokenizer))
+    tokens, mask = left_pad(prompts, pad_token(tokenizer), model.device)
     found = model.generate(
         tokens, attention_mask=mask.long(), generation_config=settings(model, case, arguments)
     )[:, tokens.shape[1] :]
@@ -188,10 +189,23 @@ DRAWS: dict[str, Callable[[Any, Any, Case, argparse.Namespace], int]] = dict(
 
 def loaded(arguments: argparse.Namespace, case: Case, start: Path) -> tuple[Any, Any]:
     if case.natural_ends:
-        return load_chat_model(CHAT_MODEL, "cpu")
-    model, tokenizer = load_chat_model(start, "cpu")
+        return load_chat_model(CHAT_MODEL, arguments.device)
+    model, tokenizer = load_chat_model(start, arguments.device)
     never_ending(model, tokenizer)
     return model, tokenizer
+
+
+def clock_of(arguments: argparse.Namespace) -> Callable[[], float]:
+    """The clock of all times: on a GPU, of what it has ended."""
+    clock = process_time if arguments.cpu_time else monotonic
+    if arguments.device == "cpu":
+        return clock
+
+    def ended() -> float:
+        torch.cuda.synchronize()
+        return clock()
+
+    return ended
 
 
 def take_turns(arguments: argparse.Namespace, case: Case, start: Path) -> dict[str, Any]:
@@ -199,13 +213,13 @@ def take_turns(arguments: argparse.Namespace, case: Case, start: Path) -> dict[s
     model, tokenizer = loaded(arguments, case, start)
     short = case._replace(prompts=case.prompts[:1], new_tokens=2)
     turns: dict[str, list[tuple[float, int]]] = {name: [] for name in arguments.engines}
+    clock = clock_of(arguments)
     for name in turns:
         DRAWS[name](model, tokenizer, short, arguments)  # whatever is done once is done
     for turn in range(arguments.turns):
         for name, found in turns.items():
             if name == "generate_batch" and turn >= arguments.batch_turns:
                 continue
-            clock = process_time if arguments.cpu_time else monotonic
             started = clock()
             tokens = DRAWS[name](model, tokenizer, case, arguments)
             found.append((clock() - started, tokens))
@@ -229,6 +243,7 @@ def memory(arguments: argparse.Namespace, case: Case, start: Path, name: str) ->
     words = ["--start", start, "--only", name, "--case", case.name, "--out", os.devnull]
     words += ["--prompts", arguments.prompts, "--samples", arguments.samples]
     words += ["--rows", arguments.rows, "--threads", arguments.threads]
+    words += ["--device", arguments.device]
     command = [sys.executable, "-m", "benchmarks.rlhf", "best-of", *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
@@ -242,6 +257,11 @@ def needs(arguments: argparse.Namespace) -> float:
     DRAWS[arguments.only](
         model, tokenizer, case._replace(prompts=[[5] * 8], new_tokens=2), arguments
     )
+    if arguments.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        DRAWS[arguments.only](model, tokenizer, case, arguments)
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
     before = _resident("VmRSS")
     DRAWS[arguments.only](model, tokenizer, case, arguments)
@@ -274,10 +294,9 @@ def bound(arguments: argparse.Namespace, case: Case, start: Path) -> dict[str, f
     head = config.hidden_size * config.vocab_size
     operations = 2 * weights * (len(tree.tokens) + drawn) + 2 * head * (answers + drawn)
     operations += 4 * config.hidden_size * config.num_hidden_layers * attended
-    a = torch.randn(answers, config.hidden_size)
-    b = torch.randn(config.hidden_size, config.intermediate_size)
-    clock = process_time if arguments.cpu_time else monotonic
-    seconds = min(repeat(lambda: a @ b, number=50, repeat=9, timer=clock)) / 50
+    a = torch.randn(answers, config.hidden_size, device=arguments.device)
+    b = torch.randn(config.hidden_size, config.intermediate_size, device=arguments.device)
+    seconds = min(repeat(lambda: a @ b, number=50, repeat=9, timer=clock_of(arguments))) / 50
     rate = 2 * a.shape[0] * b.numel() / seconds
     return {
         "prompt_tokens": sum(map(len, case.prompts)),
@@ -345,9 +364,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", choices=ENGINES, help=argparse.SUPPRESS)
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.cpu_time and arguments.device != "cpu":
+        parser.error("--cpu-time says nothing of a GPU: leave it out with --device cuda")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
