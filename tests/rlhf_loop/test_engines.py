@@ -152,8 +152,9 @@ def test_an_address_that_does_not_keep_seeds_is_noticed(loaded, capsys):
     with chat_server(only_messages(lambda request: says(next(texts)))) as server:
         address = address_with(server, loaded)._replace(parallel_requests=1)
         found = answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
-        assert len([h for h in server.heard if "messages" in h.request]) == len(PROMPTS) + 1
-    assert [answer.text for answer in found] == list("abcde")
+        asked = [heard for heard in server.heard if "messages" in heard.request]
+    assert len(asked) == 1 + len(PROMPTS) + 1  # whether it answers, what, and whether again
+    assert [answer.text for answer in found] == list("bcdef")
     assert "does not keep seeds" in capsys.readouterr().out
 
 
@@ -198,6 +199,8 @@ def test_an_answer_with_another_end_is_none(loaded, by_tokens, reason):
         if by_tokens:
             changed = {"finish_reason": reason} if request["prompt"] == own else {}
             return as_vllm(loaded, **changed)(request)
+        if "messages" not in request:
+            return Answer(b"no prompts", 400)
         is_asked = request["messages"][-1]["content"] == PROMPTS[3][-1].content
         choice = {"message": {"content": "Half"}, "finish_reason": reason if is_asked else "stop"}
         return Answer(json.dumps({"choices": [choice]}).encode())
@@ -206,16 +209,15 @@ def test_an_answer_with_another_end_is_none(loaded, by_tokens, reason):
     sentence = rf"{named}.* finish_reason {shown}, allowed are 'stop' and 'length'$"
     with chat_server(answer) as server:
         address = address_with(server, loaded)
-        address = address if by_tokens else address._replace(tokenizer=None)
         with pytest.raises(SamplerRefused, match=sentence):
             answer_prompts(address, PROMPTS, SEEDS, Drawing(8))
 
 
-def test_an_answer_that_was_cut_counts_as_cut():
+def test_an_answer_that_was_cut_counts_as_cut(loaded):
     choice = {"message": {"content": "Half a"}, "finish_reason": "length"}
     body = json.dumps({"choices": [choice]}).encode()
     with chat_server(lambda request: Answer(body)) as server:
-        address = Address(server.address, "policy", 10.0, 1)
+        address = address_with(server, loaded)
         [found] = answer_prompts(address, PROMPTS[:1], [0], Drawing(8))
     assert (found.text, found.finished) == ("Half a", False)
 
@@ -229,14 +231,10 @@ def test_an_answer_that_was_cut_counts_as_cut():
     ],
 )
 def test_odd_texts_are_read(loaded, content, text):
-    with chat_server(by_chat_only(says(content))) as server:
+    with chat_server(only_messages(lambda request: says(content))) as server:
         found = answer_prompts(address_with(server, loaded), PROMPTS[:1], [0], Drawing(8))
     assert found[0].text == text
     assert answer_text(loaded[1], found[0]) == text
-
-
-def by_chat_only(said: Answer):
-    return lambda request: said if "messages" in request else Answer(b"no prompts", 400)
 
 
 UNUSABLE = {
@@ -258,7 +256,7 @@ UNUSABLE = {
 def test_what_is_no_answer_is_refused_in_words(loaded, kind):
     said, sentence = UNUSABLE[kind]
     with (
-        chat_server(by_chat_only(said)) as server,
+        chat_server(only_messages(lambda request: said)) as server,
         pytest.raises(SamplerRefused, match=sentence),
     ):
         answer_prompts(address_with(server, loaded), PROMPTS, SEEDS, Drawing(8))
@@ -271,7 +269,11 @@ def test_who_refuses_how_answers_are_drawn_is_not_said_to_give_no_tokens(loaded,
         def answer(request, is_vllm=is_vllm):
             if request["temperature"] > 2:
                 return Answer(b"temperature must be at most 2", 400)
-            return as_vllm(loaded)(request) if is_vllm else by_chat_only(says("Yes."))(request)
+            return (
+                as_vllm(loaded)(request)
+                if is_vllm
+                else only_messages(lambda _: says("Yes."))(request)
+            )
 
         with chat_server(answer) as server:
             address = address_with(server, loaded)
@@ -285,9 +287,9 @@ def test_who_refuses_how_answers_are_drawn_is_not_said_to_give_no_tokens(loaded,
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "host:8000", "http://me:key@host"])
-def test_an_address_that_is_none_is_refused(url):
+def test_an_address_that_is_none_is_refused(url, loaded):
     with pytest.raises(SamplerRefused, match=r"^address (is 'h|must hold no key)"):
-        answer_prompts(Address(url, "x", 1.0, 2), PROMPTS, SEEDS, Drawing(8))
+        answer_prompts(Address(url, "x", 1.0, 2, loaded[1], ()), PROMPTS, SEEDS, Drawing(8))
 
 
 def test_an_address_where_nobody_answers_is_refused(loaded):

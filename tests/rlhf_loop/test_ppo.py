@@ -99,9 +99,12 @@ def test_the_same_in_bfloat16(config, value):
     assert {tensor.dtype for tensor in kept} == {torch.float32}
 
 
-@pytest.mark.parametrize("train_dtype", ["float32", "bfloat16"])
-def test_activations_computed_again_change_nothing(config, train_dtype):
-    """Not the answers either: drawing needs the keys and values that are thrown away for it."""
+@pytest.mark.parametrize(("train_dtype", "shares"), [("float32", False), ("bfloat16", True)])
+def test_activations_computed_again_change_nothing(config, monkeypatch, train_dtype, shares):
+    """Not the answers either: a model whose rows are drawn apart keeps keys and values in a cache,
+    which layers that compute again would not be given."""
+    if not shares:
+        monkeypatch.setattr("rlhf_loop.drawing.answers.shares_prompts", lambda model: False)
     seen = []
     for again in (False, True):
         learner = Learner(

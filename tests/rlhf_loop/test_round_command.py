@@ -164,8 +164,11 @@ def test_a_round_is_refused_before_it_starts(changes, sentence):
     {"RANK": "0", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"},
 ])  # fmt: skip
 @pytest.mark.parametrize("stage", ["evaluate", "round"])
-def test_one_process_that_a_launcher_started_twice_is_refused(monkeypatch, variables, stage):
+def test_one_process_that_a_launcher_started_twice_is_refused(
+    monkeypatch, tmp_path, variables, stage
+):
     """Each would do all of it."""
+    monkeypatch.chdir(tmp_path)
     config = a_round()
     words = to_flags(to_mapping(config))
     if stage == "evaluate":
