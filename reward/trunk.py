@@ -20,7 +20,10 @@ from reward.prefix_tree import SHORTEST, prefix_tree
 
 STUMBLES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 """What a stranger's modelling code raises that does not hear of a prefix tree."""
-ALIKE = 1e-3  # of the hidden states' norm; a wrong mask is far beyond, rounding far below
+ALIKE = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""How far apart two ways through a model may come out, as a share of the norm, by the type of its
+weights: a wrong mask is far beyond, rounding far below."""
+ALIKE_ROUNDED = 5e-2  # in bfloat16 and the like
 
 
 class Reads:
@@ -115,12 +118,17 @@ def _try_tree(model: Any, layout: attention.Layout, expected: Tensor) -> str:
     if not shares_prefixes(model):
         return "its attention cannot be exchanged"
     apart = ((found - expected).norm() / expected.norm()).item()
-    if not apart < ALIKE:
+    if not apart < alike(model):
         return f"its hidden states come out {apart:.1g} of their size apart"
     window = sliding_window(model)
     if window not in (None, *layout.windows):
         return f"its sliding window of {window} tokens does not reach the attention"
     return ""
+
+
+def alike(model: Any) -> float:
+    """How far apart this model's states or logits may come out by two ways, of their norm."""
+    return ALIKE.get(model.dtype, ALIKE_ROUNDED)
 
 
 def sliding_window(model: Any) -> int | None:

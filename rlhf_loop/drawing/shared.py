@@ -12,12 +12,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from reward.trunk import ALIKE, STUMBLES, sliding_window
+from reward.trunk import STUMBLES, alike, sliding_window
 from rlhf_loop.drawing.blocks import Block, Group, plan_blocks
 from rlhf_loop.drawing.passes import NAME, Decode, attending, decode, packed_logits, prefill
 from rlhf_loop.drawing.record import Record
-
-ALIKE_IN_BFLOAT16 = 5e-2
 
 
 def draw_shared(
@@ -101,7 +99,7 @@ def _why_apart(model: Any) -> str:
             return f"{type(error).__name__}: {error}"
     wanted = torch.stack(expected)  # (3, 4, V)
     apart = ((found - wanted).norm() / wanted.norm()).item()
-    if not apart < (ALIKE if model.dtype == torch.float32 else ALIKE_IN_BFLOAT16):
+    if not apart < alike(model):
         return f"its logits come out {apart:.1g} of their size apart"
     window = sliding_window(model)
     if window not in (None, *windows):

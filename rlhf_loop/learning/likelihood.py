@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from reward.trunk import (
-    ALIKE,
     STUMBLES,
     Reads,
     Tails,
+    alike,
     own_attention,
     right_pad,
     share_prefixes,
@@ -283,13 +283,13 @@ def _best_way(model: Any) -> Literal["tree", "rows", "whole"]:
     expected = token_logprobs(Reading(Policy(model), "whole"), rows)
     plain = model.config._attn_implementation
     why = share_prefixes(model)
-    if not why and (apart := _apart(model, "tree", rows, expected)) >= ALIKE:
+    if not why and (apart := _apart(model, "tree", rows, expected)) >= alike(model):
         why = f"its log-probabilities come out {apart:.1g} of their spread apart"
     if not why:
         return "tree"
     model.set_attn_implementation(plain)
     print(f"Rows do not share their prefixes, {why}.", flush=True)
-    if _apart(model, "rows", rows, expected) < ALIKE:
+    if _apart(model, "rows", rows, expected) < alike(model):
         return "rows"
     print("The head cannot be read alone: logits of the whole vocabulary are kept.", flush=True)
     return "whole"
