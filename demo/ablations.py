@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from demo.rounds import INGREDIENTS, Experiment, run
-from demo.rounds_report import Version, change, read_versions
+from demo.rounds_report import Version, change, over_seeds, read_versions
 
 EVERYTHING = "everything"
 # What a first round without an ingredient has in common with one that has everything: the round's
@@ -70,7 +70,7 @@ def table(out: Path, seeds: Sequence[int], rounds: int) -> str:
         if (experiment.round(rounds) / "done.json").exists():
             versions, _ = read_versions(experiment.out)
             last.setdefault(experiment.without or EVERYTHING, {})[experiment.seed] = versions[-1]
-    lines = [f"after {rounds} rounds, gold means over seeds; change with 95 % interval by prompt"]
+    lines = [f"after {rounds} rounds, gold means over seeds (change, 95 % interval over prompts)"]
     for name, found in last.items():
         paired = sorted(found.keys() & last.get(EVERYTHING, {}).keys())
         cells = []
@@ -81,7 +81,12 @@ def table(out: Path, seeds: Sequence[int], rounds: int) -> str:
                 with_it = chain.from_iterable(getattr(last[EVERYTHING][s], axis) for s in paired)
                 without = chain.from_iterable(getattr(found[s], axis) for s in paired)
                 gap = change(list(with_it), list(without))
-                cells[-1] += f" ({gap['change']:+.3f}, {gap['low']:+.3f} to {gap['high']:+.3f})"
+                cells[-1] += f" ({gap['change']:+.3f}, {gap['low']:+.3f} to {gap['high']:+.3f}"
+                changes = [found[s].mean(axis) - last[EVERYTHING][s].mean(axis) for s in paired]
+                if len(changes) > 1:
+                    between = over_seeds(changes)
+                    cells[-1] += f"; over seeds {between['low']:+.3f} to {between['high']:+.3f}"
+                cells[-1] += ")"
         without_it = name if name == EVERYTHING else f"without {name}"
         lines.append(f"{without_it}, {len(found)} seeds: {'; '.join(cells)}")
     return "\n".join(lines)

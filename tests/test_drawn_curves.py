@@ -14,12 +14,19 @@ from reward.model import save_reward_model, start_from_chat_model
 from reward.preferences import write_pairs
 from reward.run_folder import RunFolder
 from reward.train import train as train_reward_model
-from rlhf_loop import dpo, ppo, rejection, sft
-from rlhf_loop.config import DPOConfig, PPOConfig, RejectionConfig, SFTConfig
+from rlhf_loop import context_distillation, dpo, ghost_attention, ppo, rejection, sft
+from rlhf_loop.config import (
+    ContextDistillationConfig,
+    DPOConfig,
+    GhostAttentionConfig,
+    PPOConfig,
+    RejectionConfig,
+    SFTConfig,
+)
 from rlhf_loop.prompts import write_prompts
 from tests.reward.pairs import pairs
 from tests.rlhf_loop.conftest import make_prompt
-from tests.tiny_models import tiny_chat_model
+from tests.tiny_models import brief_chat_model, tiny_chat_model
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +64,20 @@ def logged(tmp_path_factory) -> dict[str, set[str]]:
         value="helpfulness",
         out=folder / "ppo",
     ))  # fmt: skip
-    kinds = ("reward_training", "sft", "rejection", "dpo", "ppo")
+    brief = {"policy": brief_chat_model(folder / "brief", chat), "max_new_tokens": 12,
+             "prompts": folder / "prompts.jsonl", "device": "cpu"}  # fmt: skip
+    anything = {"kind": "any", "instruction": "Say {value}.", "terse": "Say: {value}",
+                "values": ["something"], "check": {"pattern": ""}}  # fmt: skip
+    (folder / "constraints.json").write_text(json.dumps({"constraints": [anything]}))
+    ghost_attention.build(GhostAttentionConfig(
+        **brief, constraints=folder / "constraints.json", dialogues=40, longest_turns=2,
+        out=folder / "ghost_attention",
+    ))  # fmt: skip
+    context_distillation.distil(ContextDistillationConfig(
+        **brief, safety=folder / "safety", out=folder / "context_distillation",
+    ))  # fmt: skip
+    kinds = ("reward_training", "sft", "rejection", "dpo", "ppo", "ghost_attention",
+             "context_distillation")  # fmt: skip
     return {
         kind: {name for line in RunFolder(folder / kind).metrics() for name in line}
         for kind in kinds

@@ -22,6 +22,16 @@ def test_it_works(tmp_path):
     assert "(-0.200, -0.200 to -0.200)" in lines[2]
 
 
+def test_the_change_has_an_interval_over_seeds_too(tmp_path):
+    """-0.1 and -0.2: mean -0.15, deviation 0.0707; t(0.975, 1) is 12.706."""
+    for seed, end in enumerate((0.2, 0.1)):
+        seed_folder(tmp_path / f"everything-{seed}", [0.0, 0.1, 0.2, 0.3])
+        seed_folder(tmp_path / f"kl-{seed}", [0.0, 0.1, 0.1, end])
+    line = table(tmp_path, seeds=(0, 1), rounds=3).splitlines()[2]
+    assert "(-0.150, " in line
+    assert "; over seeds -0.785 to +0.485)" in line
+
+
 def test_every_ingredient_is_left_out_once_a_seed(tmp_path):
     found = list(experiments(tmp_path, seeds=(0, 1), rounds=3, threads=1))
     assert len(found) == len({each.out for each in found}) == 2 * (1 + len(INGREDIENTS))

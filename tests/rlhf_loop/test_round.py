@@ -20,7 +20,7 @@ from tests.rlhf_loop.conftest import make_prompt
 def settings_of(prompts, chat_model, judges, out):
     return {
         "prompts": prompts, "policy": chat_model, **judges, "out": out,
-        "max_new_tokens": 60, "stages": ["rejection", "ppo", "evaluate"],
+        "max_new_tokens": 60, "stages": ("rejection", "ppo", "evaluate"),
         "rejection": {"samples": 4, "temperature": 1.5, "epochs": 1, "batch": 4},
         "ppo": {"iterations": 2, "batch": 8, "minibatch": 4, "validate_every": 1,
                 "temperature": 1.5},
@@ -111,7 +111,7 @@ def built(brief_model, judges, tmp_path_factory):
         "temperature": {"temperatures": [1.3, 1.6], "prompt_count": 2, "split": "train"},
         "ghost_attention": {**instructed, "dialogues": 12, "longest_turns": 2},
         "context_distillation": {"seed": 1},
-        "rejection": {**settings["rejection"], "sft_data": data},
+        "rejection": {"samples": 4, "epochs": 1, "batch": 4, "sft_data": data},
         "dpo": {"pairs": [str(folder / "pairs.jsonl")]},
         "instruction_keeping": {**instructed, "turns": [2], "dialogues": 4, "resamples": 50},
     }  # fmt: skip
