@@ -108,8 +108,8 @@ def test_best_of_n_and_where_the_selected_come_from():
     ("stage", "result", "sentence"),
     [
         ("rejection", played.REJECTION_RESULT | {"too_long": 1, "held_out": 2},
-         "22 of them from files of answers; 1 were too long and left out; 2 dialogues were left out "
-         "because no model may learn from their prompts."),
+         "22 of them from files of answers; 1 were too long and left out; 2 dialogues were left "
+         "out because no model may learn from their prompts."),
         ("sft", {"rows": 8, "too_long": 0, "held_out": 2},
          "Trained on 8 answers; 2 dialogues were left out because no model may learn from their "
          "prompts."),
