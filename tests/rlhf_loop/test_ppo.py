@@ -482,6 +482,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(config, tmp_path):
     first = run_as_child(config)
     run = RunFolder(config.out)
     wait_for_step(run, 3, first)
+    first.send_signal(signal.SIGSTOP)  # or it would end while the other waits for the folder
     with pytest.raises(RunFolderBusy):
         train(config)
     first.send_signal(signal.SIGKILL)
