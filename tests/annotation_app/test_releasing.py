@@ -50,7 +50,10 @@ def again(row):
 
 
 def drafts(criterion: str = "helpfulness") -> list[Batch]:
-    return list(Batch.objects.preference().filter(criterion=criterion, state="draft"))
+    """Oldest first."""
+    return list(
+        Batch.objects.preference().filter(criterion=criterion, state="draft").order_by("pk")
+    )
 
 
 def answerers(batch: Batch) -> set[str]:
