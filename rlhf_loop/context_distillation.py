@@ -31,7 +31,7 @@ from reward.score import Scorer
 from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
 from rlhf_loop.config import DATA_FILES, ContextDistillationConfig, LearntAnswers, inputs_of
-from rlhf_loop.engines import Address, Here, answer_prompts, engine_for
+from rlhf_loop.engines import Engine, answer_prompts, engine_for
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Answer, Drawing, answer_text, chunks, load_chat_model, row_seed
 from rlhf_loop.prompts import Prompt, read_prompts
@@ -155,7 +155,7 @@ def _part_figures(lines: Sequence[Record]) -> dict[str, float]:
 
 def _chunk(
     config: ContextDistillationConfig,
-    engine: Here | Address,
+    engine: Engine,
     scorer: Scorer,
     prompts: Sequence[Prompt],
     templates: Preprompts,
@@ -200,7 +200,7 @@ def _behind(config: ContextDistillationConfig, prompt: Prompt, text: str) -> Pro
 
 def _answers(
     config: ContextDistillationConfig,
-    engine: Here | Address,
+    engine: Engine,
     prompts: Sequence[Prompt],
     asked: Sequence[Sequence[Message]],
 ) -> list[Answer]:

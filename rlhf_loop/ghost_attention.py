@@ -33,7 +33,7 @@ from rlhf_loop.constraints import (
     read_constraints,
     values_of_list,
 )
-from rlhf_loop.engines import Address, Here, answer_prompts, engine_for, has_room
+from rlhf_loop.engines import Engine, answer_prompts, engine_for, has_room
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import Drawing, answer_text, chunks, load_chat_model, row_seed
 from rlhf_loop.prompts import Prompt, read_prompts
@@ -85,9 +85,7 @@ def _part_figures(lines: Sequence[Record]) -> dict[str, float]:
     return {"ghost_attention/kept": mean(line["left_out"] is None for line in lines)}
 
 
-def _kinds(
-    config: GhostAttentionConfig, run: RunFolder, engine: Here | Address
-) -> list[ConstraintKind]:
+def _kinds(config: GhostAttentionConfig, run: RunFolder, engine: Engine) -> list[ConstraintKind]:
     """The kinds of constraints; values that are drawn are drawn once, into ``values.jsonl``, for
     another start may find another engine, which names others."""
     kinds = read_constraints(config.constraints)
@@ -103,7 +101,7 @@ def _kinds(
 
 
 def _with_drawn_values(
-    config: GhostAttentionConfig, engine: Here | Address, kinds: Sequence[ConstraintKind]
+    config: GhostAttentionConfig, engine: Engine, kinds: Sequence[ConstraintKind]
 ) -> list[ConstraintKind]:
     """The kinds with what the chat model itself names when it is asked for a list of values."""
     drawing = Drawing(config.max_new_tokens, config.temperature or 1.0, config.top_p)
@@ -162,7 +160,7 @@ def with_instruction(words: str, request: str) -> str:
 
 
 def _answered(
-    config: GhostAttentionConfig, engine: Here | Address, scripts: Sequence[Script]
+    config: GhostAttentionConfig, engine: Engine, scripts: Sequence[Script]
 ) -> list[Record]:
     """Each script with the answers that the model gives under the repeated instruction.
 

@@ -24,7 +24,7 @@ from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.config import InstructionKeepingConfig, inputs_of
 from rlhf_loop.constraints import draw_constraints, instruction, obeys, read_constraints
-from rlhf_loop.engines import Address, Here, answer_prompts, engine_for, has_room
+from rlhf_loop.engines import Engine, answer_prompts, engine_for, has_room
 from rlhf_loop.ghost_attention import Script, strung_requests, training_messages
 from rlhf_loop.measures.asking import ChatJudge, ask_all, keeping_question
 from rlhf_loop.measures.paired_figures import paired_shares
@@ -114,7 +114,7 @@ def _say(answers: Sequence[list[str]], turn: Sequence[str | None]) -> None:
 
 def _turn(
     config: InstructionKeepingConfig,
-    engine: Here | Address,
+    engine: Engine,
     scripts: Sequence[Script],
     answers: Sequence[Sequence[str]],
     turn: int,

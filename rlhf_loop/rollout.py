@@ -24,7 +24,7 @@ from rlhf_loop.advantages import (
     whiten,
 )
 from rlhf_loop.config import PPOConfig, Scoring
-from rlhf_loop.engines import Address, Here, answer_prompts
+from rlhf_loop.engines import Engine, answer_prompts
 from rlhf_loop.policy import Answer, Drawing, answer_text
 from rlhf_loop.prompts import Prompt
 
@@ -78,7 +78,7 @@ class RewardModels:
 
 
 def sample_and_score(
-    engine: Here | Address,
+    engine: Engine,
     rewards: RewardModels,
     prompts: Sequence[Prompt],
     seeds: Sequence[int],

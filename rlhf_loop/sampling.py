@@ -18,7 +18,7 @@ from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
 from rlhf_loop.config import SamplingConfig, inputs_of
-from rlhf_loop.engines import Address, Here, answer_prompts, engine_for
+from rlhf_loop.engines import Engine, answer_prompts, engine_for
 from rlhf_loop.parts import Record, make_parts
 from rlhf_loop.policy import (
     Drawing,
@@ -61,7 +61,7 @@ def _sample(config: SamplingConfig, run: RunFolder) -> dict[str, Any]:
     refuse_without_room(prompts, config.max_new_tokens, config.model)
     parts = list(product(_sources(config), chunks(len(prompts), config.generation_rows)))
     sizes = [len(prompts[part]) for _, part in parts]
-    opened: dict[Source, tuple[Here | Address, list[Prompt]]] = {}
+    opened: dict[Source, tuple[Engine, list[Prompt]]] = {}
 
     def answer(number: int) -> list[Record]:
         source, part = parts[number]
@@ -90,7 +90,7 @@ def _part_figures(lines: Sequence[Record]) -> dict[str, float]:
 
 def _opened(
     config: SamplingConfig, prompts: Sequence[Prompt], source: Source
-) -> tuple[Here | Address, list[Prompt]]:
+) -> tuple[Engine, list[Prompt]]:
     """Who answers for a source, and the order in which it is asked: long prompts together."""
     engine = engine_for(config, *load_chat_model(source.folder, config.device, config.dtype))
     lengths = {p.id: len(prompt_tokens(engine.tokenizer, p.messages)) for p in prompts}
@@ -98,7 +98,7 @@ def _opened(
 
 
 def _answers(
-    config: SamplingConfig, source: Source, engine: Here | Address, prompts: Sequence[Prompt]
+    config: SamplingConfig, source: Source, engine: Engine, prompts: Sequence[Prompt]
 ) -> list[Record]:
     """The lines of one model's answers to these prompts."""
     seeds = [row_seed(config.seed, source.model_index, prompt.id) for prompt in prompts]

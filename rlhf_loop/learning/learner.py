@@ -27,7 +27,7 @@ from reward.model import (
 from reward.optimiser import build_optimiser, clip_gradients, refuse_not_finite
 from reward.trunk import Tails, own_attention, share_prefixes, shares_prefixes, states_at
 from rlhf_loop.config import PPOConfig
-from rlhf_loop.engines import Address, Here
+from rlhf_loop.engines import Here
 from rlhf_loop.learning.figures import (
     MEANS,
     OF_RECOMPUTED,
@@ -68,6 +68,7 @@ from rlhf_loop.rollout import (
     penalised_scores,
     sample_and_score,
 )
+from rlhf_loop.serving import Address
 
 REUSABLE = 1e-4  # largest error, nats, at which the log-probabilities of drawing are taken
 CHECKED_SHARE, CHECKED_LEAST = 16, 4  # of the answers one in 16 is computed again, at least 4

@@ -14,8 +14,8 @@ from uuid import uuid4
 from reward import ranks
 from reward.run_folder import replace_folder
 from rlhf_loop.config import PPOConfig
-from rlhf_loop.engines import Address, serve
 from rlhf_loop.policy import save_chat_model
+from rlhf_loop.serving import Address, serve
 
 FOLDER = "served"  # within the run folder
 

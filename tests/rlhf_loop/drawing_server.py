@@ -8,8 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_loop.drawing import generate_answers
-from rlhf_loop.policy import Drawing, load_chat_model
-from tests.reward.chat_server import Answer
+from rlhf_loop.policy import Drawing, load_chat_model, stop_tokens
+from rlhf_loop.serving import Address
+from tests.reward.chat_server import Answer, ChatServer
+
+
+def address_with(server: ChatServer, loaded) -> Address:
+    stops = tuple(sorted(stop_tokens(*loaded)))
+    return Address(server.address, "policy", 10.0, 4, loaded[1], stops)
+
+
+def only_messages(answer):
+    """The same from a server that knows no token ids."""
+    refused = Answer(b'{"detail": "prompt must be a string."}', 422)
+    return lambda request: answer(request) if "messages" in request else refused
 
 
 def as_vllm(loaded, **changed):

@@ -11,13 +11,13 @@ import torch
 
 from reward.run_folder import RunFolder
 from rlhf_loop.config import PPOConfig
-from rlhf_loop.engines import SamplerRefused
 from rlhf_loop.learning import learner as learning
 from rlhf_loop.learning.learner import Learner
 from rlhf_loop.ppo import batch_prompts, train
 from rlhf_loop.prompts import PromptSplit, read_prompts
 from rlhf_loop.replay import differences
 from rlhf_loop.rollout import learning_targets
+from rlhf_loop.serving import SamplerRefused
 from tests.reward.chat_server import chat_server
 from tests.rlhf_loop.drawing_server import LastHanded
 

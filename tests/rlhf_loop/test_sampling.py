@@ -3,16 +3,17 @@ from dataclasses import replace
 import pytest
 
 from reward.run_folder import RunFolder
-from rlhf_loop import engines
 from rlhf_loop.config import SamplingConfig
-from rlhf_loop.engines import SamplerRefused
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
 from rlhf_loop.replay import differences
 from rlhf_loop.sampling import sample
+from rlhf_loop.serving import SamplerRefused
 from tests.reward.chat_server import Answer, chat_server
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 from tests.rlhf_loop.drawing_server import LastHanded
+
+pytestmark = pytest.mark.usefixtures("nobody_asked")
 
 
 def test_it_answers_every_prompt_with_every_model(prompts, chat_model, tmp_path):
@@ -88,13 +89,6 @@ def test_settings_that_do_not_fit_are_refused(settings, sentence, tmp_path):
 
 
 # --- at an address -------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def nothing_was_said(monkeypatch):
-    for name in ("_mentioned", "_seeds_seen", "_handed", "_checked", "_said"):
-        monkeypatch.setattr(engines, name, type(getattr(engines, name))())
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 def both(prompts, chat_model, brief_model, out, **chosen):
