@@ -7,8 +7,11 @@ from functools import cache
 import pytest
 from django.contrib.auth.hashers import make_password
 
-from annotation_app.models import Person
+from annotation_app.models import Person, PromptSet
+from annotation_app.models.promotion import Promotion
+from tests.annotation_app.rows import released_chat_model
 from tests.annotation_app.talking import Talker
+from tests.annotation_app.trained import trained
 
 
 def _person(name: str, role: str) -> Person:
@@ -77,6 +80,23 @@ def talker(settings, storage_root):
     settings.SAMPLER_URL = talker.url
     yield talker
     talker.close()
+
+
+@pytest.fixture
+def round_can_start(settings, tmp_path):
+    """Two promoted reward models, a released chat model, prompts; a round's settings to be set."""
+    settings.STORAGE_ROOT = tmp_path / "storage"
+    released_chat_model()
+    for criterion in ("helpfulness", "safety"):
+        Promotion.promote(trained(criterion))
+    PromptSet.objects.create(name="set", storage_key="prompts/set.jsonl", sha256="", counts={})
+
+    def set_up(**round_settings: object) -> None:
+        stages = ["rejection", "ppo", "evaluate"]
+        settings.RUN_SETTINGS = {"round": {"stages": stages, **round_settings}}
+
+    set_up()
+    return set_up
 
 
 def read(answer) -> str:
