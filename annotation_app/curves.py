@@ -68,7 +68,7 @@ CURVES: dict[str, tuple[Curve, ...]] = {
             "learning-rate",
             "Learning rate",
             {"learning_rate": "learning rate"},
-            {"rangemode": "tozero", "exponentformat": "power"},
+            {"rangemode": "tozero", "exponentformat": "e"},
             is_noisy=False,
         ),
         Curve("gradient-norm", "Gradient norm before clipping", {"gradient_norm": "norm"}),

@@ -35,10 +35,10 @@ class Panel(NamedTuple):
 
 
 SHARES = {"tickformat": ".2~%", "rangemode": "tozero"}
-POWERS = {"type": "log", "exponentformat": "power"}
+POWERS = {"type": "log", "exponentformat": "e"}
 SCORES = {"objective/helpfulness": "helpfulness", "objective/safety": "safety"}
 LEARNING_RATE = Panel("learning-rate", "Learning rate", {"lr": "learning rate"},
-                      axis={"rangemode": "tozero", "exponentformat": "power"})  # fmt: skip
+                      axis={"rangemode": "tozero", "exponentformat": "e"})  # fmt: skip
 GRADIENT = Panel("gradient-norm", "Gradient norm", {"grad_norm": "norm"}, "Before clipping.")
 ANSWER_LOSS = Panel(
     "loss",
@@ -154,7 +154,7 @@ PPO: Panels = (
                 "Change of a gradient step",
                 {"ppo/policy/approxkl": "nats per token"},
                 "Nats per token, half the squared log-ratio.",
-                axis={"exponentformat": "power", "rangemode": "tozero"},
+                axis={"exponentformat": "e", "rangemode": "tozero"},
             ),
             GRADIENT._replace(
                 lines={"ppo/grad_norm": "policy", "ppo/val/grad_norm": "value model"}

@@ -59,6 +59,10 @@ def page(chromium):
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "console",
+        lambda m: errors.append(f"{m.text} {m.location}") if "Content Security" in m.text else None,
+    )
     yield page
     context.close()
     assert errors == []

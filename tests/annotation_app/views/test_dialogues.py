@@ -257,16 +257,13 @@ def talk(page, live_server, client, bob, talker, process, settings):
     client.force_login(bob)
     cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value}
     page.context.add_cookies([{**cookie, "url": live_server.url}])
-    violations = []
-    page.on("console", lambda m: violations.append(m.text) if "Content Security" in m.text else 0)
 
     def go(address: str = START):
         page.goto(live_server.url + address)
         page.locator("#send:enabled").wait_for()
         return page
 
-    yield go
-    assert violations == []
+    return go
 
 
 def send(page, text: str = QUESTION) -> None:
