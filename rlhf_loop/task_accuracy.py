@@ -35,6 +35,7 @@ from rlhf_loop.measures.task_files import Document, read_task
 from rlhf_loop.policy import load_chat_model
 
 FIGURES = ("acc", "acc_norm")
+SHOWN = 60  # characters of a query that name it
 
 
 class Picked(NamedTuple):
@@ -103,7 +104,10 @@ def picked_options(
         if not file.exists():
             if model is None:
                 model, tokenizer = load_chat_model(folder, compute.device, compute.dtype)
-            found = pick_options(model, tokenizer, documents, compute, chat)
+            try:
+                found = pick_options(model, tokenizer, documents, compute, chat)
+            except ValueError as error:
+                raise ValueError(f"task {name!r}: {error}") from None
             write_records(file, [item._asdict() for item in found])
         picked[name] = [Picked(**record) for record in whole_records(file)]
     return picked
@@ -128,7 +132,13 @@ def pick_options(
 
 
 def _pick(logprobs: list[float], document: Document) -> Picked:
-    """The first of equally likely options, as numpy's argmax."""
+    """The first of equally likely options, as numpy's argmax. Raises ValueError for
+    log-probabilities that are not finite."""
+    if not np.isfinite(logprobs).all():
+        raise ValueError(
+            f"the options {document.choices} have the log-probabilities {logprobs}, allowed are "
+            "finite ones"
+        )
     by_character = [p / n for p, n in zip(logprobs, document.lengths, strict=True)]
     return Picked(
         logprobs,
@@ -157,7 +167,7 @@ def option_tokens(tokenizer: Any, query: str, option: str) -> TokenPair:
 
     White space at the query's end goes to the option; an empty query is the token that begins a
     text. So the harness does it. Raises ValueError for an empty query and a tokenizer without such
-    a token.
+    a token, and where no token is left to the option.
     """
     first = tokenizer.bos_token_id
     first = tokenizer.eos_token_id if first is None else first
@@ -168,13 +178,23 @@ def option_tokens(tokenizer: Any, query: str, option: str) -> TokenPair:
                 "text, and an empty query needs one"
             )
         tokens = tokenizer.encode(option, add_special_tokens=False)
-        return TokenPair([first], tokens) if tokens[0] != first else TokenPair([first], tokens[1:])
+        own = tokens[1:] if tokens[:1] == [first] else tokens
+        return _with_option(TokenPair([first], own), query, option)
     bare = query.rstrip()
     option, query = query[len(bare) :] + option, bare
     special = first is None or not query.startswith(tokenizer.decode([first]))
     whole = tokenizer.encode(query + option, add_special_tokens=special)
     start = len(tokenizer.encode(query, add_special_tokens=special))
-    return TokenPair(whole[:start], whole[start:])
+    return _with_option(TokenPair(whole[:start], whole[start:]), query, option)
+
+
+def _with_option(pair: TokenPair, query: str, option: str) -> TokenPair:
+    if not pair.option:
+        raise ValueError(
+            f"the option {option!r} has no token of its own behind the query that ends with "
+            f"{query[-SHOWN:]!r}: the tokenizer writes its text into the query's last token"
+        )
+    return pair
 
 
 @torch.no_grad()

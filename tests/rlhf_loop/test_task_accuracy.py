@@ -14,7 +14,7 @@ from reward.run_folder import RunFolder
 from rlhf_loop.config import Scoring, TaskAccuracyConfig
 from rlhf_loop.learning.likelihood import reading
 from rlhf_loop.measures.task_files import Document, read_task
-from rlhf_loop.policy import load_chat_model
+from rlhf_loop.policy import load_chat_model, save_chat_model
 from rlhf_loop.task_accuracy import (
     Picked,
     TokenPair,
@@ -149,6 +149,23 @@ def test_options_are_parted_as_the_harness_parts_them(chat_model):
         assert [*pair.query, *pair.option] == whole
     empty = option_tokens(tokenizer, "", "Two years")
     assert empty == ([tokenizer.eos_token_id], tokenizer.encode("Two years"))
+
+
+@pytest.mark.parametrize(("query", "option"), [("The answer is", "s"), ("Answer", ""), ("", "")])
+def test_an_option_without_a_token_of_its_own_is_refused(query, option):
+    """Nothing could be asked of it: its text is a part of the query's last token."""
+    _, tokenizer = load_chat_model(STARTER, "cpu")
+    with pytest.raises(ValueError, match=rf"option '{option}' has no token .* with '{query}'"):
+        option_tokens(tokenizer, query, option)
+
+
+def test_a_model_that_computes_no_numbers_picks_nothing(config, tmp_path):
+    model, tokenizer = load_chat_model(config.model, "cpu")
+    torch.nn.init.constant_(model.model.norm.weight, 3e38)
+    save_chat_model(model, tokenizer, tmp_path / "broken")
+    broken = replace(config, model=tmp_path / "broken")
+    with pytest.raises(ValueError, match=r"task 'facts': the options .* allowed are finite"):
+        task_accuracy(broken)
 
 
 def test_a_tokenizer_may_have_no_token_at_a_text_s_ends(chat_model):
