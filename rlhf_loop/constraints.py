@@ -103,6 +103,8 @@ def _kind(item: dict[str, Any], path: Path) -> ConstraintKind:
             f"{path}: check of {item['kind']!r} is {item['check']!r}, allowed is one of "
             f"{', '.join(CHECKS)}"
         )
+    if not isinstance(item["values"], list):
+        raise ValueError(f"{path}: values of {item['kind']!r} is no list")
     values = tuple(dict.fromkeys(str(value) for value in item["values"]))
     wanted = "" if check == "judge" else str(wanted)
     kind = ConstraintKind(
@@ -117,16 +119,21 @@ def _refuse_unusable(kind: ConstraintKind, path: Path) -> None:
     if not kind.values:
         raise ValueError(f"{path}: {kind.kind!r} has no values, allowed are one or more")
     for value in kind.values:
-        constraint = kind.with_value(value)
-        language = constraint.wanted.casefold()
-        if kind.check == "language" and language not in {*LANGUAGES, *SCRIPTS}:
-            known = ", ".join([*LANGUAGES, *SCRIPTS])
-            raise ValueError(f"{path}: language is {constraint.wanted!r}, allowed are {known}")
-        if kind.check == "pattern":
-            try:
-                re.compile(constraint.wanted)
-            except re.error as error:
-                raise ValueError(f"{path}: pattern {constraint.wanted!r}: {error}") from None
+        if fault := fault_of(kind, value):
+            raise ValueError(f"{path}: {fault}")
+
+
+def fault_of(kind: ConstraintKind, value: str) -> str:
+    """Why no answer could be checked against this value, or ""."""
+    wanted = kind.with_value(value).wanted
+    if kind.check == "language" and wanted.casefold() not in {*LANGUAGES, *SCRIPTS}:
+        return f"language is {wanted!r}, allowed are {', '.join([*LANGUAGES, *SCRIPTS])}"
+    if kind.check == "pattern":
+        try:
+            re.compile(wanted)
+        except re.error as error:
+            return f"pattern {wanted!r}: {error}"
+    return ""
 
 
 def obeys(constraint: Constraint, text: str) -> bool | None:
@@ -140,6 +147,20 @@ def obeys(constraint: Constraint, text: str) -> bool | None:
         case "language":
             return language_of(text) == constraint.wanted.casefold()
     return None
+
+
+def disobeys(constraints: Sequence[Constraint], text: str) -> bool:
+    """Whether an answer breaks one of several constraints, by the rules of those that have one.
+
+    A marker is a word of the language that it was written in: where a language is asked for too,
+    an answer that obeys both has another word for it, and no rule knows which.
+    """
+    in_any_language = any(constraint.check == "language" for constraint in constraints)
+    return any(
+        obeys(constraint, text) is False
+        for constraint in constraints
+        if not (in_any_language and constraint.check == "marker")
+    )
 
 
 def language_of(text: str) -> str | None:

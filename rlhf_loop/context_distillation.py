@@ -25,7 +25,7 @@ from scipy.special import expit
 
 from reward.command import command
 from reward.lines import whole_records, write_records
-from reward.preferences import Message
+from reward.preferences import Message, RiskCategory
 from reward.run_folder import RunFolder
 from reward.score import Scorer
 from reward.settings import to_mapping
@@ -87,9 +87,21 @@ def read_preprompts(path: Path | None = None) -> Preprompts:
             tuple(content["preprompts"]),
             dict(content.get("answer_templates", {})),
         )
-        most = max(preprompt.count("{adjective}") for preprompt in found.preprompts)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no file of preprompts: {error!r}") from None
+    texts = {name: content[name] for name in ("adjectives", "preprompts")}
+    texts["answer_templates"] = [*found.answer_templates.values()]
+    for name, given in texts.items():
+        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+            raise ValueError(f"{path}: {name} is {given!r}, allowed is a list of texts")
+    if not found.preprompts:
+        raise ValueError(f"{path} holds no preprompt, allowed are one or more")
+    if unknown := found.answer_templates.keys() - {*RiskCategory, OTHER}:
+        raise ValueError(
+            f"{path}: answer_templates has {min(unknown)!r}, allowed are "
+            f"{', '.join([*RiskCategory, OTHER])}"
+        )
+    most = max(preprompt.count("{adjective}") for preprompt in found.preprompts)
     if most > len(found.adjectives):
         raise ValueError(
             f"{path}: a preprompt wants {most} adjectives, allowed are up to the "

@@ -27,9 +27,10 @@ from rlhf_loop.config import DATA_FILES, GhostAttentionConfig, LearntAnswers, in
 from rlhf_loop.constraints import (
     Constraint,
     ConstraintKind,
+    disobeys,
     draw_constraints,
+    fault_of,
     instruction,
-    obeys,
     read_constraints,
     values_of_list,
 )
@@ -53,8 +54,8 @@ class Script(NamedTuple):
 def build(config: GhostAttentionConfig) -> Record:
     """Write the dialogues that ``dialogues.jsonl`` does not hold yet; returns the run's result.
 
-    Raises ValueError where the prompts file has no prompt to ask or no dialogue is left to train
-    on, RunFolderBusy.
+    Dialogues that cannot be trained on are counted by the reason; where all are, the file is empty.
+    Raises ValueError where the prompts file has no prompt to ask, RunFolderBusy.
     """
     run = RunFolder(config.out)
     return run.once(to_mapping(config), lambda: _build(config, run))
@@ -74,8 +75,6 @@ def _build(config: GhostAttentionConfig, run: RunFolder) -> Record:
     make_parts(run, file, [*map(len, parts)], len(parts), draw, _part_figures)
     drawn = whole_records(file)
     kept = [line for line in drawn if line["left_out"] is None]
-    if not kept:
-        raise ValueError(f"no dialogue of {file} can be trained on: {_left_out(drawn)}")
     dialogues = [_training_line(config, line) for line in kept]
     write_records(run.path / DATA_FILES["ghost_attention"], dialogues)
     return _summary(drawn, kept, kinds)
@@ -113,7 +112,8 @@ def _with_drawn_values(
             seeds = [row_seed(config.seed, "values", kind.kind, i) for i in range(len(asked))]
             answers = answer_prompts(engine, asked, seeds, drawing)
             texts = [answer_text(engine.tokenizer, answer) for answer in answers]
-            values += [value for text in texts for value in values_of_list(text)]
+            named = [value for text in texts for value in values_of_list(text)]
+            values += [value for value in named if not fault_of(kind, value)]
         found.append(kind._replace(values=tuple(dict.fromkeys(values))))
     return found
 
@@ -214,7 +214,7 @@ def _drawn_line(config: GhostAttentionConfig, script: Script, answers: Sequence[
     left_out = None
     if len(answers) < 2:
         left_out = "an answer was cut, empty or without room"
-    elif config.only_obeying and False in [obeys(c, answers[-1]) for c in script.constraints]:
+    elif config.only_obeying and disobeys(script.constraints, answers[-1]):
         left_out = "the last answer does not obey"
     shortened = script._replace(requests=script.requests[: len(answers)])
     return {
@@ -239,11 +239,6 @@ def _training_line(config: GhostAttentionConfig, line: Record) -> Record:
     }
 
 
-def _left_out(drawn: Sequence[Record]) -> str:
-    counts = Counter(line["left_out"] for line in drawn if line["left_out"] is not None)
-    return ", ".join(f"{reason}: {count}" for reason, count in counts.items())
-
-
 def _summary(
     drawn: Sequence[Record], kept: Sequence[Record], kinds: Sequence[ConstraintKind]
 ) -> Record:
@@ -259,7 +254,9 @@ def _summary(
 
 def summary(result: dict[str, Any]) -> str:
     """A result for reading."""
-    return f"{result['dialogues']} of {result['begun']} dialogues can be trained on"
+    left_out = "; ".join(f"{reason}: {count}" for reason, count in result["left_out"].items())
+    found = f"{result['dialogues']} of {result['begun']} dialogues can be trained on"
+    return f"{found} ({left_out})" if left_out else found
 
 
 main = command(

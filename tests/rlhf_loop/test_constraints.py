@@ -7,6 +7,7 @@ import pytest
 from rlhf_loop.constraints import (
     LANGUAGES,
     Constraint,
+    disobeys,
     draw_constraints,
     instruction,
     language_of,
@@ -45,6 +46,16 @@ def test_a_value_is_literal_in_a_pattern(tmp_path):
 
 def test_without_a_rule_nobody_knows():
     assert obeys(Constraint("figure", "Act as Ada.", "Act as: Ada", "judge", ""), "Hm.") is None
+
+
+def test_a_marker_beside_a_language_may_stand_in_that_language():
+    hobby, language, _ = read_constraints()
+    both = (hobby.with_value("gardening"), language.with_value("French"))
+    in_french = "Le jardinage est une passion pour vous, et les fleurs sont belles."
+    assert not disobeys(both, in_french)
+    assert disobeys(both[:1], in_french)
+    assert disobeys(both, "I love gardening, and the flowers are here for you.")
+    assert not disobeys(both[:1], "I love gardening.")
 
 
 @pytest.mark.parametrize(("text", "language"), [
@@ -88,6 +99,7 @@ def test_a_list_that_a_model_wrote_is_read():
     ({**HOBBY, "check": {"rule": "x"}}, "allowed is one of pattern, marker, language, judge"),
     ({**HOBBY, "check": {}}, "allowed is one of pattern"),
     ({**HOBBY, "values": []}, "'hobby' has no values"),
+    ({**HOBBY, "values": "chess"}, "values of 'hobby' is no list"),
     ({**HOBBY, "check": {"language": "{value}"}}, "language is 'chess', allowed are english"),
     ({**HOBBY, "check": {"pattern": "("}}, "pattern '('"),
     ({"kind": "x"}, "is no file of constraints"),

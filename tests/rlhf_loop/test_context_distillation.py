@@ -171,11 +171,18 @@ def test_where_a_preprompt_stands():
     ]  # fmt: skip
 
 
+WISE = {"adjectives": [], "preprompts": ["Be wise."]}
+
+
 @pytest.mark.parametrize(("content", "sentence"), [
     ({"adjectives": ["wise"]}, "is no file of preprompts"),
-    ({"adjectives": [], "preprompts": []}, "is no file of preprompts"),
+    ({"adjectives": [], "preprompts": []}, "holds no preprompt"),
     ({"adjectives": ["wise"], "preprompts": ["{adjective} {adjective}"]}, "wants 2 adjectives"),
     ([], "is no file of preprompts"),
+    ({"adjectives": "wise", "preprompts": ["Be {adjective}."]}, "adjectives is 'wise', allowed is"),
+    ({"adjectives": [], "preprompts": "Be wise."}, "preprompts is 'Be wise.', allowed is a list"),
+    ({**WISE, "answer_templates": {"ilicit": "No."}}, "has 'ilicit', allowed are illicit_and_crim"),
+    ({**WISE, "answer_templates": {"other": 5}}, r"answer_templates is \[5\], allowed is a list"),
 ])  # fmt: skip
 def test_unusable_files_are_refused(tmp_path, content, sentence):
     path = tmp_path / "preprompts.json"

@@ -21,6 +21,7 @@ from rlhf_loop.ghost_attention import (
     training_messages,
     with_instruction,
 )
+from rlhf_loop.ghost_attention import summary as build_summary
 from rlhf_loop.instruction_keeping import figures, keep, summary
 from rlhf_loop.learning.likelihood import reading, token_logprobs
 from rlhf_loop.policy import Answer, load_chat_model, stop_tokens
@@ -150,8 +151,8 @@ def test_a_dialogue_ends_where_its_next_answer_has_no_room(config, brief_model, 
 
 def test_dialogues_that_have_no_room_from_the_start_are_left_out(config, brief_model, tmp_path):
     small = with_context(brief_model, tmp_path / "small", config.max_new_tokens)
-    with pytest.raises(ValueError, match="an answer was cut, empty or without room: 24"):
-        build(replace(config, policy=small))
+    result = build(replace(config, policy=small))
+    assert result["left_out"] == {"an answer was cut, empty or without room": 24}
 
 
 def test_dialogues_of_held_out_prompts_say_so_and_are_never_learnt(config):
@@ -167,8 +168,14 @@ def test_dialogues_that_do_not_obey_are_left_out(config, tmp_path):
     path = tmp_path / "strict.json"
     never = {**ANYTHING, "check": {"pattern": "^never said$"}}
     path.write_text(json.dumps({"constraints": [never]}))
-    with pytest.raises(ValueError, match="the last answer does not obey"):
-        build(replace(config, constraints=path))
+    result = build(replace(config, constraints=path))
+    reason = "the last answer does not obey"
+    assert (result["dialogues"], sum(result["left_out"].values())) == (0, 24)
+    assert build_summary(result).startswith("0 of 24 dialogues can be trained on (")
+    assert f"{reason}: {result['left_out'][reason]}" in build_summary(result)
+    model, tokenizer = load_chat_model(config.policy, "cpu")
+    file = config.out / "dialogues.jsonl"
+    assert read_answers([file], tokenizer, stop_tokens(model, tokenizer)) == ([], 0)
     assert build(replace(config, constraints=path, only_obeying=False, out=tmp_path / "all"))
 
 
@@ -177,6 +184,21 @@ def test_lists_of_values_come_from_the_model_where_it_is_asked(config, tmp_path)
     path.write_text(json.dumps({"constraints": [{**ANYTHING, "ask": "List some words."}]}))
     values = build(replace(config, constraints=path, lists_drawn=4))["values"]["any"]
     assert values[0] == "something"
+
+
+def test_no_value_is_taken_that_no_answer_could_be_checked_against(config, tmp_path, monkeypatch):
+    path = tmp_path / "asking.json"
+    asking = {**ANYTHING, "ask": "List languages.", "values": ["French"]}
+    path.write_text(json.dumps({"constraints": [{**asking, "check": {"language": "{value}"}}]}))
+
+    def named(engine, prompts, *rest):
+        if prompts and prompts[0][0].content == "List languages.":
+            return [Answer([], True, text="Dutch\nKlingon\nGreek")]
+        return answer_prompts(engine, prompts, *rest)
+
+    monkeypatch.setattr("rlhf_loop.ghost_attention.answer_prompts", named)
+    found = build(replace(config, constraints=path, lists_drawn=1, only_obeying=False))
+    assert found["values"] == {"any": ["French", "Dutch", "Greek"]}
 
 
 def test_values_are_drawn_once(config, tmp_path, monkeypatch):
