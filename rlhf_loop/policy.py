@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from reward.data import answer_end, in_template
 from reward.model import load_tokenizer, pick_device, save_tokenizer, save_weights
@@ -66,14 +66,17 @@ def save_chat_model(
     """Save in the Hugging Face layout, weights as safetensors, ready to be sampled from; ``state``
     where the model's own weights are a part of them only.
 
-    The generation config says ``do_sample``, without which a server decodes greedily whatever
-    temperature it is asked for, top-k 0, without which it leaves out all but 50 tokens, and every
-    token that ends an answer.
+    The generation config is a new one, since a server draws by it: ``do_sample``, without which one
+    decodes greedily whatever temperature it is asked for; temperature 1, top-p 1 and top-k 0, the
+    full softmax; every token that ends an answer. Of the base model's own (a repetition penalty,
+    min-p) nothing stays.
     """
-    stops = sorted(stop_tokens(model, tokenizer))
-    model.generation_config.do_sample = True
-    model.generation_config.top_k = 0
-    model.generation_config.eos_token_id = stops if len(stops) > 1 else next(iter(stops), None)
+    stops, own = sorted(stop_tokens(model, tokenizer)), model.generation_config
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=True, temperature=1.0, top_p=1.0, top_k=0,
+        eos_token_id=stops if len(stops) > 1 else next(iter(stops), None),
+        bos_token_id=own.bos_token_id, pad_token_id=own.pad_token_id,
+    )  # fmt: skip
     save_weights(model, folder, state)
     save_tokenizer(tokenizer, folder)
 

@@ -1,5 +1,7 @@
 """The policy: its tokens, its log-probabilities whatever stands beside, its folder."""
 
+import json
+
 import pytest
 import torch
 
@@ -26,6 +28,17 @@ def test_a_saved_model_is_the_same_and_samples(chat_model, tmp_path):
     assert again.generation_config.top_k == 0
     assert other.chat_template == tokenizer.chat_template
     assert not [file for file in tmp_path.iterdir() if file.suffix in (".bin", ".pt")]
+
+
+def test_no_other_change_to_the_probabilities_is_kept(chat_model, tmp_path):
+    """A server that goes by the folder would draw from another distribution than is learnt from."""
+    model, tokenizer = load_chat_model(chat_model, "cpu")
+    changes = {"repetition_penalty": 1.3, "min_p": 0.1, "no_repeat_ngram_size": 3, "top_p": 0.8}
+    model.generation_config.update(**changes, temperature=0.7)
+    save_chat_model(model, tokenizer, tmp_path)
+    saved = json.loads((tmp_path / "generation_config.json").read_text())
+    assert saved.keys() & changes.keys() == {"top_p"}
+    assert (saved["temperature"], saved["top_p"], saved["top_k"]) == (1.0, 1.0, 0)
 
 
 def test_answers_end_where_the_template_ends_them(chat_model, tmp_path):
