@@ -134,15 +134,27 @@ def _earlier_answers(
     config: RejectionConfig, prompts: Sequence[Prompt]
 ) -> tuple[dict[Path, list[tuple[Prompt, str]]], int]:
     """The best answers of earlier rounds by file; and how many were left out because today's
-    prompts file validates or tests on their dialogues."""
+    prompts file validates or tests on their dialogues.
+
+    An answer that stayed the best for several rounds stands in the file of each, and counts in the
+    first.
+    """
     known = {prompt.messages: prompt for prompt in prompts}
     held_out = held_out_roots(config.prompts)
     found: dict[Path, list[tuple[Prompt, str]]] = {}
+    seen: set[tuple[tuple[Message, ...], str]] = set()
     left_out = 0
     for path in config.earlier:
-        every = [_answered(RecordReader(r, path, n), known) for n, r in read_json_lines(path)]
-        found[path] = [it for it in every if not is_held_out(it[0].messages, it[0].root, held_out)]
-        left_out += len(every) - len(found[path])
+        found[path] = []
+        for number, record in read_json_lines(path):
+            prompt, text = _answered(RecordReader(record, path, number), known)
+            if (prompt.messages, text) in seen:
+                continue
+            seen.add((prompt.messages, text))
+            if is_held_out(prompt.messages, prompt.root, held_out):
+                left_out += 1
+            else:
+                found[path].append((prompt, text))
     return found, left_out
 
 

@@ -12,6 +12,7 @@ from rlhf_loop.config import RejectionConfig
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.prompts import PromptSplit, read_prompts, write_prompts
 from rlhf_loop.rejection import run_rejection, select_best, summary
+from rlhf_loop.rollout import RewardModels
 from rlhf_loop.sft import main as sft_main
 from rlhf_loop.temperature import expected_maximum
 from tests.rlhf_loop.conftest import make_prompt, read_lines
@@ -158,6 +159,22 @@ def test_all_earlier_rounds_compete_and_are_scored_by_today_s_models(config, tmp
     assert found["p0"]["score"] == pytest.approx(
         max([*today, *(c["score"] for c in own)]), abs=1e-5
     )
+
+
+def test_an_answer_that_stayed_the_best_is_scored_once(config, tmp_path, monkeypatch):
+    """It stands in the file of every round since."""
+    other, scored = make_prompt(40), []
+    files = tuple(earlier_round(tmp_path / str(i), answered(other, "Yes.")) for i in range(3))
+    plain = RewardModels.score
+
+    def heard(self, prompts, texts):
+        scored.extend(texts)
+        return plain(self, prompts, texts)
+
+    monkeypatch.setattr(RewardModels, "score", heard)
+    found = selected_by(changed(config, earlier=files))
+    assert scored.count("Yes.") == 1
+    assert found["p40"]["source"] == str(files[0])
 
 
 def test_without_the_pool_only_this_round_s_answers_compete(config, tmp_path):
