@@ -137,7 +137,7 @@ def _swept_so_far(metrics: Metrics) -> Iterator[Table]:
     for line in metrics:
         if is_number(line.get("temperature")) and is_number(line.get("objective/scores")):
             parts.setdefault(line["temperature"], []).append(line)
-    keys = ("objective/scores", "rejection/best_scores")
+    keys = ("objective/scores", "candidates/best_scores")
     rows: list[tuple[Any, ...]] = [
         (temperature, len(found), *(_mean(line.get(key) for line in found) for key in keys))
         for temperature, found in sorted(parts.items())

@@ -230,7 +230,7 @@ REJECTION: Panels = (
                 "scores",
                 "Scores",
                 {
-                    "rejection/best_scores": "best of each prompt",
+                    "candidates/best_scores": "best of each prompt",
                     "objective/scores": "all, combined",
                     **SCORES,
                 },

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+Record = dict[str, Any]  # what a line holds
+
 
 def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Append one line per record, and see them on the disk before returning."""
@@ -22,7 +24,7 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def whole_records(path: Path) -> list[dict[str, Any]]:
+def whole_records(path: Path) -> list[Record]:
     """The records of the whole lines; a part that a killed run left at the end is cut off."""
     if not path.exists():
         return []

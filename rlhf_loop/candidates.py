@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reward import ranks
+from reward.lines import Record
 from rlhf_loop.config import ServedPolicy
 from rlhf_loop.engines import engine_for
-from rlhf_loop.parts import Record
 from rlhf_loop.policy import Drawing, row_seed
 from rlhf_loop.prompts import Prompt
 from rlhf_loop.rollout import RewardModels, sample_and_score
@@ -84,7 +84,7 @@ def part_figures(records: Sequence[Record]) -> dict[str, float]:
         "objective/helpfulness": mean(record["helpfulness"] for record in records),
         "objective/safety": mean(record["safety"] for record in records),
         "objective/truncated": mean(record["finish_reason"] == "length" for record in records),
-        "rejection/best_scores": mean(best.values()),
+        "candidates/best_scores": mean(best.values()),
     }
 
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from scipy.special import expit
 
 from reward.command import command
-from reward.lines import whole_records, write_records
+from reward.lines import Record, whole_records, write_records
 from reward.preferences import Message, RiskCategory
 from reward.run_folder import RunFolder
 from reward.score import Scorer
@@ -32,7 +32,7 @@ from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
 from rlhf_loop.config import DATA_FILES, ContextDistillationConfig, LearntAnswers, inputs_of
 from rlhf_loop.engines import Engine, answer_prompts, engine_for
-from rlhf_loop.parts import Record, make_parts
+from rlhf_loop.parts import make_parts
 from rlhf_loop.policy import Answer, Drawing, answer_text, chunks, load_chat_model, row_seed
 from rlhf_loop.prompts import Prompt, read_prompts
 from rlhf_loop.room import refuse_without_room

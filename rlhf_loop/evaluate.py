@@ -13,7 +13,7 @@ Both answer every test prompt with the same random numbers. What the answers are
 
 ``responses.jsonl`` holds the answers, ``result.json`` the figures, each paired and with its
 interval, and the verdict of ``release_gate`` on them. What is drawn is stored as it comes: a run
-that was killed goes on with the next model or measure. People decide in the next batch.
+that was killed goes on with the next model or measure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from reward.command import command
-from reward.lines import whole_records, write_records
+from reward.lines import Record, whole_records, write_records
 from reward.measures.resampling import Draws
 from reward.minibatches import minibatches
 from reward.model import load_tokenizer
@@ -53,7 +53,6 @@ from rlhf_loop.rollout import RewardModels, sample_and_score
 from rlhf_loop.room import refuse_without_room
 from rlhf_loop.task_accuracy import picked_options, read_tasks, task_figures
 
-Record = dict[str, Any]
 SIDES = ("before", "after")
 STEPS = 7  # for the progress: two models, KL, diversity, judge, tasks, the result
 
@@ -62,8 +61,8 @@ def evaluate(config: EvaluateConfig) -> Record:
     """Compare the two models and return the run's result.
 
     Raises ValueError where the prompts file has none of the split or one of them leaves no room for
-    an answer, JudgeRefused where a configured
-    judge does not answer, RunFolderBusy when another process runs in the same folder.
+    an answer, JudgeRefused where a configured judge does not answer, RunFolderBusy when another
+    process runs in the same folder.
     """
     run = RunFolder(config.out)
     return run.once(to_mapping(config), lambda: _evaluate(config, run))

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from reward.command import command
-from reward.lines import whole_records, write_records
+from reward.lines import Record, whole_records, write_records
 from reward.preferences import Message, dialogue_root
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
@@ -35,7 +35,7 @@ from rlhf_loop.constraints import (
     values_of_list,
 )
 from rlhf_loop.engines import Engine, answer_prompts, engine_for, has_room
-from rlhf_loop.parts import Record, make_parts
+from rlhf_loop.parts import make_parts
 from rlhf_loop.policy import Drawing, answer_text, chunks, load_chat_model, row_seed
 from rlhf_loop.prompts import Prompt, read_prompts
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reward.command import command
-from reward.lines import append_records, whole_records
+from reward.lines import Record, append_records, whole_records
 from reward.measures.resampling import Draws, share_interval
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
@@ -30,8 +30,6 @@ from rlhf_loop.measures.asking import ChatJudge, ask_all, keeping_question
 from rlhf_loop.measures.paired_figures import paired_shares
 from rlhf_loop.policy import Drawing, answer_text, load_chat_model, row_seed
 from rlhf_loop.prompts import read_prompts
-
-Record = dict[str, Any]
 
 
 def keep(config: InstructionKeepingConfig) -> Record:

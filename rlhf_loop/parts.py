@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from reward import ranks
-from reward.lines import append_records, whole_records, write_records
+from reward.lines import Record, append_records, whole_records, write_records
 from reward.run_folder import RunFolder
-
-Record = dict[str, Any]
 
 
 def make_parts(

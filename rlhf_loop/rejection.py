@@ -23,14 +23,14 @@ import torch
 
 from reward import ranks
 from reward.command import command
-from reward.lines import whole_records, write_records
+from reward.lines import Record, whole_records, write_records
 from reward.model import context_tokens
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import draw_candidates, is_usable, mean, part_figures, selectable_scores
 from rlhf_loop.config import LearntAnswers, RejectionConfig, inputs_of
-from rlhf_loop.parts import Record, make_parts
+from rlhf_loop.parts import make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model, stop_tokens
 from rlhf_loop.prompts import (
     Prompt,

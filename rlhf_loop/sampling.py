@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reward.command import command
-from reward.lines import whole_records
+from reward.lines import Record, whole_records
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
 from rlhf_loop.config import SamplingConfig, inputs_of
 from rlhf_loop.engines import Engine, answer_prompts, engine_for
-from rlhf_loop.parts import Record, make_parts
+from rlhf_loop.parts import make_parts
 from rlhf_loop.policy import (
     Drawing,
     answer_text,

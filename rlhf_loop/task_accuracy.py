@@ -21,7 +21,7 @@ import torch
 
 from reward.command import command
 from reward.data import in_template
-from reward.lines import whole_records, write_records
+from reward.lines import Record, whole_records, write_records
 from reward.measures.resampling import Draws, share_interval
 from reward.minibatches import minibatches
 from reward.model import context_tokens
@@ -53,10 +53,7 @@ class TokenPair(NamedTuple):
     option: list[int]
 
 
-Figures = dict[str, Any]
-
-
-def task_accuracy(config: TaskAccuracyConfig) -> Figures:
+def task_accuracy(config: TaskAccuracyConfig) -> Record:
     """Measure what is not measured yet; returns the run's result.
 
     Raises ValueError for task files of the same name, RunFolderBusy.
@@ -65,7 +62,7 @@ def task_accuracy(config: TaskAccuracyConfig) -> Figures:
     return run.once(to_mapping(config), lambda: _task_accuracy(config, run))
 
 
-def _task_accuracy(config: TaskAccuracyConfig, run: RunFolder) -> Figures:
+def _task_accuracy(config: TaskAccuracyConfig, run: RunFolder) -> Record:
     run.write_provenance(inputs_of(config))
     tasks = read_tasks(config.tasks, config.most)
     run.rewind_metrics(-1)
@@ -225,7 +222,7 @@ def _row(pair: TokenPair, context: int | None) -> TokenRow:
 
 def task_figures(
     after: dict[str, list[Picked]], before: dict[str, list[Picked]] | None, draws: Draws
-) -> Figures:
+) -> Record:
     """Each task's count, and ``acc`` and ``acc_norm``: a share with its interval, or with
     ``before`` what ``paired_shares`` says."""
     return {
@@ -239,7 +236,7 @@ def task_figures(
 
 def _figure(
     after: Sequence[Picked], before: Sequence[Picked] | None, figure: str, draws: Draws
-) -> Figures:
+) -> Record:
     hits = [getattr(item, figure) for item in after]
     if before is not None:
         return paired_shares([getattr(item, figure) for item in before], hits)
@@ -261,7 +258,7 @@ def summary(result: dict[str, Any]) -> str:
     )
 
 
-def _words(found: Figures) -> str:
+def _words(found: Record) -> str:
     if "share" in found:
         return f"{found['share']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
     words = f"{found['before']:.3f} → {found['after']:.3f}"

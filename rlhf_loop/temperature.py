@@ -24,13 +24,13 @@ from scipy.special import expit
 
 from reward import ranks
 from reward.command import command
-from reward.lines import whole_records
+from reward.lines import Record, whole_records
 from reward.run_folder import RunFolder
 from reward.settings import to_mapping
 from rlhf_loop.candidates import draw_candidates, is_usable, part_figures, selectable_scores
 from rlhf_loop.config import TemperatureConfig, inputs_of
 from rlhf_loop.measures.paired_figures import mean_interval
-from rlhf_loop.parts import Record, make_parts
+from rlhf_loop.parts import make_parts
 from rlhf_loop.policy import Drawing, chunks, load_chat_model
 from rlhf_loop.prompts import Prompt, fixed_prompts, read_prompts
 from rlhf_loop.rollout import RewardModels

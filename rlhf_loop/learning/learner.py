@@ -149,7 +149,7 @@ class Learner:
     ) -> Rollout:
         own = self._own(range(len(prompts)))
         asked, own_seeds = [prompts[i] for i in own], [seeds[i] for i in own]
-        there = None
+        there, chosen = None, set(checked)
         if self.config.address is not None:  # meanwhile no rank keeps the whole policy
             there = self._drawn_there(asked, own_seeds, learnt_iterations)
         with self.whole_policy() as model:
@@ -157,7 +157,7 @@ class Learner:
             queries = [prompt_tokens(self.tokenizer, prompt.messages) for prompt in asked]
             rollout = begin_rollout(asked, queries, answers, scores, self.device)
             drawn = [answer.logprobs for answer in answers]
-            sample = [place for place, i in enumerate(own) if i in set(checked)]
+            sample = [place for place, i in enumerate(own) if i in chosen]
             with fsdp.as_divided(self.writer, self.dtype):
                 rollout = self._recall(rollout, drawn, sample, valued)
         self._compare(rollout)

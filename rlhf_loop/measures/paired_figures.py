@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from reward.lines import Record
 from reward.measures.accuracy import NORMAL_95
 from reward.measures.resampling import root_numbers, sign_flip_p, sums_by_root
 from rlhf_loop.prompts import Prompt, PromptKind
 
-Record = dict[str, Any]
 Floats = NDArray[np.float64]
 SCORES = ("helpfulness", "safety", "combined", "independent")
 

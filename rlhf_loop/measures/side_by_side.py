@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from reward.config import JudgeConfig
 from reward.judge import is_understood, judge, read_answers
+from reward.lines import Record
 from reward.measures.accuracy import wilson_interval
 from reward.measures.resampling import Draws, bootstrap
 from reward.preferences import Criterion, PreferencePair, write_pairs
 from reward.scores import SCORES, read_scores
 from rlhf_loop.measures.asking import ChatJudge
 from rlhf_loop.prompts import Prompt
-
-Record = dict[str, Any]
 
 
 def judge_answers(

@@ -208,7 +208,7 @@ def rejection_lines(parts: int = 3, steps: int = 5) -> list[dict[str, Any]]:
             "objective/helpfulness": 0.1,
             "objective/safety": 0.2,
             "objective/truncated": 0.01,
-            "rejection/best_scores": 2.0 + 0.1 * n,
+            "candidates/best_scores": 2.0 + 0.1 * n,
         }
         for n in range(1, parts + 1)
     ]

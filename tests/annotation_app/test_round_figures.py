@@ -167,7 +167,7 @@ def test_the_sweep_says_what_it_cannot_tell_apart(swept):
 
 def test_a_sweep_on_its_way_shows_what_it_has_drawn():
     lines = [
-        {"step": n, "temperature": t, "objective/scores": s, "rejection/best_scores": s + 2}
+        {"step": n, "temperature": t, "objective/scores": s, "candidates/best_scores": s + 2}
         for n, (t, s) in enumerate([(0.6, 1.0), (0.6, 2.0), (0.8, 3.0)], start=1)
     ]
     (group,) = stage_groups("temperature", lines)

@@ -59,8 +59,8 @@ def test_it_fine_tunes_on_the_best_finished_answer_of_each_train_prompt(config):
     assert result["best_of"]["2"] == pytest.approx(sum(pairs) / len(pairs))
     best = [max(of_prompt) for of_prompt in scores.values()]
     assert result["best_of"]["6"] == pytest.approx(sum(best) / len(best))
-    parts = [line["rejection/best_scores"] for line in RunFolder(config.out).metrics()
-             if "rejection/best_scores" in line]  # fmt: skip
+    parts = [line["candidates/best_scores"] for line in RunFolder(config.out).metrics()
+             if "candidates/best_scores" in line]  # fmt: skip
     sizes = [3] * (len(best) // 3) + ([len(best) % 3] if len(best) % 3 else [])
     weighed = sum(part * size for part, size in zip(parts, sizes, strict=True))
     assert weighed / len(best) == pytest.approx(result["best_of"]["6"])
@@ -345,7 +345,7 @@ def test_what_cannot_be_selected_is_worth_the_worst_of_its_prompt():
     ]  # fmt: skip
     assert selectable_scores(records) == [1.0, 1.0, 1.0, 2.0, 5.0, 5.0]
     figures = part_figures([{**record, "temperature": 1.0} for record in records])
-    assert figures["rejection/best_scores"] == (2.0 + 5.0) / 2
+    assert figures["candidates/best_scores"] == (2.0 + 5.0) / 2
 
 
 def test_a_run_in_which_nothing_can_be_selected_says_so(config):
