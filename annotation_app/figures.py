@@ -12,6 +12,7 @@ from annotation_app.tables import Figure
 
 Reports = Sequence[tuple[str, Mapping[str, Any]]]  # a model's name and its accuracy report
 MOST_POINTS = 400  # of a line: more than a screen can show
+FEW_STEPS = 10  # that the axis names one by one
 
 
 def _layout(title: str, **axes: Any) -> dict[str, Any]:
@@ -46,9 +47,17 @@ def smoothed_lines(
             each = [values[n] for n in drawn]
             data.append({**shared, **raw, "name": f"{name}, each step", "y": each})
             values = _running_means(values, window(len(points)))
-        data.append({**shared, "mode": "lines", "name": name, "y": [values[n] for n in drawn]})
-    axes = {"xaxis": {"title": {"text": steps_are}}, "yaxis": yaxis}
+        mode = "lines" if len(drawn) > 1 else "markers"  # a line of one point is nothing to see
+        data.append({**shared, "mode": mode, "name": name, "y": [values[n] for n in drawn]})
+    axes = {"xaxis": _steps(lines.values(), steps_are), "yaxis": yaxis}
     return {"data": data, "layout": _layout(title, showlegend=len(lines) > 1, **axes)}
+
+
+def _steps(lines: Iterable[Sequence[tuple[int, float]]], steps_are: str) -> dict[str, Any]:
+    """The axis of the steps: no part of a step, however few there are."""
+    last = max((step for points in lines for step, _ in points), default=0)
+    few = {"dtick": 1} if last <= FEW_STEPS else {}
+    return {"title": {"text": steps_are}, **few}
 
 
 def _stride(points: Sequence[object]) -> int:
@@ -347,7 +356,7 @@ def stacked_shares(
         for colour, (name, points) in enumerate(lines.items())
     ]
     yaxis = {"range": [0, 1], "tickformat": ".0%"}
-    axes = {"xaxis": {"title": {"text": steps_are}}, "yaxis": yaxis}
+    axes = {"xaxis": _steps(lines.values(), steps_are), "yaxis": yaxis}
     return {"data": data, "layout": _layout(title, showlegend=True, **axes)}
 
 

@@ -36,6 +36,13 @@ def test_long_runs_are_thinned_and_keep_their_newest_step():
     assert mean["y"][-1] == sum(range(5_003 - window(5_003) + 1, 5_004)) / window(5_003)
 
 
+def test_the_first_steps_are_seen_one_by_one():
+    """A line of one point is none, and an axis of two steps has no tenths of them."""
+    first, few, many = (curves(KIND, logged(count))[0].figure for count in (1, 2, 50))
+    assert [figure["data"][1]["mode"] for figure in (first, few)] == ["markers", "lines"]
+    assert [figure["layout"]["xaxis"].get("dtick") for figure in (few, many)] == [1, None]
+
+
 def test_a_penalty_that_is_off_is_not_drawn_beside_the_loss():
     """Without its weight it would dwarf it."""
     metrics = [{**line, "centring_loss": 40.0} for line in logged(3)]
