@@ -103,8 +103,9 @@ class RoundConfig(Inputs):
         }
         if "against" in known:
             shared["against"] = self.policy
-        if stage == "temperature" and "samples" in self.rejection:
-            shared["samples"] = self.rejection["samples"]
+        if stage == "temperature":
+            drawn = from_mapping(RejectionConfig, self.settings_of("rejection", policy, out))
+            shared |= {name: getattr(drawn, name) for name in SWEPT_AS_DRAWN}
         return {**shared, **own, "policy": policy, "out": out}
 
 
@@ -126,6 +127,8 @@ DATA_FILES = {
 }
 """The stages that build data, each with the file of it that it leaves. Rejection sampling learns
 from them: builders answer with the model that it draws from, which is the latest (section 3.3)."""
+SWEPT_AS_DRAWN = ("samples", "top_p", "max_new_tokens", "threshold")
+"""What a sweep has from rejection sampling, which draws at the temperature that it picks."""
 RANKED_STAGES = TRAINING_STAGES | {"temperature"}
 """Those whose work several processes can share."""
 COMMAND_CONFIGS: dict[str, type[Settings]] = {

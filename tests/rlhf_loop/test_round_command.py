@@ -74,17 +74,32 @@ def test_a_round_s_settings_survive_flags_and_file():
 
 
 def test_rejection_sampling_draws_at_the_temperature_that_the_sweep_picked():
-    config = a_round(
-        stages=("temperature", "rejection", "evaluate"),
-        rejection={"samples": 7},
+    command = stage_command(
+        "rejection", a_round(), Path("x"), Path("y"), {"temperature": {"temperature": 1.3}}
     )
-    start = (Path("x"), Path("y"))
-    command = stage_command("rejection", config, *start, {"temperature": {"temperature": 1.3}})
     assert parse(STAGE_CONFIGS["rejection"], "test", command[3:]).temperature == 1.3
-    swept = parse(
-        STAGE_CONFIGS["temperature"], "test", stage_command("temperature", config, *start)[3:]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{}, {"samples": 7}, {"samples": 7, "top_p": 0.9, "max_new_tokens": 64, "threshold": 0.4}],
+)
+def test_a_sweep_draws_as_rejection_sampling_will(own):
+    config = a_round(rejection=own, max_new_tokens=48, threshold=0.2)
+    swept, drawn = (
+        parse(STAGE_CONFIGS[stage], "test", stage_command(stage, config, Path("x"), Path("y"))[3:])
+        for stage in ("temperature", "rejection")
     )
-    assert swept.samples == 7  # it is picked for as many answers as will be drawn
+    names = ("samples", "top_p", "max_new_tokens", "threshold")
+    assert [getattr(swept, n) for n in names] == [getattr(drawn, n) for n in names]
+    assert {n: getattr(drawn, n) for n in own} == own
+
+
+def test_a_sweep_s_own_settings_go_before_those_of_rejection_sampling():
+    config = a_round(rejection={"top_p": 0.9}, temperature={"top_p": 0.8, "samples": 20})
+    command = stage_command("temperature", config, Path("x"), Path("y"))
+    swept = parse(STAGE_CONFIGS["temperature"], "test", command[3:])
+    assert (swept.top_p, swept.samples) == (0.8, 20)
 
 
 @pytest.mark.parametrize(
