@@ -119,7 +119,9 @@ def score_missing(
         if file.exists():
             pass
         elif contender.is_judge:
-            write_scores(file, read_scores(contender.path / SCORES, pairs))
+            known = read_scores(contender.path / SCORES, pairs)
+            folder.begin()
+            write_scores(file, known)
         else:
             loaded = load_any(contender.path, config.device)
 

@@ -128,9 +128,12 @@ def _ask_the_rest(
     for asked in asked_side_by_side(server, waiting, lambda one: ask(server, config, one)):
         found = [record for record in asked if record["error"] is None]
         failures += [record["error"] for record in asked if record["error"] is not None]
+        if found:
+            folder.begin()
         append_records(file, found)
         answers |= {(record["id"], record["order"]): record for record in found}
-        folder.log_metrics(len(answers), len(questions), unanswered=len(failures))
+        if answers:
+            folder.log_metrics(len(answers), len(questions), unanswered=len(failures))
         if len(failures) > allowed:
             raise JudgeRefused(
                 f"{len(failures)} of {len(questions)} questions got no answer, allowed are "

@@ -124,6 +124,9 @@ class FollowedFolder(RunFolder):
     def log_metrics(self, step: int, total: int, **figures: float | int | str | None) -> None:
         pass
 
+    def begin(self) -> None:
+        pass
+
     def rewind_metrics(self, step: int) -> None:
         pass
 

@@ -163,6 +163,11 @@ class RunFolder:
             found = {**stored, "later": [*stored.get("later", []), found]}
         write_json(self.provenance_file, found)
 
+    def begin(self) -> None:
+        """From here on the folder holds something that was made: the first figures say so too."""
+        with writing(self.metrics_file):
+            self.metrics_file.touch()
+
     def _has_begun(self) -> bool:
         return self.metrics_file.exists()
 
@@ -194,6 +199,8 @@ class RunFolder:
     def rewind_metrics(self, step: int) -> None:
         """Drop the figures after ``step``: those steps are about to be done again."""
         self._began = (step, time.monotonic())
+        if not self._has_begun():
+            return
         kept = [line for line in self.metrics() if line["step"] <= step]
         temporary = self.metrics_file.with_suffix(".tmp")
         text = "".join(json.dumps(line) + "\n" for line in kept)

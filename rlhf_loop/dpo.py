@@ -108,9 +108,9 @@ def with_reference(
         if config.reference is not None:
             model, other = load_chat_model(config.reference, str(policy.device))
             refuse_other_words(tokenizer, other, str(config.reference))
-        run.rewind_metrics(0)  # begun: from here on the folder has this reference and no other
         records = _reference(config, model, pairs)
         if ranks.is_first():
+            run.begin()  # from here on the folder has this reference and no other
             write_records(file, records)
         ranks.wait()
     stored = whole_records(file)

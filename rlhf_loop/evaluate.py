@@ -135,6 +135,7 @@ def _answered(
             }
             for i, answer in enumerate(answers)
         ]
+        run.begin()
         write_records(file, records)
     run.log_metrics(1 + SIDES.index(side), STEPS)
     return whole_records(file)

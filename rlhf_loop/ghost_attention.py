@@ -92,8 +92,8 @@ def _kinds(config: GhostAttentionConfig, run: RunFolder, engine: Engine) -> list
         return kinds
     file = run.path / "values.jsonl"
     if not file.exists():
-        run.rewind_metrics(0)  # begun: from here on the folder has these values and no others
         drawn = _with_drawn_values(config, engine, kinds)
+        run.begin()  # from here on the folder has these values and no others
         write_records(file, [{"kind": kind.kind, "values": kind.values} for kind in drawn])
     stored = zip(kinds, whole_records(file), strict=True)
     return [kind._replace(values=tuple(record["values"])) for kind, record in stored]

@@ -51,7 +51,7 @@ def _keep(config: InstructionKeepingConfig, run: RunFolder) -> Record:
         folders["before"] = config.against
     held, cut_short = {}, {}
     for number, (name, folder) in enumerate(folders.items(), start=1):
-        answers = _answers(config, run.path / f"{name}.jsonl", folder, scripts)
+        answers = _answers(config, run, name, folder, scripts)
         held[name] = _held(config, run.path / f"verdicts-{name}.jsonl", scripts, answers)
         cut_short[name] = {
             str(turn): sum(len(said) < turn for said in answers) for turn in config.turns
@@ -86,12 +86,17 @@ def _scripts(config: InstructionKeepingConfig) -> list[Script]:
 
 
 def _answers(
-    config: InstructionKeepingConfig, file: Path, folder: Path, scripts: Sequence[Script]
+    config: InstructionKeepingConfig,
+    run: RunFolder,
+    name: str,
+    folder: Path,
+    scripts: Sequence[Script],
 ) -> list[list[str]]:
     """The model's answers of every dialogue, one for each turn that it came to.
 
-    The file has a line for each turn, null in it where a dialogue had ended before.
+    The file of that name has a line for each turn, null in it where a dialogue had ended before.
     """
+    file = run.path / f"{name}.jsonl"
     answers: list[list[str]] = [[] for _ in scripts]
     stored = whole_records(file)
     for record in stored:
@@ -100,6 +105,7 @@ def _answers(
         engine = engine_for(config, *load_chat_model(folder, config.device, config.dtype))
         for turn in range(len(stored), max(config.turns)):
             drawn = _turn(config, engine, scripts, answers, turn)
+            run.begin()
             append_records(file, [{"turn": turn + 1, "answers": drawn}])
             _say(answers, drawn)
     return answers

@@ -37,6 +37,7 @@ def make_parts(
         else:
             records = make(number)
             if ranks.is_first():
+                run.begin()
                 append_records(path, records)
         run.log_metrics(number + 1, total, **figures(records))
     ranks.wait()  # until the last is stored

@@ -90,11 +90,6 @@ def _train(config: PPOConfig, run: RunFolder, device: torch.device) -> dict[str,
     if standing is None:
         standing = Standing()
         _judge(run, learner, validation, standing, {})
-        if standing.over_budget:
-            raise ValueError(
-                f"before any step the policy is further from {config.reference} than kl_budget "
-                f"{config.kl_budget} allows"
-            )
         _save(run, learner, standing)
     while not standing.why_stopped(config):
         standing.iteration += 1
@@ -170,12 +165,18 @@ def _judge(
     """Validate, log, and keep the policy beside the best one before where it is the best so far:
     only a checkpoint says which of them is meant, so that result and model agree after any kill.
 
-    One beyond the budget of divergence is never the best, and ends the run.
+    One beyond the budget of divergence is never the best, and ends the run. Raises ValueError where
+    the first one is, before any step.
     """
     found = learner.validate(prompts, standing.iteration)
-    budget = learner.config.kl_budget
-    run.log_metrics(standing.iteration, learner.config.iterations, **figures, **found)
+    config, budget = learner.config, learner.config.kl_budget
     standing.over_budget = budget is not None and found["eval/kl"] > budget
+    if standing.over_budget and standing.iteration == 0:
+        raise ValueError(
+            f"before any step the policy is further from {config.reference} than kl_budget "
+            f"{budget} allows"
+        )
+    run.log_metrics(standing.iteration, config.iterations, **figures, **found)
     if found["eval/scores"] > standing.best_score and not standing.over_budget:
         standing.best_before, standing.best_iteration = standing.best_iteration, standing.iteration
         standing.best_score, standing.validations_since_best = found["eval/scores"], 0

@@ -105,6 +105,7 @@ def picked_options(
                 found = pick_options(model, tokenizer, documents, compute, chat)
             except ValueError as error:
                 raise ValueError(f"task {name!r}: {error}") from None
+            run.begin()
             write_records(file, [item._asdict() for item in found])
         picked[name] = [Picked(**record) for record in whole_records(file)]
     return picked

@@ -127,6 +127,13 @@ def test_nobody_there(config):
         judge(config)
 
 
+def test_an_address_that_is_put_right_needs_no_other_folder(config):
+    with chat_server(lambda request: Answer(b"", 403)) as server, pytest.raises(JudgeRefused):
+        judge(replace(config, address=server.address))
+    result, _ = judged(config, polite)
+    assert result["unanswered"] == 0
+
+
 def test_it_goes_on_with_what_is_unanswered(config):
     """The first eight are answered, then the server breaks down, then it is mended."""
     is_mended = False

@@ -97,7 +97,7 @@ def test_a_run_that_goes_on_finds_what_it_began_with(tmp_path, pairs):
     folder.path.mkdir()
     folder.write_provenance({"pairs": pairs, "holdout": None})
     written = folder.provenance_file.read_text()
-    folder.rewind_metrics(0)  # as every command does when its work begins
+    folder.begin()
     folder.write_provenance({"pairs": pairs, "holdout": None})
     assert folder.provenance_file.read_text() == written
     pairs.write_text("another line\n")
@@ -109,7 +109,7 @@ def test_a_run_that_goes_on_finds_what_it_began_with(tmp_path, pairs):
 def test_other_versions_on_the_way_are_added(tmp_path, pairs):
     folder = RunFolder(tmp_path)
     folder.write_provenance({"pairs": pairs})
-    folder.rewind_metrics(0)
+    folder.begin()
     stored = json.loads(folder.provenance_file.read_text())
     stored["versions"]["torch"] = "1.0"
     folder.provenance_file.write_text(json.dumps(stored))

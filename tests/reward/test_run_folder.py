@@ -80,6 +80,17 @@ def test_metrics_are_rewound_and_refuse_what_is_not_finite(tmp_path):
         folder.log_metrics(3, 3, loss=float("nan"))
 
 
+def test_a_folder_is_another_run_s_once_something_was_made(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_config({"address": "http://localhost:1"})
+    folder.rewind_metrics(-1)
+    folder.write_config({"address": "http://localhost:2"})
+    folder.begin()
+    with pytest.raises(ValueError, match="was started with address='http://localhost:2', not 'h"):
+        folder.write_config({"address": "http://localhost:3"})
+    assert "localhost:2" in folder.config_file.read_text()
+
+
 def test_half_a_line_is_not_read(tmp_path):
     folder = RunFolder(tmp_path)
     folder.log_metrics(1, 2, loss=0.5)

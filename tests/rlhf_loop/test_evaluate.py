@@ -8,6 +8,7 @@ from reward.run_folder import RunFolder
 from rlhf_loop.config import EvaluateConfig
 from rlhf_loop.evaluate import evaluate, evenly
 from rlhf_loop.prompts import PromptSplit, write_prompts
+from rlhf_loop.serving import SamplerRefused
 from tests.reward.chat_server import Answer, chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 from tests.tiny_models import other_words, tiny_chat_model
@@ -56,6 +57,26 @@ def test_prompts_without_the_split_are_refused(config, tmp_path):
     empty.write_text("")
     with pytest.raises(ValueError, match="has no test prompts"):
         evaluate(EvaluateConfig(**{**vars(config), "prompts": empty}))
+
+
+def test_an_address_that_is_put_right_needs_no_other_folder(config):
+    with pytest.raises(SamplerRefused, match="did not answer"):
+        evaluate(replace(config, address="http://127.0.0.1:9"))
+    assert evaluate(config)["all"]["count"] == 4
+
+
+def test_answers_are_of_the_settings_that_they_were_begun_with(config, monkeypatch):
+    """Killed between the first answers and their figures too."""
+
+    def stop(*_, **figures):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log_metrics", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(config)
+    with pytest.raises(ValueError, match="was started with seed=0, not 1: use another --out"):
+        evaluate(replace(config, seed=1))
 
 
 # --- what a release is judged by beside the round's own reward models ----------------------------

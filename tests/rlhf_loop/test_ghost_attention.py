@@ -26,6 +26,7 @@ from rlhf_loop.instruction_keeping import figures, keep, summary
 from rlhf_loop.learning.likelihood import reading, token_logprobs
 from rlhf_loop.policy import Answer, load_chat_model, stop_tokens
 from rlhf_loop.prompts import Prompt, PromptSplit, read_prompts, write_prompts
+from rlhf_loop.serving import SamplerRefused
 from rlhf_loop.sft import answer_row, joined, read_answers
 from tests.reward.chat_server import chat_server, says
 from tests.rlhf_loop.conftest import make_prompt, read_lines
@@ -252,6 +253,26 @@ def keeping(prompts, chat_model, anything, tmp_path):
         prompts=prompts, policy=chat_model, out=tmp_path / "kept", constraints=anything,
         device="cpu", turns=(2, 4), dialogues=6, max_new_tokens=6, resamples=50,
     )  # fmt: skip
+
+
+def test_what_is_put_right_before_the_first_answer_needs_no_other_folder(keeping):
+    with pytest.raises(SamplerRefused, match="did not answer"):
+        keep(replace(keeping, address="http://127.0.0.1:9"))
+    assert keep(keeping)["dialogues"] == 6
+
+
+def test_answers_are_of_the_settings_that_they_were_begun_with(keeping, monkeypatch):
+    """Killed between the first turn and its figures too."""
+
+    def stop(*_, **figures):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_loop.instruction_keeping._say", stop)
+        with pytest.raises(KeyboardInterrupt):
+            keep(keeping)
+    with pytest.raises(ValueError, match="was started with seed=0, not 1: use another --out"):
+        keep(replace(keeping, seed=1))
 
 
 def test_every_turn_is_answered_and_some_are_judged(keeping):

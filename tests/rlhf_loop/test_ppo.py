@@ -344,9 +344,13 @@ def test_a_policy_beyond_the_budget_of_divergence_is_not_kept(config):
 
 
 def test_a_budget_that_is_spent_from_the_start_is_refused(config, tmp_path):
+    """Before anything is made: the same folder serves what was put right."""
     other = tiny_chat_model(tmp_path / "other", seed=9)
+    spent = replace(config, reference=other, kl_budget=1e-6, seed=3, iterations=1)
     with pytest.raises(ValueError, match="before any step the policy is further from"):
-        train(replace(config, reference=other, kl_budget=1e-6, seed=3))
+        train(spent)
+    assert RunFolder(config.out).metrics() == []
+    assert train(replace(spent, kl_budget=100.0))["iterations"] == 1
 
 
 @pytest.mark.parametrize("advantage", ["rloo", "grpo"])

@@ -142,3 +142,22 @@ def test_an_address_that_refuses_ends_the_run(prompts, chat_model, tmp_path):
         with pytest.raises(SamplerRefused, match="did not answer"):
             sample(config)
     assert RunFolder(tmp_path).result() is None
+    assert sample(replace(config, address=None))["responses"] > 0  # put right in the same folder
+
+
+def test_answers_are_of_the_settings_that_they_were_begun_with(
+    prompts, chat_model, brief_model, tmp_path, monkeypatch
+):
+    """Killed between the first answers and their figures too."""
+    config = both(prompts, chat_model, brief_model, tmp_path)
+
+    def stop(*_, **figures):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "log_metrics", stop)
+        with pytest.raises(KeyboardInterrupt):
+            sample(config)
+    assert read_lines(tmp_path / "responses.jsonl")
+    with pytest.raises(ValueError, match="was started with seed=0, not 1: use another --out"):
+        sample(replace(config, seed=1))
