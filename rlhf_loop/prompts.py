@@ -83,8 +83,8 @@ def read_prompts(path: Path, split: PromptSplit | None = None) -> Iterator[Promp
     """Read a prompts file, only the lines of ``split`` when it is given.
 
     Raises MalformedLine, also for an id of an earlier line: seeds come from ids, so both would get
-    the same answers; and for a root that an earlier line has on the other side: no model trains on
-    a dialogue that it is validated or tested on.
+    the same answers; and for a root that an earlier line has on the other side, named or by its
+    messages: no model trains on a dialogue that it is validated or tested on.
     """
     ids: set[str] = set()
     sides: dict[str, bool] = {}  # of each root, whether it is trained on
@@ -107,10 +107,11 @@ def read_prompts(path: Path, split: PromptSplit | None = None) -> Iterator[Promp
             raise reader.refuse("id", prompt.id, "an id that no earlier line has")
         ids.add(prompt.id)
         is_trained = prompt.split is PromptSplit.TRAIN
-        if sides.setdefault(prompt.root, is_trained) != is_trained:
-            allowed = "validation or test" if is_trained else "train"
-            words = f"{allowed}, as an earlier line of the root {prompt.root!r} has"
-            raise reader.refuse("split", str(prompt.split), words)
+        for root in _roots(prompt):
+            if sides.setdefault(root, is_trained) != is_trained:
+                allowed = "validation or test" if is_trained else "train"
+                words = f"{allowed}, as an earlier line of the root {root!r} has"
+                raise reader.refuse("split", str(prompt.split), words)
         if split is None or prompt.split is split:
             yield prompt
 
@@ -133,7 +134,12 @@ def held_out_roots(path: Path | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     held_out = (p for p in read_prompts(path) if p.split is not PromptSplit.TRAIN)
-    return frozenset(root for p in held_out for root in (p.root, dialogue_root(p.messages)))
+    return frozenset(root for prompt in held_out for root in _roots(prompt))
+
+
+def _roots(prompt: Prompt) -> tuple[str, str]:
+    """What its dialogue is known by: the root that its line names, and that of its messages."""
+    return prompt.root, dialogue_root(prompt.messages)
 
 
 def is_held_out(messages: Sequence[Message], root: object, held_out: frozenset[str]) -> bool:

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from reward.preferences import MalformedLine
+from reward.preferences import MalformedLine, Message
 from rlhf_loop.prompts import (
     Prompt,
     PromptKind,
@@ -76,6 +76,16 @@ def test_a_root_on_both_sides_is_refused_whatever_is_read(tmp_path, first, secon
     for split in (None, TRAIN, VALIDATION, TEST):
         with pytest.raises(MalformedLine, match=sentence):
             list(read_prompts(file, split))
+
+
+def test_the_same_request_on_both_sides_is_refused_whatever_roots_the_lines_name(tmp_path):
+    """Case and white space apart, as a re-typed request would have it."""
+    file = tmp_path / "prompts.jsonl"
+    train = replace(make_prompt(0), root="p0", messages=(Message("user", "Why  ME?"),))
+    test = replace(make_prompt(1), root="p1", messages=(Message("user", "why me?"),), split=TEST)
+    write_prompts(file, [train, replace(make_prompt(2), root="p2"), test])
+    with pytest.raises(MalformedLine, match="line 3: split is 'test', allowed is train, as an"):
+        list(read_prompts(file, TRAIN))
 
 
 def test_a_root_is_held_out_for_validation_and_test_alike(tmp_path):
