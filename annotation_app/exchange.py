@@ -21,6 +21,7 @@ from annotation_app.models import (
     Dialogue,
     DialogueRoot,
     Prompt,
+    PromptSet,
     Response,
     Round,
     Run,
@@ -234,7 +235,18 @@ def _measured_by(run: Run) -> dict[str, Any]:
         found["independent"] = _folder(run, "independent")
     if further:
         found["further_prompts"] = [_folder(run, role) for role in sorted(further)]
+    elif run.kind != STAGES[-1]:
+        found["further_prompts"] = _held_out_for_measuring(run)
     return found
+
+
+def _held_out_for_measuring(run: Run) -> list[Path]:
+    """The prompts to measure on that there were when a stage's round began, from which it learns
+    nothing: the same ones whenever it is started again."""
+    assert run.round is not None, run.pk
+    sets = PromptSet.objects.filter(is_for_measuring=True, created_at__lt=run.round.created_at)
+    others = sets.exclude(pk=run.round.prompt_set_id).order_by("pk")
+    return [storage.path(prompt_set.storage_key) for prompt_set in others]
 
 
 def earlier_selected(round_: Round) -> list[Path]:

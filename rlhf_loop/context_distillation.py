@@ -34,7 +34,7 @@ from rlhf_loop.config import DATA_FILES, ContextDistillationConfig, LearntAnswer
 from rlhf_loop.engines import Engine, answer_prompts, engine_for
 from rlhf_loop.parts import make_parts
 from rlhf_loop.policy import Answer, Drawing, answer_text, chunks, load_chat_model, row_seed
-from rlhf_loop.prompts import Prompt, read_prompts
+from rlhf_loop.prompts import Prompt, learnt_prompts
 from rlhf_loop.room import refuse_without_room
 
 SHIPPED = Path(__file__).with_name("preprompts.json")
@@ -62,7 +62,8 @@ def distil(config: ContextDistillationConfig) -> Record:
 
 def _distil(config: ContextDistillationConfig, run: RunFolder) -> Record:
     run.write_provenance(inputs_of(config))
-    prompts = [p for p in read_prompts(config.prompts, config.split) if p.is_safety]
+    known = learnt_prompts(config.prompts, config.split, config.held_out)
+    prompts = [prompt for prompt in known if prompt.is_safety]
     if not prompts:
         raise ValueError(f"{config.prompts} has no {config.split} prompts tagged is_safety")
     candidates = _candidates(config, run, prompts, read_preprompts(config.templates))

@@ -192,7 +192,7 @@ def _wanted(config: DPOConfig) -> tuple[list[PreferencePair], int]:
     in two files counts once."""
     pairs = {pair.id: pair for path in config.pairs for pair in load_pairs(path)}
     every = [pair for pair in pairs.values() if config.criterion in (None, pair.criterion)]
-    held_out = held_out_roots(config.prompts)
+    held_out = held_out_roots(config.prompts, *config.held_out)
     wanted = [pair for pair in every if not is_held_out(pair.prompt, pair.root, held_out)]
     left_out = len(every) - len(wanted)
     if not wanted:

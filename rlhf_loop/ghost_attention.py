@@ -37,7 +37,7 @@ from rlhf_loop.constraints import (
 from rlhf_loop.engines import Engine, answer_prompts, engine_for, has_room
 from rlhf_loop.parts import make_parts
 from rlhf_loop.policy import Drawing, answer_text, chunks, load_chat_model, row_seed
-from rlhf_loop.prompts import Prompt, read_prompts
+from rlhf_loop.prompts import Prompt, learnt_prompts
 
 CHUNK_DIALOGUES = 64  # answered and stored together; the unit of resuming
 
@@ -119,7 +119,8 @@ def _with_drawn_values(
 
 
 def _scripts(config: GhostAttentionConfig, kinds: Sequence[ConstraintKind]) -> list[Script]:
-    prompts = [p for p in read_prompts(config.prompts, config.split) if not p.is_safety]
+    known = learnt_prompts(config.prompts, config.split, config.held_out)
+    prompts = [prompt for prompt in known if not prompt.is_safety]
     if not prompts:
         raise ValueError(f"{config.prompts} has no {config.split} prompts without a safety tag")
     draw = random.Random(f"{config.seed} ghost attention")

@@ -35,7 +35,7 @@ from rlhf_loop.learning.learner import Learner
 from rlhf_loop.learning.losses import policy_loss, value_loss
 from rlhf_loop.learning.served import remove_served
 from rlhf_loop.policy import save_chat_model
-from rlhf_loop.prompts import Prompt, PromptSplit, fixed_prompts, read_prompts
+from rlhf_loop.prompts import Prompt, PromptSplit, fixed_prompts, learnt_prompts
 from rlhf_loop.rollout import learning_targets
 from rlhf_loop.room import refuse_without_room
 
@@ -105,7 +105,8 @@ def _train(config: PPOConfig, run: RunFolder, device: torch.device) -> dict[str,
 
 
 def _prompts(config: PPOConfig, split: PromptSplit) -> list[Prompt]:
-    prompts = list(read_prompts(config.prompts, split))
+    held_out = config.held_out if split is PromptSplit.TRAIN else ()
+    prompts = learnt_prompts(config.prompts, split, held_out)
     if not prompts:
         raise ValueError(f"{config.prompts} has no {split} prompts, and PPO needs one or more")
     return prompts

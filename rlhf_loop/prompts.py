@@ -128,12 +128,26 @@ def _lot(prompt: Prompt) -> bytes:
     return hashlib.sha256(said.encode()).digest()
 
 
-def held_out_roots(path: Path | None) -> frozenset[str]:
-    """The roots that a prompts file validates or tests on, as its lines name them and as their
+def learnt_prompts(path: Path, split: PromptSplit, held_out: Iterable[Path]) -> list[Prompt]:
+    """The prompts of a split that is learnt from. Raises MalformedLine, and ValueError for one
+    whose dialogue a file of ``held_out`` validates or tests on."""
+    prompts = list(read_prompts(path, split))
+    for file in held_out:
+        roots = held_out_roots(file)
+        for prompt in prompts:
+            if is_held_out(prompt.messages, prompt.root, roots):
+                raise ValueError(
+                    f"{path}: the {split} prompt {prompt.id!r} is of a dialogue that {file} "
+                    "validates or tests on; allowed are prompts of no such dialogue"
+                )
+    return prompts
+
+
+def held_out_roots(*paths: Path | None) -> frozenset[str]:
+    """The roots that prompts files validate or test on, as their lines name them and as their
     messages have them; none without a file. No model is trained on a dialogue of theirs."""
-    if path is None:
-        return frozenset()
-    held_out = (p for p in read_prompts(path) if p.split is not PromptSplit.TRAIN)
+    prompts = (prompt for path in paths if path is not None for prompt in read_prompts(path))
+    held_out = (prompt for prompt in prompts if prompt.split is not PromptSplit.TRAIN)
     return frozenset(root for prompt in held_out for root in _roots(prompt))
 
 

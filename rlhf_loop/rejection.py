@@ -5,8 +5,8 @@ score is fine-tuned on. The best answers of all earlier rounds compete too, scor
 reward models, since scores of different reward models cannot be compared; without the pool (V1 to
 V3 of the paper) only this round's answers do. ``candidates.jsonl`` holds every answer with its
 scores, ``selected.jsonl`` the best ones as dialogues, ``model/`` the fine-tuned chat model.
-Answers of earlier rounds and demonstrations whose dialogues are validated or tested on today are
-left out and counted.
+Answers of earlier rounds and demonstrations whose dialogues are validated or tested on today, by
+the prompts file or by one ``held_out``, are left out and counted.
 
 An answer that was cut at the limit is never selected: fine-tuning on it would teach an end where
 there is none. Which score chooses is not in the paper; here it is the one that PPO learns from.
@@ -37,8 +37,8 @@ from rlhf_loop.prompts import (
     PromptSplit,
     held_out_roots,
     is_held_out,
+    learnt_prompts,
     left_out_words,
-    read_prompts,
 )
 from rlhf_loop.rollout import RewardModels
 from rlhf_loop.room import refuse_without_room
@@ -57,7 +57,7 @@ def run_rejection(config: RejectionConfig) -> Record:
 
 def _run(config: RejectionConfig, run: RunFolder, device: torch.device) -> Record:
     run.write_provenance(inputs_of(config))
-    prompts = list(read_prompts(config.prompts, PromptSplit.TRAIN))
+    prompts = learnt_prompts(config.prompts, PromptSplit.TRAIN, config.held_out)
     if not prompts:
         raise ValueError(f"{config.prompts} has no train prompts, and sampling needs some")
     earlier, left_out = _earlier_answers(config, prompts)
@@ -134,13 +134,13 @@ def _earlier_answers(
     config: RejectionConfig, prompts: Sequence[Prompt]
 ) -> tuple[dict[Path, list[tuple[Prompt, str]]], int]:
     """The best answers of earlier rounds by file; and how many were left out because today's
-    prompts file validates or tests on their dialogues.
+    files validate or test on their dialogues.
 
     An answer that stayed the best for several rounds stands in the file of each, and counts in the
     first.
     """
     known = {prompt.messages: prompt for prompt in prompts}
-    held_out = held_out_roots(config.prompts)
+    held_out = held_out_roots(config.prompts, *config.held_out)
     found: dict[Path, list[tuple[Prompt, str]]] = {}
     seen: set[tuple[tuple[Message, ...], str]] = set()
     left_out = 0
@@ -259,7 +259,7 @@ def _fine_tune(
     stops = stop_tokens(model, tokenizer)
     dialogues = ([Message(**m) for m in record["messages"]] for record in selected)
     drawn = [answer_row(tokenizer, messages, stops) for messages in dialogues]
-    held_out = held_out_roots(config.prompts)
+    held_out = held_out_roots(config.prompts, *config.held_out)
     written, left_out = read_answers(config.sft_data or (), tokenizer, stops, held_out=held_out)
     context = context_tokens(model)
     kept = [within_length(rows, config.max_tokens, context) for rows in (drawn, written)]

@@ -258,11 +258,12 @@ def _train(config: SFTConfig, run: RunFolder, device: torch.device) -> dict[str,
     run.write_provenance(inputs_of(config))
     model, tokenizer = load_chat_model(config.model, str(device))
     stops = stop_tokens(model, tokenizer)
-    held_out = held_out_roots(config.prompts)
+    held_out = held_out_roots(config.prompts, *config.held_out)
     rows, left_out = read_answers(config.data, tokenizer, stops, config.answers, held_out)
     if left_out and not rows:
+        files = ", ".join(map(str, filter(None, (config.prompts, *config.held_out))))
         raise ValueError(
-            f"all {left_out} dialogues are of held-out prompts of {config.prompts}: none is left"
+            f"all {left_out} dialogues are of held-out prompts of {files}: none is left"
         )
     short = within_length(rows, config.max_tokens, context_tokens(model))
     figures = fine_tune(model, tokenizer, short, config, run, device)

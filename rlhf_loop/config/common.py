@@ -42,6 +42,17 @@ class Inputs(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Learning(Settings):
+    """What is never learnt from, beside what a command's own prompts file holds out."""
+
+    held_out: tuple[Path, ...] = setting(
+        (),
+        "further prompts files whose validation and test dialogues are never learnt from; in a "
+        "round those of its evaluation's further_prompts too",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compute(Settings):
     """Where models compute."""
 

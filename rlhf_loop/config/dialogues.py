@@ -15,12 +15,12 @@ from reward.settings import (
     SHARE,
     setting,
 )
-from rlhf_loop.config.common import Scoring, ServedPolicy
+from rlhf_loop.config.common import Learning, Scoring, ServedPolicy
 from rlhf_loop.prompts import PromptSplit
 
 
 @dataclass(frozen=True, kw_only=True)
-class GhostAttentionConfig(ServedPolicy):
+class GhostAttentionConfig(ServedPolicy, Learning):
     """Make dialogues that teach a model to keep an instruction of the first turn (section 3.3)."""
 
     prompts: Path = setting(REQUIRED, "prompts file; the user messages of its split are asked")
@@ -59,7 +59,7 @@ class GhostAttentionConfig(ServedPolicy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextDistillationConfig(ServedPolicy, Scoring):
+class ContextDistillationConfig(ServedPolicy, Scoring, Learning):
     """Answer adversarial prompts behind a safety preprompt and keep what the safety reward model
     scores higher than the answer without it (section 4.2.4)."""
 

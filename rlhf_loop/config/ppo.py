@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from reward.config import AdamW
 from reward.settings import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Needs, setting
-from rlhf_loop.config.common import Inputs, Scoring, ServedPolicy, Training
+from rlhf_loop.config.common import Inputs, Learning, Scoring, ServedPolicy, Training
 
 VALUES = Needs("advantage=gae, which alone learns values", lambda config: config.advantage == "gae")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(AdamW, Training, ServedPolicy, Scoring, Inputs):
+class PPOConfig(AdamW, Training, Learning, ServedPolicy, Scoring, Inputs):
     """PPO against the combined score with a KL penalty to the policy it started from."""
 
     iterations: int = setting(200, "iterations at most; 200 to 400 in section 3.2.3", AT_LEAST_1)

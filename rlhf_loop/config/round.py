@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from reward.settings import REQUIRED, Settings, from_mapping, setting
-from rlhf_loop.config.common import Inputs
+from rlhf_loop.config.common import Inputs, Learning
 from rlhf_loop.config.dialogues import ContextDistillationConfig, GhostAttentionConfig
 from rlhf_loop.config.evaluation import EvaluateConfig, InstructionKeepingConfig, TaskAccuracyConfig
 from rlhf_loop.config.ppo import PPOConfig
@@ -17,7 +18,7 @@ from rlhf_loop.prompts import PromptSplit
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundConfig(Inputs):
+class RoundConfig(Inputs, Learning):
     """A whole round: stages one after the other, and the evaluation of the new chat model."""
 
     stages: tuple[str, ...] = setting(
@@ -49,6 +50,7 @@ class RoundConfig(Inputs):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._refuse_odd_stages()
+        self._refuse_own_files()
         for stage in self.stages:
             settings = self.settings_of(stage, self.policy, self.out)
             from_mapping(STAGE_CONFIGS[stage], settings)
@@ -84,6 +86,22 @@ class RoundConfig(Inputs):
                     "learns from what it builds"
                 )
 
+    def _refuse_own_files(self) -> None:
+        """All stages know the same train and test dialogues, or one would learn what another one
+        tests."""
+        for stage, name in product(self.stages, ("prompts", "held_out")):
+            own: dict[str, Any] = getattr(self, stage)
+            if name in own:
+                raise ValueError(
+                    f"{name} of {stage} is {own[name]!r}, allowed is the round's own {name} for "
+                    "all of its stages: name it there"
+                )
+
+    def _held_out(self) -> tuple[Path, ...]:
+        """The files beside its prompts from which no stage learns."""
+        evaluation = self.settings_of("evaluate", self.policy, self.out)
+        return self.held_out + from_mapping(EvaluateConfig, evaluation).further_prompts
+
     def settings_of(self, stage: str, policy: Path, out: Path) -> dict[str, Any]:
         """All settings of one stage that starts from the chat model ``policy``.
 
@@ -93,14 +111,17 @@ class RoundConfig(Inputs):
             raise ValueError(f"stage is {stage!r}, allowed are {', '.join(STAGE_CONFIGS)}")
         own: dict[str, Any] = getattr(self, stage)
         if stage == "sft":
-            return {"seed": self.seed, "model": policy, **own, "prompts": self.prompts, "out": out}
+            given = {"prompts": self.prompts, "held_out": self._held_out(), "out": out}
+            return {"seed": self.seed, "model": policy, **own, **given}
         if stage == "dpo":
-            given = {"prompts": self.prompts, "policy": policy, "out": out}
-            return {"seed": self.seed, **own, **given}
+            given = {"prompts": self.prompts, "held_out": self._held_out(), "out": out}
+            return {"seed": self.seed, **own, **given, "policy": policy}
         known = STAGE_CONFIGS[stage].__dataclass_fields__
         shared = {
             name: getattr(self, name) for name in Inputs.__dataclass_fields__ if name in known
         }
+        if "held_out" in known:
+            shared["held_out"] = self._held_out()
         if "against" in known:
             shared["against"] = self.policy
         if stage == "temperature":

@@ -18,7 +18,7 @@ from reward.settings import (
     SMOOTHING,
     setting,
 )
-from rlhf_loop.config.common import Passes, Training
+from rlhf_loop.config.common import Learning, Passes, Training
 
 HELD_OUT_PROMPTS = (
     "prompts file whose validation and test dialogues are never learnt from; lines of theirs are "
@@ -34,7 +34,7 @@ class LearntAnswers(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimisation(ScheduledAdamW, Training):
+class Optimisation(ScheduledAdamW, Training, Learning):
     """Steps on answers; what the paper leaves open about them is a setting."""
 
     epochs: int = setting(2, "passes over the data; section 3.1", AT_LEAST_1)

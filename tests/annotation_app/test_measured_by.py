@@ -15,7 +15,7 @@ from annotation_app.models.refusals import CannotStart
 from annotation_app.supervise import child_environment
 from reward.preferences import read_pairs
 from reward.settings import parse
-from rlhf_loop.config import EvaluateConfig, InstructionKeepingConfig
+from rlhf_loop.config import EvaluateConfig, InstructionKeepingConfig, RejectionConfig
 from tests.annotation_app.ended import ended, prompt_set
 from tests.annotation_app.imports.files import HH_RLHF, import_file
 from tests.annotation_app.imports.test_import_prompts import XSTEST, import_prompts
@@ -156,6 +156,20 @@ def test_prompts_to_measure_on_are_asked_in_every_evaluation():
     run = evaluating()
     assert list(asked(run).further_prompts) == [storage.path(measured.storage_key)]
     assert run.input("further_001") == measured
+
+
+def test_what_is_measured_on_is_never_learnt_from():
+    """Neither what the evaluation asks nor, in a stage that is started again, anything else."""
+    measured = import_prompts(XSTEST, measure=True)
+    own = prompt_set("Own")
+    PromptSet.objects.filter(pk=own.pk).update(is_for_measuring=True)
+    round_ = ended("running", result=None, config={"stages": ["rejection", "evaluate"]},
+                   prompt_set=own)  # fmt: skip
+    run = rounds.advance(round_)
+    import_prompts(XSTEST, name="Later", measure=True)
+    found = parse(RejectionConfig, "test", exchange.command(run)[3:])
+    assert found.prompts == storage.path(own.storage_key)
+    assert found.held_out == (storage.path(measured.storage_key),)
 
 
 def test_a_rounds_own_prompts_are_not_asked_twice():

@@ -104,6 +104,14 @@ def test_answers_to_held_out_prompts_say_so_and_are_never_learnt(config):
         read_answers([config.out / "distilled.jsonl"], tokenizer, stop_tokens(model, tokenizer))
 
 
+def test_prompts_that_a_further_file_tests_on_are_refused(config, tmp_path):
+    (first, *_) = read_prompts(config.prompts, PromptSplit.TRAIN)
+    further = tmp_path / "further.jsonl"
+    write_prompts(further, [replace(first, split=PromptSplit.TEST)])
+    with pytest.raises(ValueError, match=f"the train prompt '{first.id}' is of a dialogue that"):
+        distil(replace(config, held_out=(further,)))
+
+
 def test_both_answers_are_scored_as_answers_to_the_bare_prompt(config):
     distil(config)
     known = {p.id: p for p in read_prompts(config.prompts)}

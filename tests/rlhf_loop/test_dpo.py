@@ -250,6 +250,8 @@ def test_pairs_of_held_out_prompts_are_left_out_and_counted(config, tmp_path):
     assert summary(result).endswith(", 1 pairs of held-out prompts were left out")
     learnt = {line["id"] for line in read_lines(config.out / "reference.jsonl")}
     assert learnt == {it.id for it in every[1:]}
+    by_another = changed(with_prompts, prompts=None, held_out=(with_prompts.prompts,))
+    assert train(changed(by_another, out=tmp_path / "further"))["held_out"] == 1
     write_pairs(config.pairs[0], every[:1])
     with pytest.raises(ValueError, match="no pair to learn from, 1 pairs of held-out prompts were"):
         train(changed(with_prompts, out=tmp_path / "none"))

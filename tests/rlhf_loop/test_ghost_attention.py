@@ -165,6 +165,13 @@ def test_dialogues_of_held_out_prompts_say_so_and_are_never_learnt(config):
         read_answers([config.out / "dialogues.jsonl"], tokenizer, stop_tokens(model, tokenizer))
 
 
+def test_prompts_that_a_further_file_tests_on_are_refused(config, tmp_path):
+    further = tmp_path / "further.jsonl"
+    write_prompts(further, [replace(make_prompt(1), split=PromptSplit.TEST)])
+    with pytest.raises(ValueError, match="the train prompt 'p1' is of a dialogue that"):
+        build(replace(config, held_out=(further,)))
+
+
 def test_dialogues_that_do_not_obey_are_left_out(config, tmp_path):
     path = tmp_path / "strict.json"
     never = {**ANYTHING, "check": {"pattern": "^never said$"}}

@@ -4,11 +4,14 @@ from dataclasses import replace
 import pytest
 
 from reward.preferences import MalformedLine, Message
+from rlhf_loop.config import Inputs, PPOConfig
+from rlhf_loop.ppo import _prompts, train
 from rlhf_loop.prompts import (
     Prompt,
     PromptKind,
     PromptSplit,
     fixed_prompts,
+    learnt_prompts,
     read_prompts,
     write_prompts,
 )
@@ -92,6 +95,35 @@ def test_a_root_is_held_out_for_validation_and_test_alike(tmp_path):
     prompts = [replace(make_prompt(i), root="r", split=(TEST, VALIDATION)[i % 2]) for i in range(4)]
     write_prompts(tmp_path / "prompts.jsonl", prompts)
     assert list(read_prompts(tmp_path / "prompts.jsonl")) == prompts
+
+
+@pytest.mark.parametrize("split", [VALIDATION, TEST])
+def test_prompts_that_a_further_file_holds_out_are_refused(tmp_path, split):
+    """By what was asked, and by the root that a line names."""
+    file, further, named = (tmp_path / name for name in ("prompts", "further", "named"))
+    write_prompts(file, [make_prompt(i) for i in range(4)])
+    train = list(read_prompts(file, TRAIN))
+    write_prompts(further, [replace(train[1], id="x", root="other", split=split)])
+    write_prompts(named, [replace(make_prompt(9), root=train[0].root, split=split)])
+    for other, prompt in ((further, train[1]), (named, train[0])):
+        sentence = f"{file}: the train prompt '{prompt.id}' is of a dialogue that {other} validates"
+        with pytest.raises(ValueError, match=sentence):
+            learnt_prompts(file, TRAIN, [file, other])
+    write_prompts(further, [replace(train[1], id="x", root="other")])
+    assert learnt_prompts(file, TRAIN, [further]) == train
+
+
+def test_ppo_learns_from_no_prompt_that_a_further_file_tests_on(prompts, rejection, tmp_path):
+    """What it validates on is learnt by nobody, and may stand there."""
+    further = tmp_path / "further.jsonl"
+    write_prompts(further, (replace(p, split=TEST) for p in read_prompts(prompts, TRAIN)))
+    shared = {name: getattr(rejection, name) for name in Inputs.__dataclass_fields__}
+    config = PPOConfig(**shared, held_out=(further,))
+    with pytest.raises(ValueError, match="the train prompt 'p0' is of a dialogue that"):
+        train(config)
+    write_prompts(further, read_prompts(prompts, VALIDATION))
+    for split in (TRAIN, VALIDATION):
+        assert _prompts(config, split) == list(read_prompts(prompts, split))
 
 
 def test_the_prompts_that_are_drawn_stay_the_same():

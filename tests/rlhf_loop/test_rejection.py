@@ -298,6 +298,22 @@ def test_what_today_s_prompts_hold_out_is_not_learnt_from_earlier_rounds(config,
     assert run_rejection(mixed)["held_out"] == 4
 
 
+def test_what_a_further_file_holds_out_is_not_learnt(config, tmp_path):
+    """Neither from earlier rounds nor demonstrations; a train prompt of it ends the run."""
+    asked, other = make_prompt(40), make_prompt(41)
+    further = tmp_path / "further.jsonl"
+    write_prompts(further, [replace(asked, split=PromptSplit.TEST)])
+    file = earlier_round(tmp_path / "e", answered(asked, "Yes."), answered(other, "Then."))
+    mixed = changed(config, earlier=(file,), sft_data=(file,), held_out=(further,))
+    result = run_rejection(mixed)
+    selected = read_lines(config.out / "selected.jsonl")
+    assert [line["prompt_id"] for line in selected if line["source"]] == ["p41"]
+    assert (result["sft_answers"], result["held_out"]) == (1, 2)
+    write_prompts(further, [replace(make_prompt(0), split=PromptSplit.TEST)])
+    with pytest.raises(ValueError, match="the train prompt 'p0' is of a dialogue that"):
+        run_rejection(changed(mixed, out=tmp_path / "leak"))
+
+
 def test_selected_answers_of_a_larger_model_train_a_smaller_one(config, tmp_path, capsys):
     """Distillation: another run's selected.jsonl is the only data."""
     result = run_rejection(config)

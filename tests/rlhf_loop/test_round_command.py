@@ -125,14 +125,30 @@ def test_fine_tuning_may_begin_at_a_base_model():
     assert (found.model, found.out) == (Path("base"), Path("x"))
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_what_a_round_s_prompts_hold_out_is_known_to_all_that_learn(stage):
-    """Whatever the stage's own settings say."""
-    own = {"sft": {"data": ["d"]}, "dpo": {"pairs": ["d"]}}
-    own[stage]["prompts"] = "others"
-    config = a_round(stages=("sft", "dpo", "evaluate"), **own)
+LEARNING = ("sft", "ghost_attention", "context_distillation", "rejection", "dpo", "ppo")
+
+
+@pytest.mark.parametrize("stage", LEARNING)
+def test_what_a_round_asks_in_the_end_is_known_to_all_that_learn(stage):
+    """Its prompts, those that its evaluation asks further, and those it names as held out."""
+    config = a_round(
+        stages=(*LEARNING, "evaluate"), sft={"data": ["d"]}, dpo={"pairs": ["d"]},
+        held_out=(Path("h"),), evaluate={"further_prompts": "xstest"},
+    )  # fmt: skip
     words = stage_command(stage, config, Path("x"), Path("y"))[3:]
-    assert parse(STAGE_CONFIGS[stage], "test", words).prompts == config.prompts
+    found = parse(STAGE_CONFIGS[stage], "test", words)
+    assert found.prompts == config.prompts
+    assert found.held_out == (Path("h"), Path("xstest"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", ["prompts", "held_out"])
+def test_no_stage_of_a_round_has_prompts_of_its_own(stage, name):
+    """It would learn what another stage tests, or test what another one learns."""
+    own = {"sft": {"data": ["d"]}, "dpo": {"pairs": ["d"]}}
+    own[stage] = {**own.get(stage, {}), name: "others"}
+    with pytest.raises(ValueError, match=f"{name} of {stage} is 'others', allowed is the round's"):
+        a_round(stages=STAGES, **own)
 
 
 def test_a_stage_that_is_none_is_refused():

@@ -356,6 +356,8 @@ def test_dialogues_of_held_out_prompts_are_left_out_and_counted(chat_model, tmp_
     assert (result["rows"], result["held_out"]) == (2, 3)
     provenance = json.loads(RunFolder(tmp_path / "run").provenance_file.read_text())
     assert provenance["inputs"].keys() == {"data 1", "model", "prompts"}
+    main([*flags, "--out", str(tmp_path / "further"), "--held-out", str(prompts)])
+    assert RunFolder(tmp_path / "further").result() == result
     flags[1] = str(written(tmp_path / "b", as_line(asked)))
     with pytest.raises(SystemExit, match=r"all 1 dialogues are of held-out prompts of .*prompts"):
         main([*flags, "--out", str(tmp_path / "none"), "--prompts", str(prompts)])
