@@ -188,10 +188,8 @@ def _context_of(reference: Path | None) -> int | None:
 
 
 def _wanted(config: DPOConfig) -> tuple[list[PreferencePair], int]:
-    """The pairs of all files, and how many of held-out prompts were left out; a pair that stands
-    in two files counts once."""
-    pairs = {pair.id: pair for path in config.pairs for pair in load_pairs(path)}
-    every = [pair for pair in pairs.values() if config.criterion in (None, pair.criterion)]
+    """The pairs of all files, and how many of held-out prompts were left out."""
+    every = _every_pair(config)
     held_out = held_out_roots(config.prompts, *config.held_out)
     wanted = [pair for pair in every if not is_held_out(pair.prompt, pair.root, held_out)]
     left_out = len(every) - len(wanted)
@@ -202,6 +200,30 @@ def _wanted(config: DPOConfig) -> tuple[list[PreferencePair], int]:
             + left_out_words(left_out, "pairs")
         )
     return wanted, left_out
+
+
+def _every_pair(config: DPOConfig) -> list[PreferencePair]:
+    """The pairs of the wanted criterion. One that stands in two files counts once, judged as in the
+    later one: a snapshot that knows more verdicts may choose its other answer. Raises ValueError
+    for an id of two different pairs, which are never one."""
+    found: dict[str, tuple[Path, PreferencePair]] = {}
+    for path in config.pairs:
+        for pair in load_pairs(path):
+            if config.criterion not in (None, pair.criterion):
+                continue
+            first, known = found.get(pair.id, (path, pair))
+            if _judged(known) != _judged(pair):
+                raise ValueError(
+                    f"pair {pair.id!r} stands in {first} and in {path} with another prompt, other "
+                    "answers or another criterion; allowed is one pair for each id"
+                )
+            found[pair.id] = (path, pair)
+    return [pair for _, pair in found.values()]
+
+
+def _judged(pair: PreferencePair) -> tuple[object, ...]:
+    """What was judged, however it was."""
+    return pair.criterion, pair.prompt, {pair.chosen, pair.rejected}
 
 
 def step_pairs(pairs: Sequence[AnswerPair], config: DPOConfig) -> list[list[AnswerPair]]:

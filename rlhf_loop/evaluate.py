@@ -97,14 +97,20 @@ def _evaluate(config: EvaluateConfig, run: RunFolder) -> Record:
 
 
 def _prompts(config: EvaluateConfig) -> list[Prompt]:
-    """The prompts of the split of all files; of an id that two files have, the first file's."""
-    found: dict[str, Prompt] = {}
+    """The prompts of the split of all files; one that two files have counts once, as the first
+    file tags it. Raises ValueError for an id of two different prompts."""
+    found: dict[str, tuple[Path, Prompt]] = {}
     for path in (config.prompts, *config.further_prompts):
         for prompt in read_prompts(path, config.split):
-            found.setdefault(prompt.id, prompt)
+            first, known = found.setdefault(prompt.id, (path, prompt))
+            if known.messages != prompt.messages:
+                raise ValueError(
+                    f"the id {prompt.id!r} stands in {first} and in {path} for prompts that "
+                    "differ; allowed is one prompt for each id"
+                )
     if not found:
         raise ValueError(f"{config.prompts} has no {config.split} prompts to evaluate on")
-    return list(found.values())
+    return [prompt for _, prompt in found.values()]
 
 
 def _folder(config: EvaluateConfig, side: str) -> Path:

@@ -214,6 +214,39 @@ def test_only_pairs_of_the_criterion_and_none_twice(config, tmp_path):
     assert train(safety)["pairs"] == 4
 
 
+def test_a_pair_of_two_files_is_learnt_as_the_later_one_judges_it(config, tmp_path):
+    """A snapshot with further verdicts may choose the other answer."""
+    every = pairs(3)
+    turned = replace(every[1], chosen=every[1].rejected, rejected=every[1].chosen)
+    files = (tmp_path / "old.jsonl", tmp_path / "new.jsonl")
+    write_pairs(files[0], every)
+    write_pairs(files[1], [turned])
+    assert train(changed(config, pairs=files, epochs=1))["pairs"] == 3
+    both = read_lines(config.out / "reference.jsonl")
+    write_pairs(files[0], [every[0], turned, every[2]])
+    train(changed(config, pairs=files[:1], epochs=1, out=tmp_path / "one"))
+    assert read_lines(tmp_path / "one" / "reference.jsonl") == both
+
+
+@pytest.mark.parametrize("other", [
+    pair(1, chosen="Two."), pair(1, rejected="Two."), pair(1, prompt=(Message("user", "Two?"),)),
+    pair(1, criterion="safety"),
+])  # fmt: skip
+def test_an_id_of_two_different_pairs_is_refused(config, tmp_path, other):
+    """In two files, and in one: the first pair was silently dropped."""
+    files = (tmp_path / "harmless.jsonl", tmp_path / "helpful.jsonl")
+    for file, stored in zip(files, (pair(1), other), strict=True):
+        write_pairs(file, [pair(0), stored])
+    sentence = f"pair '{other.id}' stands in {files[0]} and in {files[1]} with another prompt"
+    with pytest.raises(ValueError, match=sentence):
+        train(changed(config, pairs=files))
+    write_pairs(files[0], [pair(1), other])
+    with pytest.raises(
+        ValueError, match=f"pair '{other.id}' stands in {files[0]} and in {files[0]}"
+    ):
+        train(changed(config, pairs=files[:1], out=tmp_path / "one"))
+
+
 def test_over_long_pairs_are_left_out_and_counted(config, tmp_path):
     longer = [*pairs(5), pair(90, chosen="long " * 100)]
     write_pairs(tmp_path / "pairs.jsonl", longer)

@@ -134,6 +134,15 @@ def test_further_prompts_count_too(config, tmp_path):
     assert "refusals of borderline prompts" not in result["gate"]["unmeasured"]
 
 
+def test_an_id_of_two_different_prompts_is_refused(config, tmp_path):
+    """The second one was silently dropped."""
+    further = tmp_path / "further.jsonl"
+    write_prompts(further, [replace(make_prompt(23), id="p7", split=PromptSplit.TEST)])
+    sentence = f"the id 'p7' stands in {config.prompts} and in {further} for prompts that differ"
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(replace(config, further_prompts=(further,)))
+
+
 def test_prompts_of_one_root_are_one_dialogue(config, other, tmp_path):
     """Two questions of a dialogue: no interval, so nothing was measured of them."""
     further = tmp_path / "further.jsonl"

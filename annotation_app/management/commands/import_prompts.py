@@ -92,15 +92,15 @@ class Command(BaseCommand):
 
 
 def _refuse_taken_ids(name: str, prompts: list[Prompt], is_for_rounds: bool) -> None:
-    """An evaluation reads all sets and asks one prompt of each id: under an id that two of them
-    have, another prompt would be lost."""
+    """An evaluation reads all sets and asks one prompt of each id: it refuses an id that two of
+    them have for prompts that differ."""
     beside = list(PromptSet.objects.filter(is_for_measuring=True).order_by("pk"))
     if not is_for_rounds:
         beside += PromptSet.objects.filter(is_for_rounds=True).order_by("-created_at")[:1]
-    own = {prompt.id: prompt.root for prompt in prompts}
+    own = {prompt.id: prompt.messages for prompt in prompts}
     for other in beside:
         for prompt in snapshots.prompts_of(other):
-            if own.get(prompt.id, prompt.root) != prompt.root:
+            if own.get(prompt.id, prompt.messages) != prompt.messages:
                 raise WrongState(
                     f"The id {prompt.id!r} stands in {name!r} and in {other.name!r}, for prompts "
                     "that differ, and rounds are measured on both: give it another id, or stop "

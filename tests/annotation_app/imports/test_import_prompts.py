@@ -118,6 +118,8 @@ def test_an_id_stands_for_one_prompt_in_all_that_rounds_are_measured_on(tmp_path
     import_prompts(named(tmp_path, "Kill it?"), "prompts", "Again", measure=True)
     with pytest.raises(CommandError, match="The id 'prompt-1' stands in 'Other' and in 'First'"):
         import_prompts(named(tmp_path, "Boil it?"), "prompts", "Other", measure=True)
+    with pytest.raises(CommandError, match="The id 'prompt-1' stands in 'Typed' and in 'First'"):
+        import_prompts(named(tmp_path, "KILL it?"), "prompts", "Typed", measure=True)
     import_prompts(named(tmp_path, "Boil it?"), "prompts", "Other")  # nobody is measured on it
     snapshots.write_prompt_set("Rounds", snapshots.prompts_of(PromptSet.objects.get(name="Other")))
     PromptSet.objects.filter(is_for_measuring=True).update(is_for_measuring=False)
