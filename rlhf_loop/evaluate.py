@@ -12,13 +12,14 @@ Both answer every test prompt with the same random numbers. What the answers are
 * accuracy on local task files: what tuning may cost.
 
 ``responses.jsonl`` holds the answers, ``result.json`` the figures, each paired and with its
-interval, and the verdict of ``release_gate`` on them. What is drawn is stored as it comes: a run
-that was killed goes on with the next model or measure.
+interval, and the verdict of ``release_gate`` on them. What is drawn is stored as it comes, some
+answers at a time: a run that was killed goes on with the next ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from reward.run_folder import RunFolder
 from reward.score import Scorer
 from reward.settings import from_mapping, to_mapping
 from rlhf_loop.config import EvaluateConfig, GateConfig, inputs_of
-from rlhf_loop.engines import answer_prompts, engine_for
+from rlhf_loop.engines import Engine, answer_prompts, engine_for
 from rlhf_loop.learning.likelihood import divergences, reading, tail_row
 from rlhf_loop.measures.asking import ChatJudge, ask_all, refusing_question
 from rlhf_loop.measures.diversity import self_bleu
@@ -40,9 +41,11 @@ from rlhf_loop.measures.paired_figures import compare, flat, paired
 from rlhf_loop.measures.refusals import Reply, reply_of
 from rlhf_loop.measures.release_gate import release_gate
 from rlhf_loop.measures.side_by_side import judge_answers
+from rlhf_loop.parts import make_parts
 from rlhf_loop.policy import (
     Drawing,
     answer_text,
+    chunks,
     load_chat_model,
     other_word,
     prompt_tokens,
@@ -54,7 +57,7 @@ from rlhf_loop.room import refuse_without_room
 from rlhf_loop.task_accuracy import picked_options, read_tasks, task_figures
 
 SIDES = ("before", "after")
-STEPS = 7  # for the progress: two models, KL, diversity, judge, tasks, the result
+PART_ANSWERS = 128  # drawn, scored and stored together; the unit of resuming
 
 
 def evaluate(config: EvaluateConfig) -> Record:
@@ -75,25 +78,57 @@ def _evaluate(config: EvaluateConfig, run: RunFolder) -> Record:
     refuse_without_room(
         prompts, config.max_new_tokens, [config.against, config.policy], filter(None, judges)
     )
-    run.rewind_metrics(-1)
-    old, new = (_answered(config, run, side, prompts) for side in SIDES)
+    chosen = evenly([p for p in prompts if not p.is_safety], config.diversity_prompts)
+    many = config.diversity_samples
+    steps = _Steps(run, 2 * len(_parts(prompts)) + 2 * len(_parts(chosen, many)) + 4)
+    old, new = (_answered(config, steps, side, prompts) for side in SIDES)
     _mark_refusals(config, run, prompts, old, new)
     if config.independent is not None:
         _score_independently(config, config.independent, prompts, old, new)
     result = {**compare(prompts, old, new), "kl": _mean_kl(config, prompts, new)}
-    run.log_metrics(3, STEPS)
-    result |= _diversity(config, run, prompts)
-    run.log_metrics(4, STEPS)
+    steps.end()
+    result |= _diversity(config, steps, chosen)
     result |= _judged(config, run, prompts, old, new)
-    run.log_metrics(5, STEPS)
+    steps.end()
     result |= _tasks(config, run)
-    run.log_metrics(6, STEPS)
+    steps.end()
     thresholds = from_mapping(GateConfig, config.gate)
     result["gate"] = release_gate(result, thresholds)._asdict()
     records = _responses(prompts, old, new)
     write_records(run.path / "responses.jsonl", records)
-    run.log_metrics(STEPS, STEPS, **flat(result, "eval"))
+    steps.end(**flat(result, "eval"))
     return {**result, "samples": records[: config.shown]}
+
+
+class _Steps:
+    """The steps of an evaluation in the run's metrics, as they end."""
+
+    def __init__(self, run: RunFolder, total: int) -> None:
+        self.run, self.total, self.ended = run, total, 0
+
+    def end(self, **figures: float | None) -> None:
+        self.ended += 1
+        self.run.log_metrics(self.ended, self.total, **figures)
+
+    def parts(
+        self,
+        name: str,
+        parts: Sequence[Sequence[Prompt]],
+        make: Callable[[Sequence[Prompt]], list[Record]],
+    ) -> list[Record]:
+        """The records of a file, one to a prompt; each part that stands there is a step too."""
+        file, sizes = self.run.path / name, [*map(len, parts)]
+        make_parts(
+            self.run, file, sizes, self.total, lambda i: make(parts[i]), lambda _: {}, self.ended
+        )
+        self.ended += len(parts)
+        return whole_records(file)
+
+
+def _parts(prompts: Sequence[Prompt], answers: int = 1) -> list[Sequence[Prompt]]:
+    """Prompts whose answers, so many to each, are drawn and stored together."""
+    together = max(PART_ANSWERS // answers, 1)
+    return [prompts[part] for part in chunks(len(prompts), together)]
 
 
 def _prompts(config: EvaluateConfig) -> list[Prompt]:
@@ -118,18 +153,20 @@ def _folder(config: EvaluateConfig, side: str) -> Path:
 
 
 def _answered(
-    config: EvaluateConfig, run: RunFolder, side: str, prompts: Sequence[Prompt]
+    config: EvaluateConfig, steps: _Steps, side: str, prompts: Sequence[Prompt]
 ) -> list[Record]:
     """One answer to each prompt, scored by the round's reward models."""
-    file = run.path / f"answers-{side}.jsonl"
-    if not file.exists():
+
+    @cache
+    def loaded() -> tuple[Engine, RewardModels]:
         rewards = RewardModels(config.helpfulness, config.safety, config.threshold, config)
-        model, tokenizer = load_chat_model(_folder(config, side), config.device, config.dtype)
-        seeds = [row_seed(config.seed, "evaluate", prompt.id) for prompt in prompts]
-        answers, texts, scores = sample_and_score(
-            engine_for(config, model, tokenizer), rewards, prompts, seeds, _drawing(config)
-        )
-        records = [
+        chat_model = load_chat_model(_folder(config, side), config.device, config.dtype)
+        return engine_for(config, *chat_model), rewards
+
+    def make(asked: Sequence[Prompt]) -> list[Record]:
+        seeds = [row_seed(config.seed, "evaluate", prompt.id) for prompt in asked]
+        answers, texts, scores = sample_and_score(*loaded(), asked, seeds, _drawing(config))
+        return [
             {
                 "text": texts[i],
                 "finish_reason": "stop" if answer.finished else "length",
@@ -141,10 +178,8 @@ def _answered(
             }
             for i, answer in enumerate(answers)
         ]
-        run.begin()
-        write_records(file, records)
-    run.log_metrics(1 + SIDES.index(side), STEPS)
-    return whole_records(file)
+
+    return steps.parts(f"answers-{side}.jsonl", _parts(prompts), make)
 
 
 def _drawing(config: EvaluateConfig) -> Drawing:
@@ -228,13 +263,12 @@ def _mean_kl(
     return total / len(prompts)
 
 
-def _diversity(config: EvaluateConfig, run: RunFolder, prompts: Sequence[Prompt]) -> Record:
-    """Self-BLEU of several answers to each of some prompts without a safety tag, paired by prompt;
-    nothing where none is asked for."""
-    chosen = evenly([p for p in prompts if not p.is_safety], config.diversity_prompts)
+def _diversity(config: EvaluateConfig, steps: _Steps, chosen: Sequence[Prompt]) -> Record:
+    """Self-BLEU of several answers to each of these prompts, paired by prompt; nothing where there
+    are none."""
     if not chosen:
         return {}
-    texts = {side: _several(config, run, side, chosen) for side in SIDES}
+    texts = {side: _several(config, steps, side, chosen) for side in SIDES}
     alike = {side: [self_bleu(answers) for answers in texts[side]] for side in SIDES}
     return {
         "self_bleu": {
@@ -246,25 +280,30 @@ def _diversity(config: EvaluateConfig, run: RunFolder, prompts: Sequence[Prompt]
 
 
 def _several(
-    config: EvaluateConfig, run: RunFolder, side: str, prompts: Sequence[Prompt]
+    config: EvaluateConfig, steps: _Steps, side: str, prompts: Sequence[Prompt]
 ) -> list[list[str]]:
     """Several answers to each prompt, those to one prompt beside each other."""
-    file, many = run.path / f"several-{side}.jsonl", config.diversity_samples
-    if not file.exists():
-        model, tokenizer = load_chat_model(_folder(config, side), config.device, config.dtype)
-        asked = [(prompt, k) for prompt in prompts for k in range(many)]
+    many = config.diversity_samples
+
+    @cache
+    def engine() -> Engine:
+        chat_model = load_chat_model(_folder(config, side), config.device, config.dtype)
+        return engine_for(config, *chat_model)
+
+    def make(part: Sequence[Prompt]) -> list[Record]:
+        asked = [(prompt, k) for prompt in part for k in range(many)]
         seeds = [row_seed(config.seed, "diversity", prompt.id, k) for prompt, k in asked]
-        engine = engine_for(config, model, tokenizer)
         answers = answer_prompts(
-            engine, [prompt.messages for prompt, _ in asked], seeds, _drawing(config)
+            engine(), [prompt.messages for prompt, _ in asked], seeds, _drawing(config)
         )
-        texts = [answer_text(tokenizer, answer) for answer in answers]
-        records = [
+        texts = [answer_text(engine().tokenizer, answer) for answer in answers]
+        return [
             {"prompt_id": prompt.id, "texts": texts[i * many : (i + 1) * many]}
-            for i, prompt in enumerate(prompts)
+            for i, prompt in enumerate(part)
         ]
-        write_records(file, records)
-    return [record["texts"] for record in whole_records(file)]
+
+    lines = steps.parts(f"several-{side}.jsonl", _parts(prompts, many), make)
+    return [line["texts"] for line in lines]
 
 
 def evenly(prompts: Sequence[Prompt], most: int) -> list[Prompt]:

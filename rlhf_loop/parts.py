@@ -22,16 +22,18 @@ def make_parts(
     total: int,
     make: Callable[[int], list[Record]],
     figures: Callable[[Sequence[Record]], Mapping[str, float]],
+    before: int = 0,
 ) -> None:
     """Store the parts that are not stored yet, part i with ``sizes[i]`` records from ``make(i)``.
 
     Each is one step of ``total`` in the metrics with its ``figures``, also where the run was killed
-    between the two. Of several ranks all make each part together, and the first stores it.
+    between the two; ``before`` is how many steps come before the first. Of several ranks all make
+    each part together, and the first stores it.
     """
     done = ranks.told(whole_parts(path, sizes) if ranks.is_first() else 0)
-    run.rewind_metrics(done)
+    run.rewind_metrics(before + done)
     stored, ends = whole_records(path), list(accumulate(sizes))
-    for number in range(ranks.told(len(run.metrics())), len(sizes)):
+    for number in range(ranks.told(len(run.metrics()) - before), len(sizes)):
         if number < done:
             records = stored[ends[number] - sizes[number] : ends[number]]
         else:
@@ -39,7 +41,7 @@ def make_parts(
             if ranks.is_first():
                 run.begin()
                 append_records(path, records)
-        run.log_metrics(number + 1, total, **figures(records))
+        run.log_metrics(before + number + 1, total, **figures(records))
     ranks.wait()  # until the last is stored
 
 

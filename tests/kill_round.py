@@ -185,7 +185,7 @@ STAGES = {
         "evaluate", {**READS, "policy": "brief", "against": "chat", "tasks": ["tasks"]},
         {**DRAWN, "diversity_prompts": 4, "diversity_samples": 3, "resamples": 50},
         {"judging": "rlhf_loop.evaluate.sample_and_score",
-         "storing": "rlhf_loop.evaluate.write_records",
+         "storing": "rlhf_loop.parts.append_records",
          "divergence": "rlhf_loop.evaluate._mean_kl",
          "drawing": "rlhf_loop.evaluate.answer_prompts",
          "tasks": "rlhf_loop.evaluate.picked_options",

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from reward.judge import JudgeRefused
+from reward.lines import append_records
 from reward.run_folder import RunFolder
 from rlhf_loop.config import EvaluateConfig
 from rlhf_loop.evaluate import evaluate, evenly
@@ -109,16 +110,33 @@ def test_every_measure_is_paired_and_the_gate_reads_it(config, other, judges, tm
     assert result["gate"]["passes"] == (not result["gate"]["reasons"])
 
 
-def test_a_killed_run_goes_on_with_what_is_missing_and_ends_the_same(config, other, tmp_path):
+def test_a_killed_run_goes_on_with_what_is_missing_and_ends_the_same(
+    config, other, tmp_path, monkeypatch
+):
+    """Killed after each part of the answers; every step is logged once."""
+    monkeypatch.setattr("rlhf_loop.evaluate.PART_ANSWERS", 3)
     whole = evaluate(replace(config, policy=other))
     again = replace(config, policy=other, out=tmp_path / "again")
-    again.out.mkdir()
-    before = (config.out / "answers-before.jsonl").read_bytes()
-    (again.out / "answers-before.jsonl").write_bytes(before)
+    stored = 0
+
+    def stop(path, records, plain=append_records):
+        nonlocal stored
+        plain(path, records)
+        stored += 1
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_loop.parts.append_records", stop)
+        for _ in range(2 + 2 + 2 + 2):  # 4 answers and twice 3 of each side, at most 3 together
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(again)
     (again.out / "several-before.jsonl.tmp").write_text("half a li")
     assert evaluate(again) == whole
-    for name in ("responses.jsonl", "several-after.jsonl"):
+    assert stored == 8
+    for name in ("answers-before.jsonl", "responses.jsonl", "several-after.jsonl"):
         assert (again.out / name).read_bytes() == (config.out / name).read_bytes()
+    steps = [(line["step"], line["total"]) for line in RunFolder(again.out).metrics()]
+    assert steps == [(n, 12) for n in range(1, 13)]
 
 
 def test_further_prompts_count_too(config, tmp_path):
