@@ -19,6 +19,7 @@ COLLECTED = "collected"
 # What a template that asks for today is told, always: a run that goes on tomorrow, and whoever
 # samples what it trained, must read the same tokens. Llama 3.1's own takes it where nothing tells.
 TODAY = date(2024, 7, 26)
+APART = "\ufdd0"  # no character, for ever: Unicode keeps it for marks such as ours
 ASKED_DAY = re.compile(r"""strftime_now\(\s*(["'])(.+?)\1\s*\)""")
 
 
@@ -82,18 +83,69 @@ def mix(
     return [pairs[i] for i in sorted(own.union(drawn))]
 
 
-def in_template(tokenizer: Any, messages: Sequence[Message], **how: Any) -> Any:
-    """A conversation as the tokenizer's chat template writes it, always on the same day; ``how`` is
-    for ``apply_chat_template``. Raises ValueError where the template refuses the conversation."""
+def in_template(
+    tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False
+) -> str:
+    """A conversation as the tokenizer's chat template writes it, always on the same day. Raises
+    ValueError where the template refuses the conversation."""
     chat = [message._asdict() for message in messages]
     template = ASKED_DAY.sub(
         lambda asked: repr(TODAY.strftime(asked[2])), tokenizer.get_chat_template()
     )
     try:
-        return tokenizer.apply_chat_template(chat, chat_template=template, return_dict=False, **how)
+        text: str = tokenizer.apply_chat_template(
+            chat,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
     except TemplateError as error:
         roles = ", ".join(message.role for message in messages)
         raise ValueError(f"the chat template refuses the roles {roles}: {error}") from None
+    return text
+
+
+def template_tokens(
+    tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False
+) -> list[int]:
+    """The tokens of a conversation in the tokenizer's chat template, of which those alone are
+    special that the template writes.
+
+    What a message says stays words, whatever it spells: an answer about "<|end|>" would be learnt
+    as far as that and no further, and a policy that spells the user's thanks behind its answer
+    would be scored for them. So a text that spells a special token is tokenised in parts, the first
+    character of the spelling in one and the rest in the next (where a tokenizer begins every text
+    with a space, each part begins with one); other texts are tokenised whole. The tokenizer's own
+    ``split_special_tokens`` does not do: a unigram model knows "</s>" as a word too.
+
+    Raises ValueError where the template refuses the conversation.
+    """
+    special = _special_words(tokenizer)
+    apart = [message._replace(content=_apart(message.content, special)) for message in messages]
+    text = in_template(tokenizer, apart, add_generation_prompt)
+    return _tokens(tokenizer, text.split(APART) if apart != list(messages) else [text])
+
+
+def text_tokens(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of what one message says, none of them special (``template_tokens``)."""
+    apart = _apart(text, _special_words(tokenizer))
+    return _tokens(tokenizer, apart.split(APART) if apart != text else [text])
+
+
+def _special_words(tokenizer: Any) -> list[str]:
+    """The texts of the special tokens. One of a single character could not be taken apart."""
+    added = tokenizer.added_tokens_decoder.values()
+    return [token.content for token in added if token.special and len(token.content) > 1]
+
+
+def _apart(text: str, special: Iterable[str]) -> str:
+    """The text with a mark behind the first character of every special token that it spells."""
+    spelt = "|".join(re.escape(word) for word in special if word in text)
+    return re.sub(f"(?=(?:{spelt})).", rf"\g<0>{APART}", text, flags=re.DOTALL) if spelt else text
+
+
+def _tokens(tokenizer: Any, parts: Iterable[str]) -> list[int]:
+    return [i for part in parts for i in tokenizer(part, add_special_tokens=False)["input_ids"]]
 
 
 def row_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -103,8 +155,7 @@ def row_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     the template writes more after the end token (ChatML: a newline) the row, and so the score, ends
     there too. Raises ValueError where the template refuses the conversation.
     """
-    tokens: list[int] = in_template(tokenizer, messages, tokenize=True)
-    return tokens
+    return template_tokens(tokenizer, messages)
 
 
 def end_token(tokenizer: Any) -> int:

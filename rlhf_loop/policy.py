@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from reward.data import answer_end, in_template
+from reward.data import answer_end, template_tokens
 from reward.model import load_tokenizer, pick_device, save_tokenizer, save_weights
 from reward.preferences import Message
 
@@ -86,8 +86,7 @@ def prompt_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
     Raises ValueError where the template refuses it.
     """
-    tokens: list[int] = in_template(tokenizer, messages, tokenize=True, add_generation_prompt=True)
-    return tokens
+    return template_tokens(tokenizer, messages, add_generation_prompt=True)
 
 
 def answer_text(tokenizer: Any, answer: Answer) -> str:

@@ -154,7 +154,7 @@ def _rendered(tokenizer: Any, document: Document, chat: bool) -> list[tuple[str,
         options = [f" {choice}" for choice in document.choices]
         return list(zip(document.queries, options, strict=True))
     queries = [
-        in_template(tokenizer, [Message("user", query)], tokenize=False, add_generation_prompt=True)
+        in_template(tokenizer, [Message("user", query)], add_generation_prompt=True)
         for query in document.queries
     ]
     return list(zip(queries, document.choices, strict=True))

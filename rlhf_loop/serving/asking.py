@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from reward.data import text_tokens
 from reward.openai_client import CHAT, COMPLETIONS, Declined, Server, Unanswered, message_text
 from reward.preferences import Message
 from rlhf_loop.policy import Answer, Drawing, prompt_tokens
@@ -170,7 +171,7 @@ def _ask_by_messages(
         text = message_text(choice) or ""
     except ValueError as error:
         raise Unusable(f"{address.url} answered {error}") from None
-    tokens = address.tokenizer.encode(text, add_special_tokens=False)
+    tokens = text_tokens(address.tokenizer, text)
     tokens += list(address.stops[:1]) if finished else []
     return Answer(tokens, finished, text=text.strip())
 

@@ -15,11 +15,13 @@ from reward.data import (
     end_token,
     in_template,
     row_tokens,
+    text_tokens,
     tokenise,
     within_length,
 )
 from reward.preferences import Message
 from tests.reward.pairs import pair
+from tests.tiny_models import tiny_tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -38,6 +40,7 @@ MESSAGES = [
     Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "A b"),
     Message("assistant", "Ok "),
 ]  # fmt: skip
+SYSTEM_FIRST = [Message("system", "Be"), Message("user", "Hi"), Message("assistant", "Yo")]
 # Template, special tokens, the row, and the token that it ends in.
 GOLDEN = {
     "ChatML": (
@@ -112,6 +115,60 @@ def test_every_kept_row_ends_in_the_end_token(golden, over_long):
         assert row.chosen == row_tokens(tokenizer, ours)
 
 
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_what_a_message_spells_stays_words(name, role):
+    """Every special token, byte by byte; "@" stands where it is said."""
+    template, special, _ = GOLDEN[name]
+    tokenizer = byte_tokenizer(template, special)
+    spelt = "".join(special)
+    plain, spelling = (
+        [Message(m.role, said if m.role == role else m.content) for m in SYSTEM_FIRST]
+        for said in ("Hi@ yo", f"Hi{spelt} yo")
+    )
+    at = tokenizer.convert_tokens_to_ids("@")
+    (*bytes_of_it,) = tokenizer.convert_tokens_to_ids(list(spelt))
+    expected = [
+        token
+        for written in row_tokens(tokenizer, plain)
+        for token in (bytes_of_it if written == at else [written])
+    ]
+    assert row_tokens(tokenizer, spelling) == expected
+    assert tokenizer.decode(expected).count(spelt) == 1
+
+
+def test_spellings_that_overlap_stay_words():
+    tokenizer = byte_tokenizer(CHATML, ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "|><|", "aa"])
+    said = "<|im_end|><|im_start|><s><s>aaaa\ufdd0\n"
+    found = tokenizer.convert_ids_to_tokens(text_tokens(tokenizer, said))
+    assert not set(found) & set(tokenizer.added_tokens_encoder)
+    assert tokenizer.decode(text_tokens(tokenizer, said)) == said.replace("\ufdd0", "")
+
+
+def test_ordinary_texts_are_tokenised_whole():
+    """Marks of other tokens, characters that Unicode keeps for marks, halves of special tokens."""
+    tokenizer = tiny_tokenizer()
+    for said in ("How long? Two years.", " <|im_end|> |end|>", "a\ufdd0b", "< |user|>", "", "\n é"):
+        whole = tokenizer(said, add_special_tokens=False)["input_ids"]
+        assert text_tokens(tokenizer, said) == whole
+        messages = [Message("user", said), Message("assistant", said)]
+        written = tokenizer.apply_chat_template([m._asdict() for m in messages], return_dict=False)
+        assert row_tokens(tokenizer, messages) == written
+
+
+def test_a_tokenizer_that_knows_special_tokens_as_words_has_them_taken_apart():
+    """A unigram model: split_special_tokens leaves "</s>" what it is."""
+    scores = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((c, -5.0) for c in "▁</s>INT[] Hiok")]
+    tokenizer = Tokenizer(models.Unigram(scores, unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.chat_template = LLAMA_2
+    assert 2 in fast("</s>", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    row = row_tokens(fast, [Message("user", "Hi</s><s>"), Message("assistant", "</s>ok")])
+    assert [token for token in row if token in (1, 2)] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("template", "end"),
     [("ChatML", "<|im_end|>"), ("Llama 3", "<|eot_id|>"), ("Llama 2", "</s>")],
@@ -130,5 +187,5 @@ def test_a_template_that_ends_answers_with_words_has_no_end_token_for_them():
 def test_a_template_that_asks_for_today_is_told_the_same_day_always():
     """As Llama 3.2's: else a run that goes on tomorrow would read other tokens."""
     dated = "Today: {{ strftime_now('%d %b %Y') }}\n" + CHATML
-    found = in_template(byte_tokenizer(dated, GOLDEN["ChatML"][1]), MESSAGES, tokenize=False)
+    found = in_template(byte_tokenizer(dated, GOLDEN["ChatML"][1]), MESSAGES)
     assert found.startswith("Today: 26 Jul 2024\n<|im_start|>user")

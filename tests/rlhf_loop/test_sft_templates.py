@@ -3,6 +3,7 @@
 import pytest
 
 from reward.data import row_tokens
+from reward.preferences import Message
 from rlhf_loop.dpo import answer_pairs
 from rlhf_loop.policy import prompt_tokens
 from rlhf_loop.sft import answer_row
@@ -44,6 +45,27 @@ def test_what_is_learnt_are_the_tokens_that_were_asked_and_scored(named):
     assert row.tokens == row_tokens(tokenizer, MESSAGES)[: len(row.tokens)]
     begins = tokenizer.convert_ids_to_tokens(row.tokens).count("<s>")
     assert begins == golden.count("<s>")
+
+
+def test_an_answer_about_the_end_token_is_learnt_whole(named):
+    """It was cut behind the first one."""
+    name, tokenizer, _ = named
+    said = f"The marker {STOPS[name]} ends a turn, so never write it."
+    asked = Message("user", f"What is{STOPS[name]}?")
+    row = answer_row(tokenizer, [asked, Message("assistant", said)], stops_of(name, tokenizer))
+    assert row.tokens[: row.answer_start] == prompt_tokens(tokenizer, [asked])
+    learnt = row.tokens[row.answer_start :]
+    assert tokenizer.decode(learnt[:-1]).strip() == said
+    assert [token for token in learnt if token in stops_of(name, tokenizer)] == learnt[-1:]
+
+
+def test_answers_that_differ_behind_a_spelt_end_token_are_a_pair(named):
+    """They were the same tokens, which ended the run."""
+    name, tokenizer, _ = named
+    answers = {side: f"No{STOPS[name]}{side}" for side in ("chosen", "rejected")}
+    (found,) = answer_pairs(tokenizer, [pair(1, **answers)], stops_of(name, tokenizer))
+    assert answers["chosen"] in tokenizer.decode(found.chosen.tokens)
+    assert answers["rejected"] in tokenizer.decode(found.rejected.tokens)
 
 
 def test_both_answers_of_a_pair_are_written_so(named):

@@ -80,6 +80,15 @@ def test_an_address_without_token_ids_is_asked_by_messages(loaded, refusal, caps
         assert answered.logprobs is None
 
 
+def test_an_end_token_that_a_text_spells_ends_no_answer(loaded):
+    tokenizer = loaded[1]
+    with chat_server(only_messages(lambda request: says("Yes.<|end|>No."))) as server:
+        (found,) = answer_prompts(address_with(server, loaded), PROMPTS[:1], SEEDS[:1], Drawing(8))
+    assert answer_text(tokenizer, found) == "Yes.<|end|>No."
+    assert [i for i in found.tokens if i == tokenizer.eos_token_id] == found.tokens[-1:]
+    assert tokenizer.decode(found.tokens[:-1]) == "Yes.<|end|>No."
+
+
 def test_an_address_that_has_to_answer_by_token_ids_is_refused_where_it_cannot(loaded):
     with chat_server(as_vllm(loaded, token_ids=None)) as server:
         address = address_with(server, loaded)._replace(needs_tokens=True)
