@@ -106,7 +106,8 @@ class RejectionConfig(FineTuning, ServedPolicy, Scoring, Inputs):
     )
     sft_data: tuple[Path, ...] | None = setting(
         None,
-        "JSON lines of demonstrations, fine-tuned on beside the selected answers; section 3.2.3",
+        "JSON lines of demonstrations, fine-tuned on beside the selected answers, the last answer "
+        "of a dialogue unless its line says all; section 3.2.3",
     )
     start: Path | None = setting(
         None, "folder of the model that is fine-tuned, the policy when not given; section 3.2.3 "

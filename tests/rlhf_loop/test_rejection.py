@@ -270,6 +270,13 @@ def test_demonstrations_are_mixed_in_from_the_base_model_on(config, tmp_path):
     assert not weights[0][name].equal(weights[2][name])
 
 
+def test_of_a_demonstration_the_last_answer_is_learnt_unless_its_line_says_all(config, tmp_path):
+    turn = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good day."}]
+    lines = [{"messages": turn * 2}, {"messages": turn * 3, "answers": "all"}]
+    mixed = changed(config, sft_data=(earlier_round(tmp_path / "d", *lines),))
+    assert run_rejection(mixed)["sft_answers"] == 1 + 3
+
+
 def test_held_out_demonstrations_are_refused(config, tmp_path):
     file = demonstrations(tmp_path / "d", 2)
     file.write_text(file.read_text().replace('"train"', '"holdout"'))
