@@ -26,7 +26,6 @@ from reward.preferences import PreferencePair, read_pairs
 from reward.provenance import digest
 from reward.run_folder import RunFolder
 from reward.scores import SCORES, read_scores, refuse_repeated_ids, write_scores
-from reward.settings import to_mapping
 
 
 class Contender(NamedTuple):
@@ -49,7 +48,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """
     contenders = named(config)
     folder = RunFolder(config.out)
-    return folder.once(to_mapping(config), lambda: _compare(config, contenders, folder))
+    return folder.once(config, lambda: _compare(config, contenders, folder))
 
 
 def named(config: CompareConfig) -> list[Contender]:

@@ -13,6 +13,7 @@ from reward.preferences import Criterion
 from reward.settings import (
     AT_LEAST_1,
     BELOW_1,
+    HOW,
     INSIDE_0_1,
     NOT_NEGATIVE,
     PORT,
@@ -21,8 +22,10 @@ from reward.settings import (
     REQUIRED,
     SHARE,
     SMOOTHING,
+    How,
     Needs,
     Settings,
+    other_setting,
     setting,
 )
 
@@ -31,6 +34,8 @@ DType = Literal["float32", "bfloat16"]
 
 COSINE = Needs("schedule=cosine", lambda config: config.schedule == "cosine")
 ADAPTERS = Needs("lora_rank above 0", lambda config: config.lora_rank > 0)
+NOTHING_DROPPED = How(lambda was, now: not now.get("lora_dropout"))
+"""What dropout draws depends on what goes through the model at once, and on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +129,7 @@ class TrainConfig(ScheduledAdamW):
         4_096,
         "distinct tokens put through the model at once, at least a pair's; our choice",
         AT_LEAST_1,
+        how=NOTHING_DROPPED,
     )
     lora_rank: int = setting(
         0,
@@ -145,7 +151,7 @@ class TrainConfig(ScheduledAdamW):
         needs=ADAPTERS,
     )  # fmt: skip
     recompute_activations: bool = setting(
-        False, "activation checkpointing: less memory for a third more work; our choice"
+        False, "activation checkpointing: less memory for a third more work; our choice", how=HOW
     )
     max_tokens: int = setting(
         4096,
@@ -159,10 +165,12 @@ class TrainConfig(ScheduledAdamW):
     )
     shuffle: bool = setting(True, "draw the order from the seed; false keeps the file's")
     seed: int = setting(0, "seed of the head, the mixture and the order; our choice")
-    device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    device: Device = setting(
+        "auto", "auto (a GPU where there is one), cpu, cuda, cuda:1 …", how=NOTHING_DROPPED
+    )
     dtype: DType = setting("float32", "type the trunk computes in; head and loss are float32")
     checkpoint_every_steps: int = setting(
-        50, "optimiser steps between resumable checkpoints", AT_LEAST_1
+        50, "optimiser steps between resumable checkpoints", AT_LEAST_1, how=HOW
     )
 
 
@@ -225,9 +233,9 @@ class CompareConfig(Settings):
         4096, "pairs with a longer row are left out of all and counted, tokens", AT_LEAST_1
     )
     tokens_per_minibatch: int = setting(
-        16_384, "distinct tokens put through a model at once; our choice", AT_LEAST_1
+        16_384, "distinct tokens put through a model at once; our choice", AT_LEAST_1, how=HOW
     )
-    device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …")
+    device: Device = setting("auto", "auto (a GPU where there is one), cpu, cuda …", how=HOW)
     dtype: DType = setting("float32", "type the trunks compute in")
 
 
@@ -246,15 +254,22 @@ class JudgeConfig(Settings):
     criterion: Criterion | None = setting(None, "only pairs of this criterion are judged")
     temperature: float = setting(0.0, "sampling temperature of the judge; our choice", NOT_NEGATIVE)
     max_new_tokens: int = setting(1024, "longest answer of the judge, tokens", AT_LEAST_1)
-    timeout_seconds: float = setting(120.0, "longest wait for one answer, s", POSITIVE)
-    attempts: int = setting(4, "how often a question is asked that gets no answer", AT_LEAST_1)
-    parallel_requests: int = setting(8, "questions asked at the same time", AT_LEAST_1)
+    timeout_seconds: float = setting(120.0, "longest wait for one answer, s", POSITIVE, how=HOW)
+    attempts: int = setting(
+        4, "how often a question is asked that gets no answer", AT_LEAST_1, how=HOW
+    )
+    parallel_requests: int = setting(8, "questions asked at the same time", AT_LEAST_1, how=HOW)
     unanswered_share: float = setting(
         0.0, "share of the questions that may stay without an answer for a result to be written",
         SHARE,
     )  # fmt: skip
     resamples: int = setting(2000, "bootstrap draws of dialogue roots; our choice", AT_LEAST_1)
     seed: int = setting(0, "seed of the bootstrap; our choice")
+
+
+TRAINED_ALIKE = How(
+    lambda was, now: other_setting(TrainConfig, was["training"], now["training"]) is None
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +291,9 @@ class ScalingConfig(Settings):
         POSITIVE_SHARE,
     )  # fmt: skip
     seeds: tuple[int, ...] = setting((0,), "each point is trained once with each; our choice")
-    training: dict[str, object] = setting({}, "further settings of reward.train, a JSON object")
+    training: dict[str, object] = setting(
+        {}, "further settings of reward.train, a JSON object", how=TRAINED_ALIKE
+    )
     next_pairs: int = setting(
         0, "comparisons that the next batch would bring; 0: as many as the last step", NOT_NEGATIVE
     )

@@ -29,7 +29,6 @@ from reward.openai_client import CHAT, Declined, Server, Unanswered, message_tex
 from reward.preferences import Criterion, PreferencePair
 from reward.run_folder import RunFolder
 from reward.scores import SCORES, refuse_repeated_ids, write_scores
-from reward.settings import to_mapping
 
 API_KEY_VARIABLE = "JUDGE_API_KEY"
 ANSWERS = "answers.jsonl"
@@ -82,7 +81,7 @@ def judge(config: JudgeConfig) -> dict[str, Any]:
     """
     server = judge_server(config)
     folder = RunFolder(config.out)
-    return folder.once(to_mapping(config), lambda: _judge(config, server, folder))
+    return folder.once(config, lambda: _judge(config, server, folder))
 
 
 def _judge(config: JudgeConfig, server: Server, folder: RunFolder) -> dict[str, Any]:

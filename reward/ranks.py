@@ -27,6 +27,7 @@ from reward.data import PairRows
 from reward.model import pick_device
 from reward.prefix_tree import prefix_tree
 from reward.run_folder import RunFolder, die_with_launcher
+from reward.settings import Settings
 
 PATIENCE = timedelta(hours=1)  # while the first rank reads or writes a whole model
 SLURM = {
@@ -115,7 +116,10 @@ class FollowedFolder(RunFolder):
     def locked(self) -> Iterator[None]:
         yield
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
+    def write_config(self, config: Settings) -> None:
+        pass
+
+    def refuse_other(self, config: Settings) -> None:
         pass
 
     def write_provenance(self, inputs: Mapping[str, Path | None]) -> None:
@@ -148,7 +152,7 @@ def run_folder(path: Path) -> RunFolder:
 
 def once(
     path: Path,
-    config: Mapping[str, Any],
+    config: Settings,
     device: str,
     work: Callable[[RunFolder, torch.device], Mapping[str, Any]],
 ) -> dict[str, Any]:

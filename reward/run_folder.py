@@ -27,6 +27,7 @@ from typing import Any, TextIO
 
 from reward.command import Refused
 from reward.provenance import digest, provenance
+from reward.settings import Settings, how_of, other_setting, to_mapping
 
 PARENT_VARIABLE = "TANDEM_PARENT_PID"
 ATTEMPT_VARIABLE = "TANDEM_ATTEMPT"
@@ -46,6 +47,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._began = (0, time.monotonic())
+        self._how: dict[str, Any] = {}
 
     @property
     def config_file(self) -> Path:
@@ -97,20 +99,19 @@ class RunFolder:
                 self._forget_checkpoints()
             yield
 
-    def once(
-        self, config: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def once(self, config: Settings, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """Do ``work`` in the locked folder, store what it returns as the result, and return that;
         where there is one already it is returned as it is.
 
         Raises ValueError for another configuration than the folder's, RunFolderBusy.
         """
         with self.locked():
-            self.write_config(config)
-            if self.result() is None:
-                self.write_result(work())
-            else:
+            if (done := self.result()) is not None:
+                self.refuse_other(config)
                 print(f"{self.path} is done already.", flush=True)
+                return done
+            self.write_config(config)
+            self.write_result(work())
             return self.result() or {}
 
     def is_held(self) -> bool:
@@ -126,30 +127,36 @@ class RunFolder:
 
     # --- configuration -------------------------------------------------------------------
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Store what this run was asked to do; the same folder never serves two different asks.
+    def write_config(self, config: Settings) -> None:
+        """Store what this run is asked to do, and how. Raises ValueError as ``refuse_other``."""
+        self.refuse_other(config)
+        self._how = how_of(config)
+        write_json(self.config_file, to_mapping(config))
 
-        One that was refused before its work began may be put right in the same folder. Raises
-        ValueError naming the first field that differs from the stored configuration.
+    def refuse_other(self, config: Settings) -> None:
+        """The same folder never serves two different asks: raises ValueError naming the first
+        setting that is another than the stored one.
+
+        One that was refused before its work began may be put right in the same folder, and how
+        something is computed may change whenever the run is started.
         """
-        config = json.loads(json.dumps(dict(config), default=str))
-        if self.config_file.exists():
-            stored = json.loads(self.config_file.read_text())
-            may_change = not self._has_begun() and stored.keys() == config.keys()
-            for name in sorted(stored.keys() | config.keys()):
-                if stored.get(name) != config.get(name) and not may_change:
-                    raise ValueError(
-                        f"{self.path} was started with {name}={stored.get(name)!r}, not "
-                        f"{config.get(name)!r}: use another --out folder"
-                    )
-        write_json(self.config_file, config)
+        stored, asked = self._config(), to_mapping(config)
+        if stored is None or (not self._has_begun() and stored.keys() == asked.keys()):
+            return
+        if name := other_setting(type(config), stored, asked):
+            raise ValueError(
+                f"{self.path} was started with {name}={stored.get(name)!r}, not "
+                f"{asked.get(name)!r}: use another --out folder"
+            )
 
     def write_provenance(self, inputs: Mapping[str, Path | None]) -> None:
         """Store what goes into this run: ``provenance.json``. A resumed run must find the same.
 
-        Raises ValueError naming an input whose contents have changed since the run began.
+        What was different when it was started again stands under ``later``, settings that say how
+        it computes too. Raises ValueError naming an input whose contents have changed since the run
+        began.
         """
-        found = provenance(inputs)
+        found = {**provenance(inputs), "settings": self._how}
         if self._has_begun() and self.provenance_file.exists():
             stored = json.loads(self.provenance_file.read_text(encoding="utf-8"))
             for name, path in inputs.items():
@@ -294,7 +301,7 @@ class RunFolder:
             config, files = seal["config"], dict(seal["files"])
         except (OSError, ValueError, LookupError, TypeError):
             return f"{folder / SEAL} is missing or damaged"
-        if config != self._config():
+        if self._what(config) != self._what(self._config()):
             return f"{folder} is the checkpoint of another run"
         for name, sha256 in files.items():
             if not (folder / name).is_file():
@@ -302,6 +309,12 @@ class RunFolder:
             if digest(folder / name) != sha256:
                 return f"{folder / name} is damaged: it is not what was written"
         return ""
+
+    def _what(self, config: Any) -> Any:
+        """A configuration without what says how is computed."""
+        if not isinstance(config, dict):
+            return config
+        return {name: value for name, value in config.items() if name not in self._how}
 
     def _config(self) -> Any:
         return json.loads(self.config_file.read_text()) if self.config_file.exists() else None

@@ -29,7 +29,7 @@ from reward.measures.scaling import Point, measured
 from reward.preferences import PreferencePair, write_pairs
 from reward.run_folder import RunFolder
 from reward.scores import SCORES, read_scores
-from reward.settings import from_mapping, to_mapping
+from reward.settings import from_mapping
 from reward.train import train
 
 OWN = ("pairs", "holdout", "model", "out", "seed", "criterion")
@@ -51,7 +51,7 @@ def scaling(config: ScalingConfig) -> dict[str, Any]:
     """
     _training(config, pairs=config.pairs, model=config.models[0], out=config.out)
     folder = RunFolder(config.out)
-    return folder.once(to_mapping(config), lambda: _scaling(config, folder))
+    return folder.once(config, lambda: _scaling(config, folder))
 
 
 def _scaling(config: ScalingConfig, folder: RunFolder) -> dict[str, Any]:

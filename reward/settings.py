@@ -47,6 +47,19 @@ class Needs(NamedTuple):
     is_met: Callable[[Any], bool]
 
 
+Values = Mapping[str, Any]
+
+
+class How(NamedTuple):
+    """Of a setting that says how something is computed, and changes nothing but rounding."""
+
+    may_change: Callable[[Values, Values], bool] = lambda was, now: True
+    """Whether a run that was started with the first settings may go on with the second."""
+
+
+HOW = How()
+
+
 class WithoutEffect(ValueError):
     """A setting that changes nothing as the others are."""
 
@@ -56,10 +69,14 @@ class WithoutEffect(ValueError):
 
 
 def setting(
-    default: Any, help: str, allowed: Allowed | None = None, needs: Needs | None = None
+    default: Any,
+    help: str,
+    allowed: Allowed | None = None,
+    needs: Needs | None = None,
+    how: How | None = None,
 ) -> Any:
     """A dataclass field with its one-line description (unit and source included)."""
-    metadata = {"help": help, "allowed": allowed, "needs": needs}
+    metadata = {"help": help, "allowed": allowed, "needs": needs, "how": how}
     if default is REQUIRED:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, dict):
@@ -135,6 +152,23 @@ def to_mapping(config: Any) -> dict[str, Any]:
     """The JSON object of a configuration: what ``from_mapping`` reads back."""
     mapping: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     return mapping
+
+
+def how_of(config: Settings) -> dict[str, Any]:
+    """Of the JSON object what says how is computed, and not what."""
+    names = {field.name for field in dataclasses.fields(config) if field.metadata.get("how")}
+    return {name: value for name, value in to_mapping(config).items() if name in names}
+
+
+def other_setting(kind: type[Settings], was: Values, now: Values) -> str | None:
+    """The first setting, by name, that keeps a run that was started with some settings from going
+    on with others; None where nothing does."""
+    hows = {field.name: field.metadata.get("how") for field in dataclasses.fields(kind)}
+    for name in sorted(was.keys() | now.keys()):
+        how: How | None = hows.get(name)
+        if was.get(name) != now.get(name) and not (how and how.may_change(was, now)):
+            return name
+    return None
 
 
 def to_flags(values: Mapping[str, Any]) -> list[str]:

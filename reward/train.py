@@ -58,7 +58,6 @@ from reward.preferences import PreferencePair, read_pairs
 from reward.run_folder import RunFolder, replace_folder
 from reward.score import score_pairs
 from reward.scores import SCORES, write_scores
-from reward.settings import to_mapping
 from reward.training_state import load_state, save_state
 from reward.trunk import shares_prefixes
 
@@ -72,7 +71,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     or settings that cannot be trained on, RunFolderBusy when another process works there.
     """
     adapter.refuse_impossible(config)
-    return ranks.once(config.out, to_mapping(config), config.device, partial(_train, config))
+    return ranks.once(config.out, config, config.device, partial(_train, config))
 
 
 def _train(config: TrainConfig, folder: RunFolder, device: torch.device) -> dict[str, Any]:

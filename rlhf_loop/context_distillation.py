@@ -28,7 +28,6 @@ from reward.lines import Record, whole_records, write_records
 from reward.preferences import Message, RiskCategory
 from reward.run_folder import RunFolder
 from reward.score import Scorer
-from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
 from rlhf_loop.config import DATA_FILES, ContextDistillationConfig, LearntAnswers, inputs_of
 from rlhf_loop.engines import Engine, answer_prompts, engine_for
@@ -57,7 +56,7 @@ def distil(config: ContextDistillationConfig) -> Record:
     leaves no room for an answer, RunFolderBusy.
     """
     run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _distil(config, run))
+    return run.once(config, lambda: _distil(config, run))
 
 
 def _distil(config: ContextDistillationConfig, run: RunFolder) -> Record:

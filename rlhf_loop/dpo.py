@@ -25,7 +25,6 @@ from reward.minibatches import minibatches
 from reward.model import context_tokens, row_limit, stored_context
 from reward.preferences import Message, PreferencePair
 from reward.run_folder import RunFolder
-from reward.settings import to_mapping
 from rlhf_loop.config import DPOConfig, inputs_of
 from rlhf_loop.learning.likelihood import Reading, TokenRow, read_nothing, reading, row_logprobs
 from rlhf_loop.learning.steps import divided, leave_model, optimise
@@ -151,7 +150,7 @@ def train(config: DPOConfig) -> dict[str, Any]:
     Raises ValueError for pairs that cannot be trained on, RunFolderBusy when another process runs
     in the same folder.
     """
-    return ranks.once(config.out, to_mapping(config), config.device, partial(_train, config))
+    return ranks.once(config.out, config, config.device, partial(_train, config))
 
 
 def _train(config: DPOConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from reward.model import load_tokenizer
 from reward.preferences import Message
 from reward.run_folder import RunFolder
 from reward.score import Scorer
-from reward.settings import from_mapping, to_mapping
+from reward.settings import from_mapping
 from rlhf_loop.config import EvaluateConfig, GateConfig, inputs_of
 from rlhf_loop.engines import Engine, answer_prompts, engine_for
 from rlhf_loop.learning.likelihood import divergences, reading, tail_row
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> Record:
     process runs in the same folder.
     """
     run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _evaluate(config, run))
+    return run.once(config, lambda: _evaluate(config, run))
 
 
 def _evaluate(config: EvaluateConfig, run: RunFolder) -> Record:

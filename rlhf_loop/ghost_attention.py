@@ -21,7 +21,6 @@ from reward.command import command
 from reward.lines import Record, whole_records, write_records
 from reward.preferences import Message, dialogue_root
 from reward.run_folder import RunFolder
-from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
 from rlhf_loop.config import DATA_FILES, GhostAttentionConfig, LearntAnswers, inputs_of
 from rlhf_loop.constraints import (
@@ -58,7 +57,7 @@ def build(config: GhostAttentionConfig) -> Record:
     Raises ValueError where the prompts file has no prompt to ask, RunFolderBusy.
     """
     run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _build(config, run))
+    return run.once(config, lambda: _build(config, run))
 
 
 def _build(config: GhostAttentionConfig, run: RunFolder) -> Record:

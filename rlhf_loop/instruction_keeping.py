@@ -21,7 +21,6 @@ from reward.command import command
 from reward.lines import Record, append_records, whole_records
 from reward.measures.resampling import Draws, share_interval
 from reward.run_folder import RunFolder
-from reward.settings import to_mapping
 from rlhf_loop.config import InstructionKeepingConfig, inputs_of
 from rlhf_loop.constraints import draw_constraints, instruction, obeys, read_constraints
 from rlhf_loop.engines import Engine, answer_prompts, engine_for, has_room
@@ -39,7 +38,7 @@ def keep(config: InstructionKeepingConfig) -> Record:
     RunFolderBusy.
     """
     run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _keep(config, run))
+    return run.once(config, lambda: _keep(config, run))
 
 
 def _keep(config: InstructionKeepingConfig, run: RunFolder) -> Record:

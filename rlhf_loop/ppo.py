@@ -27,7 +27,6 @@ import torch
 from reward import ranks
 from reward.command import command
 from reward.run_folder import RunFolder, replace_folder
-from reward.settings import to_mapping
 from reward.training_state import load_state, save_state
 from rlhf_loop.config import PPOConfig, inputs_of
 from rlhf_loop.learning.figures import rollout_figures
@@ -70,7 +69,7 @@ def train(config: PPOConfig) -> dict[str, Any]:
     leaves no room for an answer, or settings and models do not go together; RunFolderBusy when
     another process runs in the same folder.
     """
-    return ranks.once(config.out, to_mapping(config), config.device, partial(_train, config))
+    return ranks.once(config.out, config, config.device, partial(_train, config))
 
 
 def _train(config: PPOConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from reward.lines import Record, whole_records, write_records
 from reward.model import context_tokens
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
-from reward.settings import to_mapping
 from rlhf_loop.candidates import draw_candidates, is_usable, mean, part_figures, selectable_scores
 from rlhf_loop.config import LearntAnswers, RejectionConfig, inputs_of
 from rlhf_loop.parts import make_parts
@@ -52,7 +51,7 @@ def run_rejection(config: RejectionConfig) -> Record:
     Raises ValueError where the prompts file has no train prompts, one of them leaves no room for an
     answer or no answer can be selected, RunFolderBusy when another process runs in the same folder.
     """
-    return ranks.once(config.out, to_mapping(config), config.device, partial(_run, config))
+    return ranks.once(config.out, config, config.device, partial(_run, config))
 
 
 def _run(config: RejectionConfig, run: RunFolder, device: torch.device) -> Record:

@@ -8,7 +8,9 @@ round had made starts from what that one makes now. The exit status is 0 where a
 
 Equal bits are promised on the CPU, on the same kind of machine, with as many threads as the
 provenance names. What a server at an address answered nobody here can promise: it is compared all
-the same. Left out: runs of several processes.
+the same. Of a run that went on with other settings of how it computes nobody can promise them
+either: a difference there, or in what was made from it, is told and is no fault. Left out: runs of
+several processes.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Stage(NamedTuple):
 
 
 def replay(config: ReplayConfig) -> dict[str, list[str]]:
-    """Run everything again; by stage what differs and where first, nothing where all is equal.
+    """Run everything again; by stage what differs and where first, nothing where all is equal. Left
+    out is a stage that differs where nobody promised that it would not: it is printed.
 
     Raises ValueError for a folder that cannot be replayed and for inputs that are not what they
     were, StageFailed where a stage does not end.
@@ -66,7 +69,7 @@ def replay(config: ReplayConfig) -> dict[str, list[str]]:
         raise ValueError(f"{config.out} lies in {config.run}: replay into another folder")
     made = {stage.run.path: _out(config, stage) for stage in stages}
     refuse_other_inputs(stages, made)
-    found = {}
+    found, unpromised = dict[str, list[str]](), list[Path]()
     for stage in stages:
         again = RunFolder(made[stage.run.path])
         print(f"{stage.command}: {stage.run.path} again in {again.path}", flush=True)
@@ -79,7 +82,14 @@ def replay(config: ReplayConfig) -> dict[str, list[str]]:
         for remark in other_circumstances(stage.provenance, _read(again.provenance_file)):
             print(f"{stage.command}: {remark}", flush=True)
         given = inputs_of(stage.config).values()
-        found[stage.command] = list(differences(stage.run.path, again.path, given))
+        differing = list(differences(stage.run.path, again.path, given))
+        why = went_on_with(stage.provenance) or _made_from(given, unpromised)
+        if differing and why:
+            unpromised.append(stage.run.path)
+            told = f"{why}, so equal bits are not promised: {'; '.join(differing)}"
+            print(f"{stage.command}: {told}", flush=True)
+        else:
+            found[stage.command] = differing
     return found
 
 
@@ -202,8 +212,25 @@ def other_circumstances(was: Mapping[str, Any], now: Mapping[str, Any]) -> Itera
     for name in sorted({*versions, *others}):
         if versions.get(name) != others.get(name):
             yield f"made with {name} {versions.get(name)}, replayed with {others.get(name)}"
-    if was.get("later"):
+    known = was.keys() - {"settings", "later"}
+    if any(start.get(name) != was[name] for start in was.get("later", []) for name in known):
         yield "made in several starts, not all with the same code, libraries or threads"
+
+
+def went_on_with(provenance: Mapping[str, Any]) -> str:
+    """With which settings a run went on that it had not begun with; "" where it was with none."""
+    starts = [provenance, *provenance.get("later", [])]
+    each = [start.get("settings", {}) for start in starts]
+    names = [n for n in sorted(set().union(*each)) if any(s.get(n) != each[0].get(n) for s in each)]
+    said = [f"{n} {', then '.join(_shown(s.get(n)) for s in each)}" for n in names]
+    return f"made with {'; '.join(said)}" if said else ""
+
+
+def _made_from(given: Collection[Path], unpromised: Sequence[Path]) -> str:
+    """What a stage was given that lies in one of the folders; "" where nothing does."""
+    found = (path for path in given for folder in unpromised if path.is_relative_to(folder))
+    path = next(found, None)
+    return f"made from {path}" if path else ""
 
 
 # --- what comes out -------------------------------------------------------------------------------
@@ -315,7 +342,7 @@ def _run(config: ReplayConfig) -> str:
     told = [f"{stage}: {words}" for stage, differing in found.items() for words in differing]
     if told:
         raise Different("\n".join(told))
-    return f"equal to the last bit: {', '.join(found)}"
+    return f"equal to the last bit: {', '.join(found)}" if found else ""
 
 
 _main = command(ReplayConfig, "rlhf_loop.replay", _run)

@@ -22,7 +22,7 @@ from typing import Any
 
 from reward.command import Refused, behind, command
 from reward.run_folder import PARENT_VARIABLE, RunFolder
-from reward.settings import from_mapping, to_flags, to_mapping
+from reward.settings import from_mapping, to_flags
 from rlhf_loop.config import (
     DATA_FILES,
     RANKED_STAGES,
@@ -71,13 +71,25 @@ def stage_command(
 
     Raises ValueError for a stage that is none.
     """
+    return command_of(stage, _settings_of(stage, config, out, policy, results, built))
+
+
+def _settings_of(
+    stage: str,
+    config: RoundConfig,
+    out: Path,
+    policy: Path,
+    results: Mapping[str, Mapping[str, Any]],
+    built: Sequence[Path],
+) -> dict[str, Any]:
+    """All settings of a stage, with what the stages before it have left."""
     settings = config.settings_of(stage, policy, out)
     if stage == "rejection" and "temperature" in results:
         settings["temperature"] = results["temperature"]["temperature"]
     if stage == "rejection" and built:
         named = from_mapping(RejectionConfig, settings).sft_data
         settings["sft_data"] = [*(named or ()), *built]
-    return command_of(stage, settings)
+    return settings
 
 
 def command_of(name: str, settings: Mapping[str, Any]) -> list[str]:
@@ -88,36 +100,55 @@ def command_of(name: str, settings: Mapping[str, Any]) -> list[str]:
 def run_round(config: RoundConfig) -> dict[str, Any]:
     """Run the stages that have no result yet, and return the round's result.
 
-    Raises StageFailed naming the stage, its exit status and its log; RunFolderBusy when another
+    Raises ValueError where a stage that has begun was asked for something else, before anything is
+    changed; StageFailed naming the stage, its exit status and its log; RunFolderBusy when another
     process runs the same round.
     """
     run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _run_round(config, run))
+    _refuse_other_stages(config)
+    return run.once(config, lambda: _run_round(config, run))
+
+
+def _refuse_other_stages(config: RoundConfig) -> None:
+    results = dict[str, dict[str, Any]]()
+    for stage in config.stages:
+        folder = RunFolder(config.out / stage)
+        folder.refuse_other(from_mapping(STAGE_CONFIGS[stage], _asked(stage, config, results)))
+        result = folder.result()
+        if result is None:
+            return
+        results[stage] = result
 
 
 def _run_round(config: RoundConfig, run: RunFolder) -> dict[str, Any]:
     run.write_provenance(inputs_of(config))
     run.rewind_metrics(0)
-    policy, results = config.policy, dict[str, dict[str, Any]]()
+    results = dict[str, dict[str, Any]]()
     for number, stage in enumerate(config.stages, start=1):
-        results[stage] = _run_stage(stage, config, policy, results)
-        run.log_metrics(number, len(config.stages), stage=stage, **_figures(results[stage]))
-        if "model" in results[stage]:
-            policy = config.out / stage / str(results[stage]["model"])
-    model = str(policy.relative_to(config.out))
+        folder = RunFolder(config.out / stage)
+        result = folder.result()
+        if result is None:
+            command = command_of(stage, _asked(stage, config, results))
+            result = finish_stage(stage, behind(launcher_of(stage, config), command), folder)
+        results[stage] = result
+        run.log_metrics(number, len(config.stages), stage=stage, **_figures(result))
+    model = str(_policy(config, results).relative_to(config.out))
     return {"model": model, "evaluation": results["evaluate"]}
 
 
-def _run_stage(
-    stage: str, config: RoundConfig, policy: Path, results: Mapping[str, Mapping[str, Any]]
+def _asked(
+    stage: str, config: RoundConfig, results: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    folder = RunFolder(config.out / stage)
-    result = folder.result()
-    if result is None:
-        built = [config.out / name / DATA_FILES[name] for name in results if name in DATA_FILES]
-        command = stage_command(stage, config, folder.path, policy, results, built)
-        result = finish_stage(stage, behind(launcher_of(stage, config), command), folder)
-    return result
+    """All settings of a stage after those that have left ``results``."""
+    built = [config.out / name / DATA_FILES[name] for name in results if name in DATA_FILES]
+    policy = _policy(config, results)
+    return _settings_of(stage, config, config.out / stage, policy, results, built)
+
+
+def _policy(config: RoundConfig, results: Mapping[str, Mapping[str, Any]]) -> Path:
+    """The chat model of the last stage that left one, the round's own before."""
+    left = [config.out / stage / str(it["model"]) for stage, it in results.items() if "model" in it]
+    return left[-1] if left else config.policy
 
 
 def launcher_of(stage: str, config: RoundConfig) -> str | None:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from reward.command import command
 from reward.lines import Record, whole_records
 from reward.run_folder import RunFolder
-from reward.settings import to_mapping
 from rlhf_loop.candidates import mean
 from rlhf_loop.config import SamplingConfig, inputs_of
 from rlhf_loop.engines import Engine, answer_prompts, engine_for
@@ -49,7 +48,7 @@ def sample(config: SamplingConfig) -> dict[str, Any]:
     another process runs in the same folder.
     """
     run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _sample(config, run))
+    return run.once(config, lambda: _sample(config, run))
 
 
 def _sample(config: SamplingConfig, run: RunFolder) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def _sample(config: SamplingConfig, run: RunFolder) -> dict[str, Any]:
         split = "" if config.split is None else f"{config.split} "
         raise ValueError(f"{config.prompts} has no {split}prompts, and sampling needs some")
     refuse_without_room(prompts, config.max_new_tokens, config.model)
-    parts = list(product(_sources(config), chunks(len(prompts), config.generation_rows)))
+    parts = list(product(_sources(config), chunks(len(prompts), config.chunk_prompts)))
     sizes = [len(prompts[part]) for _, part in parts]
     opened: dict[Source, tuple[Engine, list[Prompt]]] = {}
 

@@ -27,7 +27,6 @@ from reward.minibatches import minibatches
 from reward.model import context_tokens, row_limit
 from reward.preferences import Message, RecordReader, read_json_lines
 from reward.run_folder import RunFolder
-from reward.settings import to_mapping
 from rlhf_loop.config import LearntAnswers, SFTConfig, inputs_of
 from rlhf_loop.learning.likelihood import Reading, TokenRow, read_nothing, token_logprobs
 from rlhf_loop.learning.steps import divided, leave_model, optimise
@@ -251,7 +250,7 @@ def within_length(
 
 def train(config: SFTConfig) -> dict[str, Any]:
     """Fine-tune on data files; returns the run's result. Raises MalformedLine, RunFolderBusy."""
-    return ranks.once(config.out, to_mapping(config), config.device, partial(_train, config))
+    return ranks.once(config.out, config, config.device, partial(_train, config))
 
 
 def _train(config: SFTConfig, run: RunFolder, device: torch.device) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from reward.minibatches import minibatches
 from reward.model import context_tokens
 from reward.preferences import Message
 from reward.run_folder import RunFolder
-from reward.settings import to_mapping
 from rlhf_loop.config import Scoring, TaskAccuracyConfig, inputs_of
 from rlhf_loop.learning.likelihood import TokenRow, reading, row_logprobs
 from rlhf_loop.measures.paired_figures import paired_shares
@@ -59,7 +58,7 @@ def task_accuracy(config: TaskAccuracyConfig) -> Record:
     Raises ValueError for task files of the same name, RunFolderBusy.
     """
     run = RunFolder(config.out)
-    return run.once(to_mapping(config), lambda: _task_accuracy(config, run))
+    return run.once(config, lambda: _task_accuracy(config, run))
 
 
 def _task_accuracy(config: TaskAccuracyConfig, run: RunFolder) -> Record:

@@ -26,7 +26,6 @@ from reward import ranks
 from reward.command import command
 from reward.lines import Record, whole_records
 from reward.run_folder import RunFolder
-from reward.settings import to_mapping
 from rlhf_loop.candidates import draw_candidates, is_usable, part_figures, selectable_scores
 from rlhf_loop.config import TemperatureConfig, inputs_of
 from rlhf_loop.measures.paired_figures import mean_interval
@@ -43,7 +42,7 @@ def sweep(config: TemperatureConfig) -> Record:
     Raises ValueError where the prompts file has none of the split or one of them leaves no room for
     an answer, RunFolderBusy when another process runs in the same folder.
     """
-    return ranks.once(config.out, to_mapping(config), config.device, partial(_sweep, config))
+    return ranks.once(config.out, config, config.device, partial(_sweep, config))
 
 
 def _sweep(config: TemperatureConfig, run: RunFolder, device: torch.device) -> Record:

@@ -217,7 +217,7 @@ STAGES = {
     ),
     "sampling": Stage(
         "sampling", {"prompts": "prompts", "model": ["chat", "brief"]},
-        {**DRAWN, "generation_rows": 8},
+        {**DRAWN, "chunk_prompts": 8},
         {"drawing": "rlhf_loop.sampling.answer_prompts",
          "storing": "rlhf_loop.parts.append_records", **RESULT},
         Counter(drawing=2, storing=1), again=Counter(drawing=8, storing=8),

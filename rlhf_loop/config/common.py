@@ -6,8 +6,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from reward.settings import AT_LEAST_1, INSIDE_0_1, POSITIVE, REQUIRED, Needs, Settings, setting
+from reward.settings import (
+    AT_LEAST_1,
+    HOW,
+    INSIDE_0_1,
+    POSITIVE,
+    REQUIRED,
+    How,
+    Needs,
+    Settings,
+    setting,
+)
 
+MOVED = How(lambda was, now: None not in (was.get("address"), now.get("address")))
+"""A server may move; answers that are drawn here, by other random numbers, are others."""
 AN_ADDRESS = Needs("an address", lambda config: config.address is not None)
 
 
@@ -56,7 +68,7 @@ class Learning(Settings):
 class Compute(Settings):
     """Where models compute."""
 
-    device: str = setting("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …")
+    device: str = setting("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1, …", how=HOW)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +76,7 @@ class Passes(Compute):
     """How much of what is learnt from or scored goes through a model at once."""
 
     tokens_per_minibatch: int = setting(
-        4096, "distinct tokens put through a model at once; changes no result", AT_LEAST_1
+        4096, "distinct tokens put through a model at once; changes no result", AT_LEAST_1, how=HOW
     )
 
 
@@ -78,7 +90,7 @@ class Training(Settings):
         "heads, log-probabilities and losses are float32",
     )
     recompute_activations: bool = setting(
-        False, "activation checkpointing: less memory for a third more work; our choice"
+        False, "activation checkpointing: less memory for a third more work; our choice", how=HOW
     )
 
 
@@ -103,22 +115,26 @@ class ServedPolicy(Inference):
     folder (docs/engines.md)."""
 
     generation_rows: int = setting(
-        256, "answers generated side by side, rows; our choice", AT_LEAST_1
+        256, "answers generated side by side, rows; our choice", AT_LEAST_1, how=HOW
     )
     address: str | None = setting(
-        None, "base URL of an OpenAI-compatible server that draws; drawn here when not given"
+        None,
+        "base URL of an OpenAI-compatible server that draws; drawn here when not given",
+        how=MOVED,
     )
     timeout_seconds: float = setting(
-        120.0, "longest wait for one answer from the address, s", POSITIVE, AN_ADDRESS
+        120.0, "longest wait for one answer from the address, s", POSITIVE, AN_ADDRESS, HOW
     )
     parallel_requests: int = setting(
-        8, "answers asked for at the same time at the address", AT_LEAST_1, AN_ADDRESS
+        8, "answers asked for at the same time at the address", AT_LEAST_1, AN_ADDRESS, HOW
     )
     served_model: str | None = setting(
-        None, "model name to ask for at the address; the policy's folder when not given"
+        None, "model name to ask for at the address; the policy's folder when not given", how=HOW
     )
     hand_over: str | None = setting(
-        None, "command that makes the address serve a policy, {folder} stands for its folder"
+        None,
+        "command that makes the address serve a policy, {folder} stands for its folder",
+        how=HOW,
     )
     weights_tolerance: float = setting(
         0.03,
@@ -126,6 +142,7 @@ class ServedPolicy(Inference):
         "are refused; bfloat16 makes 0.004, a stage of PPO 0.06 and more, our measurement",
         POSITIVE,
         AN_ADDRESS,
+        HOW,
     )
 
     def __post_init__(self) -> None:

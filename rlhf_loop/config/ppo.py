@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reward.config import AdamW
-from reward.settings import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Needs, setting
+from reward.settings import AT_LEAST_1, HOW, NOT_NEGATIVE, POSITIVE, SHARE, Needs, setting
 from rlhf_loop.config.common import Inputs, Learning, Scoring, ServedPolicy, Training
 
 VALUES = Needs("advantage=gae, which alone learns values", lambda config: config.advantage == "gae")
@@ -103,7 +103,7 @@ class PPOConfig(AdamW, Training, Learning, ServedPolicy, Scoring, Inputs):
     )
     tokens_per_minibatch: int = setting(
         2048, "distinct tokens put through a model at once, at least a row's; our choice",
-        AT_LEAST_1,
+        AT_LEAST_1, how=HOW,
     )  # fmt: skip
     validate_every: int = setting(10, "iterations between validations; our choice", AT_LEAST_1)
     validation_prompts: int = setting(
@@ -113,7 +113,7 @@ class PPOConfig(AdamW, Training, Learning, ServedPolicy, Scoring, Inputs):
         5, "validations without a better one before it stops; our choice", AT_LEAST_1
     )
     checkpoint_every: int = setting(
-        1, "iterations between resumable checkpoints; our choice", AT_LEAST_1
+        1, "iterations between resumable checkpoints; our choice", AT_LEAST_1, how=HOW
     )
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from reward.settings import REQUIRED, Settings, from_mapping, setting
+from reward.settings import HOW, REQUIRED, Settings, from_mapping, setting
 from rlhf_loop.config.common import Inputs, Learning
 from rlhf_loop.config.dialogues import ContextDistillationConfig, GhostAttentionConfig
 from rlhf_loop.config.evaluation import EvaluateConfig, InstructionKeepingConfig, TaskAccuracyConfig
@@ -19,7 +19,10 @@ from rlhf_loop.prompts import PromptSplit
 
 @dataclass(frozen=True, kw_only=True)
 class RoundConfig(Inputs, Learning):
-    """A whole round: stages one after the other, and the evaluation of the new chat model."""
+    """A whole round: stages one after the other, and the evaluation of the new chat model.
+
+    The settings of a stage are held to by its own folder, once the stage has begun.
+    """
 
     stages: tuple[str, ...] = setting(
         ("temperature", "rejection", "ppo", "evaluate"),
@@ -30,22 +33,27 @@ class RoundConfig(Inputs, Learning):
         None,
         "takes the place of python before the stages that several processes share, sft temperature "
         "rejection dpo ppo: torchrun --standalone --nproc-per-node 8; docs/launching.md",
+        how=HOW,
     )
-    sft: dict[str, Any] = setting({}, "settings of rlhf_loop.sft, a JSON object")
-    temperature: dict[str, Any] = setting({}, "settings of rlhf_loop.temperature, a JSON object")
+    sft: dict[str, Any] = setting({}, "settings of rlhf_loop.sft, a JSON object", how=HOW)
+    temperature: dict[str, Any] = setting(
+        {}, "settings of rlhf_loop.temperature, a JSON object", how=HOW
+    )
     ghost_attention: dict[str, Any] = setting(
-        {}, "settings of rlhf_loop.ghost_attention, a JSON object"
+        {}, "settings of rlhf_loop.ghost_attention, a JSON object", how=HOW
     )
     context_distillation: dict[str, Any] = setting(
-        {}, "settings of rlhf_loop.context_distillation, a JSON object"
+        {}, "settings of rlhf_loop.context_distillation, a JSON object", how=HOW
     )
-    rejection: dict[str, Any] = setting({}, "settings of rlhf_loop.rejection, a JSON object")
-    dpo: dict[str, Any] = setting({}, "settings of rlhf_loop.dpo, a JSON object")
-    ppo: dict[str, Any] = setting({}, "settings of rlhf_loop.ppo, a JSON object")
+    rejection: dict[str, Any] = setting(
+        {}, "settings of rlhf_loop.rejection, a JSON object", how=HOW
+    )
+    dpo: dict[str, Any] = setting({}, "settings of rlhf_loop.dpo, a JSON object", how=HOW)
+    ppo: dict[str, Any] = setting({}, "settings of rlhf_loop.ppo, a JSON object", how=HOW)
     instruction_keeping: dict[str, Any] = setting(
-        {}, "settings of rlhf_loop.instruction_keeping, a JSON object"
+        {}, "settings of rlhf_loop.instruction_keeping, a JSON object", how=HOW
     )
-    evaluate: dict[str, Any] = setting({}, "settings of rlhf_loop.evaluate, a JSON object")
+    evaluate: dict[str, Any] = setting({}, "settings of rlhf_loop.evaluate, a JSON object", how=HOW)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,6 +35,9 @@ class SamplingConfig(ServedPolicy):
     max_new_tokens: int = setting(512, "longest answer, tokens; our choice", AT_LEAST_1)
     seed: int = setting(0, "seed; every answer's own seed derives from it; our choice")
     split: PromptSplit | None = setting(None, "only prompts of this split; all when not given")
+    chunk_prompts: int = setting(
+        256, "prompts answered and stored together; resume unit", AT_LEAST_1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

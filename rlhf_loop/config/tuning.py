@@ -11,6 +11,7 @@ from reward.config import COSINE, ScheduledAdamW
 from reward.preferences import Criterion
 from reward.settings import (
     AT_LEAST_1,
+    HOW,
     NOT_NEGATIVE,
     POSITIVE,
     REQUIRED,
@@ -53,7 +54,7 @@ class Optimisation(ScheduledAdamW, Training, Learning):
         AT_LEAST_1,
     )
     checkpoint_every_steps: int = setting(
-        100, "optimiser steps between resumable checkpoints", AT_LEAST_1
+        100, "optimiser steps between resumable checkpoints", AT_LEAST_1, how=HOW
     )
 
 

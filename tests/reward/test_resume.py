@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load
 
 from reward import train as training
 from reward.config import TrainConfig
@@ -182,7 +184,7 @@ def test_the_checkpoint_of_another_run_is_refused(config, stopped, tmp_path):
     shutil.move(stopped.path, other)
     train_until_stopped = changed(config, seed=1)
     RunFolder(config.out).path.mkdir()
-    RunFolder(config.out).write_config(to_mapping(train_until_stopped))
+    RunFolder(config.out).write_config(train_until_stopped)
     shutil.copytree(other / "checkpoint", config.out / "checkpoint")
     said = refusal(train_until_stopped)
     assert said.startswith(f"{config.out / 'checkpoint'} is the checkpoint of another run")
@@ -272,6 +274,21 @@ def test_a_model_that_finds_no_room_leaves_the_checkpoint(config, whole, small_d
     small_disk.make_room()
     train(small)
     assert weights(small) == whole
+
+
+def test_it_goes_on_with_other_settings_of_how_it_computes(config, stopped, whole):
+    """As the sentence of a full device says; from its checkpoint, and within rounding."""
+    again = changed(config, tokens_per_minibatch=64, recompute_activations=True)
+    train(again)
+    assert [line["step"] for line in stopped.metrics()] == list(range(1, 9))
+    assert json.loads(stopped.config_file.read_text()) == to_mapping(again)
+    provenance = json.loads(stopped.provenance_file.read_text())
+    used = [start["settings"] for start in (provenance, *provenance["later"])]
+    assert [one["tokens_per_minibatch"] for one in used] == [4096, 64]
+    assert [one["recompute_activations"] for one in used] == [False, True]
+    ours, theirs = (load(data) for data in (weights(config), whole))
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name])
 
 
 # --- from the run folder alone -----------------------------------------------------------------

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 
 import pytest
 
 from reward.run_folder import PARENT_VARIABLE, RunFolder, RunFolderBusy
+from reward.settings import HOW, Settings, setting
 
 HOLD = """
 import sys, time
@@ -19,6 +22,12 @@ with RunFolder(sys.argv[1]).locked():
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Settings):
+    epochs: int = setting(1, "what")
+    rows: int = setting(8, "how", how=HOW)
 
 
 def holder(path, **environment) -> subprocess.Popen:
@@ -82,13 +91,56 @@ def test_metrics_are_rewound_and_refuse_what_is_not_finite(tmp_path):
 
 def test_a_folder_is_another_run_s_once_something_was_made(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.write_config({"address": "http://localhost:1"})
+    folder.write_config(Asked(epochs=1))
     folder.rewind_metrics(-1)
-    folder.write_config({"address": "http://localhost:2"})
+    folder.write_config(Asked(epochs=2))
     folder.begin()
-    with pytest.raises(ValueError, match="was started with address='http://localhost:2', not 'h"):
-        folder.write_config({"address": "http://localhost:3"})
-    assert "localhost:2" in folder.config_file.read_text()
+    with pytest.raises(ValueError, match="was started with epochs=2, not 3: use another --out"):
+        folder.write_config(Asked(epochs=3))
+    assert stored(folder) == {"epochs": 2, "rows": 8}
+
+
+def stored(folder):
+    return json.loads(folder.config_file.read_text())
+
+
+def test_how_something_is_computed_may_change_and_every_start_is_kept(tmp_path):
+    for rows in (8, 4, 4):
+        folder = RunFolder(tmp_path)
+        folder.write_config(Asked(rows=rows))
+        folder.write_provenance({})
+        folder.begin()
+    assert stored(folder) == {"epochs": 1, "rows": 4}
+    provenance = json.loads(folder.provenance_file.read_text())
+    assert provenance["settings"] == {"rows": 8}
+    assert [start["settings"] for start in provenance["later"]] == [{"rows": 4}] * 2
+
+
+def test_a_checkpoint_is_of_what_was_asked_and_not_of_how(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_config(Asked(rows=8))
+    folder.save_checkpoint(lambda new: (new / "weights").write_text("good"))
+    folder.begin()
+    again = RunFolder(tmp_path)
+    again.write_config(Asked(rows=4))
+    assert again.resumable_checkpoint() == folder.checkpoint
+    folder.config_file.unlink()
+    again.write_config(Asked(epochs=2, rows=8))
+    with pytest.raises(ValueError, match="is the checkpoint of another run"):
+        again.resumable_checkpoint()
+
+
+def test_what_is_done_stays_as_it_was_made(tmp_path, capsys):
+    def ask(**settings):
+        return RunFolder(tmp_path).once(Asked(**settings), lambda: {"steps": 3})
+
+    assert ask(rows=8)["steps"] == 3
+    RunFolder(tmp_path).begin()
+    assert ask(rows=4)["steps"] == 3
+    assert capsys.readouterr().out == f"{tmp_path} is done already.\n"
+    assert stored(RunFolder(tmp_path)) == {"epochs": 1, "rows": 8}
+    with pytest.raises(ValueError, match="was started with epochs=1, not 2"):
+        ask(epochs=2)
 
 
 def test_half_a_line_is_not_read(tmp_path):

@@ -16,6 +16,7 @@ from reward.settings import (
     REQUIRED,
     Settings,
     from_mapping,
+    other_setting,
     parse,
     setting,
     to_flags,
@@ -122,6 +123,35 @@ def test_what_would_change_nothing_is_refused(config, values, sentence, with_it)
     with pytest.raises(ValueError, match=f"^{sentence}"):
         from_mapping(config, REQUIRED_OF[config] | values)
     from_mapping(config, REQUIRED_OF[config] | values | with_it)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "other"),
+    [
+        ({}, {"tokens_per_minibatch": 9, "device": "cuda", "recompute_activations": True}, None),
+        ({}, {"tokens_per_minibatch": 9, "seed": 1, "epochs": 2}, "epochs"),
+        (
+            {"lora_rank": 4, "lora_dropout": 0.1},
+            {"tokens_per_minibatch": 9},
+            "tokens_per_minibatch",
+        ),
+        ({"lora_rank": 4, "lora_dropout": 0.1}, {"device": "cpu"}, "device"),
+        ({"lora_rank": 4}, {"device": "cpu"}, None),
+    ],
+)
+def test_a_run_may_go_on_with_what_says_how(was, now, other):
+    """Dropout draws for what goes through the model at once."""
+    began = to_mapping(from_mapping(TrainConfig, REQUIRED_OF[TrainConfig] | was))
+    assert other_setting(TrainConfig, began, began | now) == other
+
+
+@pytest.mark.parametrize(
+    ("training", "other"),
+    [({"tokens_per_minibatch": 9}, None), ({"tokens_per_minibatch": 9, "epochs": 2}, "training")],
+)
+def test_trainings_of_a_scaling_run_too(training, other):
+    began = to_mapping(from_mapping(ScalingConfig, REQUIRED_OF[ScalingConfig]))
+    assert other_setting(ScalingConfig, began, began | {"training": training}) == other
 
 
 def test_help_names_every_setting(capsys):

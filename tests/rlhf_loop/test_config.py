@@ -4,19 +4,53 @@ from pathlib import Path
 
 import pytest
 
-from reward.settings import WithoutEffect
-from rlhf_loop.config import DPOConfig, EvaluateConfig, PPOConfig, RejectionConfig, SFTConfig
+from reward.settings import WithoutEffect, how_of, other_setting
+from rlhf_loop.config import (
+    STAGE_CONFIGS,
+    DPOConfig,
+    EvaluateConfig,
+    PPOConfig,
+    RejectionConfig,
+    RoundConfig,
+    SamplingConfig,
+    SFTConfig,
+)
 
 FOLDER = Path("folder")
 SHARED = dict.fromkeys(("prompts", "policy", "helpfulness", "safety", "out"), FOLDER)
 NEEDED = {
     PPOConfig: SHARED,
+    RoundConfig: SHARED,
+    SamplingConfig: {"prompts": FOLDER, "out": FOLDER, "model": (FOLDER,)},
     RejectionConfig: SHARED,
     EvaluateConfig: SHARED | {"against": FOLDER},
     SFTConfig: {"data": (FOLDER,), "model": FOLDER, "out": FOLDER},
     DPOConfig: {"pairs": (FOLDER,), "policy": FOLDER, "out": FOLDER},
 }
 GROUPED = {"advantage": "rloo", "answers_per_prompt": 2}
+
+
+SERVED = {"timeout_seconds", "parallel_requests", "served_model", "hand_over", "weights_tolerance"}
+DRAWS = SERVED | {"device", "generation_rows", "address"}
+
+
+@pytest.mark.parametrize(("command", "names"), [
+    (SFTConfig, {"device", "tokens_per_minibatch", "recompute_activations",
+                 "checkpoint_every_steps"}),
+    (PPOConfig, DRAWS | {"tokens_per_minibatch", "recompute_activations", "checkpoint_every"}),
+    (SamplingConfig, DRAWS),
+    (EvaluateConfig, DRAWS | {"tokens_per_minibatch"}),
+    (RoundConfig, {"launcher", *STAGE_CONFIGS}),
+])  # fmt: skip
+def test_what_says_how_is_computed_and_changes_nothing_but_rounding(command, names):
+    assert how_of(command(**NEEDED[command])).keys() == names
+
+
+def test_a_server_may_move_and_what_draws_may_not():
+    began = {"address": "http://one"}
+    assert other_setting(SamplingConfig, began, {"address": "http://two"}) is None
+    assert other_setting(SamplingConfig, began, {"address": None}) == "address"
+    assert other_setting(SamplingConfig, {"address": None}, began) == "address"
 
 
 @pytest.mark.parametrize(("command", "without", "settings", "needed"), [

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reward.lines import write_records
+from reward.provenance import digest
 from reward.run_folder import RunFolder
 from rlhf_loop.config import COMMAND_CONFIGS, ReplayConfig, RoundConfig
 from rlhf_loop.replay import differences, main, recorded_stages, replay
@@ -69,6 +70,26 @@ def test_one_stage_alone_and_a_changed_bit_in_it(copy, tmp_path, capsys):
     with pytest.raises(SystemExit, match=rf"{WEIGHTS}, {name}: 1 of"):
         main([str(copy / "ppo"), "--out", str(again)])  # it is there: compared, not run
     assert (again / WEIGHTS).stat().st_mtime_ns == saved
+
+
+def test_a_stage_that_went_on_with_other_settings_is_told_and_no_fault(copy, tmp_path, capsys):
+    """Nor what was made from it."""
+    began = json.loads((copy / "ppo/provenance.json").read_text())
+    later = {**began, "settings": began["settings"] | {"tokens_per_minibatch": 64}}
+    edited(copy / "ppo/provenance.json", later=[later])
+    changed_bit(copy / "ppo" / WEIGHTS)
+    edited(copy / "evaluate/result.json", kl=3.0)
+    given = json.loads((copy / "evaluate/provenance.json").read_text())["inputs"]
+    edited(copy / "evaluate/provenance.json",
+           inputs=given | {"policy": digest(copy / "ppo/model")})  # fmt: skip
+    main([str(copy), "--out", str(tmp_path / "again")])
+    *_, ppo, _, evaluated, last = capsys.readouterr().out.splitlines()
+    assert ppo.startswith(
+        "ppo: made with tokens_per_minibatch 2048, then 64, so equal bits are not promised: "
+        f"{WEIGHTS}, "
+    )
+    assert evaluated.startswith(f"evaluate: made from {copy}/ppo/model, so equal bits are not")
+    assert last == "equal to the last bit: rejection"
 
 
 def changed_bit(file):

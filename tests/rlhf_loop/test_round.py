@@ -7,7 +7,7 @@ import pytest
 from reward.preferences import write_pairs
 from reward.run_folder import RunFolder
 from reward.settings import parse, to_mapping
-from rlhf_loop.config import RejectionConfig, ReplayConfig, RoundConfig
+from rlhf_loop.config import EvaluateConfig, RejectionConfig, ReplayConfig, RoundConfig
 from rlhf_loop.policy import load_chat_model
 from rlhf_loop.prompts import write_prompts
 from rlhf_loop.replay import replay
@@ -70,6 +70,40 @@ def test_a_stage_that_fails_is_named_with_its_log(prompts, chat_model, judges, t
     with pytest.raises(StageFailed, match=r"stage rejection ended with status 1:(.|\n)*no.jsonl"):
         run_round(RoundConfig(**settings))
     assert RunFolder(settings["out"]).result() is None
+    settings["prompts"] = tmp_path / "none.jsonl"  # nothing was made: it may be put right
+    settings["prompts"].write_text("nor are these\n")
+    with pytest.raises(StageFailed, match=r"none.jsonl"):
+        run_round(RoundConfig(**settings))
+
+
+def test_a_stage_that_has_begun_is_never_another_one(finished):
+    """And the round's folder stays as it was."""
+    written = (finished["out"] / "config.json").read_bytes()
+    other = finished | {"ppo": finished["ppo"] | {"epochs": 2}}
+    with pytest.raises(ValueError, match="ppo was started with epochs=1, not 2: use another --out"):
+        run_round(RoundConfig(**other))
+    assert (finished["out"] / "config.json").read_bytes() == written
+    how = finished | {"ppo": finished["ppo"] | {"tokens_per_minibatch": 64}}
+    assert run_round(RoundConfig(**how))["model"] == "ppo/model"
+
+
+def test_what_has_not_begun_may_be_asked_otherwise(finished, monkeypatch):
+    """With the stages before it as they are."""
+    out = finished["out"]
+    for name in ("result.json", "evaluate"):
+        (out / name).rename(out.with_name(name))
+    commands = []
+
+    def noted(stage, command, folder):
+        commands.append(command)
+        raise StageFailed(stage)
+
+    monkeypatch.setattr("rlhf_loop.round.finish_stage", noted)
+    with pytest.raises(StageFailed, match="evaluate"):
+        run_round(RoundConfig(**finished, evaluate={"shown": 3}))
+    for name in ("result.json", "evaluate"):
+        out.with_name(name).rename(out / name)
+    assert parse(EvaluateConfig, "test", commands[0][3:]).shown == 3
 
 
 def test_a_stage_behind_the_round_s_launcher(prompts, chat_model, judges, tmp_path):

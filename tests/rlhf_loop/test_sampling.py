@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("nobody_asked")
 def test_it_answers_every_prompt_with_every_model(prompts, chat_model, tmp_path):
     config = SamplingConfig(
         prompts=prompts, model=(chat_model, chat_model), temperature=(0.7, 1.2), top_p=0.9,
-        max_new_tokens=6, out=tmp_path, generation_rows=3,
+        max_new_tokens=6, out=tmp_path, chunk_prompts=3,
     )  # fmt: skip
     result = sample(config)
     lines = read_lines(tmp_path / "responses.jsonl")
@@ -52,7 +52,7 @@ def test_it_continues_where_it_was_killed(prompts, chat_model, tmp_path, monkeyp
     def configured(name):
         return SamplingConfig(
             prompts=prompts, model=(chat_model,), max_new_tokens=6, out=tmp_path / name,
-            generation_rows=4, split=PromptSplit.TRAIN,
+            chunk_prompts=4, split=PromptSplit.TRAIN,
         )  # fmt: skip
 
     whole = sample(configured("whole"))
