@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -47,14 +48,40 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+@contextmanager
+def memory_refused(config: object) -> Iterator[None]:
+    """Raises Refused, with the settings that need less of it, where a device has no memory left."""
+    try:
+        yield
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")  # it is loaded where its errors are raised
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        refusal = str(error).partition(". ")[0]
+        raise Refused("; ".join([refusal, *_less(config)])) from None
+
+
+def _less(config: object) -> list[str]:
+    """In words, which flags of a command let it need less memory; none where it has none."""
+    names = ["tokens_per_minibatch"]
+    if getattr(config, "address", None) is None:  # otherwise nothing is drawn here
+        names.append("generation_rows")
+    flags = [f"--{name.replace('_', '-')}" for name in names if hasattr(config, name)]
+    less = [f"a smaller {' or '.join(flags)}"] if flags else []
+    if getattr(config, "recompute_activations", True) is False:
+        less.append("--recompute-activations true")
+    return [f"{' or '.join(less)} needs less"] if less else []
+
+
 def command(
     config_class: type[C], program: str, run: Callable[[C], str], *, has_ranks: bool = False
 ) -> Main:
     """The ``main`` of ``python -m program``.
 
     ``run`` gets the settings and returns the closing words, none where they are "". A ValueError,
-    OSError or Refused ends the process with its sentence and status 1. Several processes may share
-    the work of one that ``has_ranks``; of any other, each would do all of it.
+    OSError or Refused ends the process with its sentence and status 1, and so does a device without
+    memory. Several processes may share the work of one that ``has_ranks``; of any other, each would
+    do all of it.
     """
 
     def main(argv: list[str] | None = None) -> None:
@@ -65,7 +92,8 @@ def command(
                     f"{program} is one process, and a launcher has started {launched()} of it; "
                     "docs/launching.md says what several can share"
                 )
-            words = run(config)
+            with memory_refused(config):
+                words = run(config)
         except (ValueError, OSError, Refused) as error:
             if sys.stdout.isatty():
                 print()  # below a line of progress that has not ended

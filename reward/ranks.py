@@ -22,7 +22,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from reward.command import Refused, launched
+from reward.command import Refused, launched, memory_refused
 from reward.data import PairRows
 from reward.model import pick_device
 from reward.prefix_tree import prefix_tree
@@ -35,10 +35,6 @@ SLURM = {
     "WORLD_SIZE": "SLURM_STEP_NUM_TASKS",
     "LOCAL_RANK": "SLURM_LOCALID",
 }
-
-LESS = "a smaller --tokens-per-minibatch or --recompute-activations true"
-LESS_DRAWN = "a smaller --tokens-per-minibatch or --generation-rows or --recompute-activations true"
-"""What training needs less memory with, and training on answers that it draws."""
 
 T = TypeVar("T")
 
@@ -180,18 +176,13 @@ def together(write: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 @contextmanager
-def explaining(path: Path, needs_less: str) -> Iterator[None]:
+def explaining(path: Path, config: Settings) -> Iterator[None]:
     """Say why this rank ends also where the others' output does not bury it: in the closing words
     of torchrun, and in the log of the run folder ``path``.
-
-    Where a device has no memory left it is Refused with what ``needs_less``.
     """
     try:
-        yield
-    except torch.OutOfMemoryError as error:
-        refused = Refused(f"{str(error).partition('. ')[0]}; {needs_less} needs less")
-        _explain(refused, path)
-        raise refused from None
+        with memory_refused(config):
+            yield
     except (ValueError, OSError, Refused) as error:
         _explain(error, path)
         raise

@@ -306,7 +306,7 @@ def _leave_model(model: Any, tokenizer: Any, folder: RunFolder, config: TrainCon
 
 def _run(config: TrainConfig) -> str:
     """Train; returns the closing words. Every rank that is refused says why."""
-    with ranks.explaining(config.out, ranks.LESS):
+    with ranks.explaining(config.out, config):
         return _closing_words(train(config))
 
 

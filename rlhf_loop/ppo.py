@@ -238,7 +238,7 @@ def _finish(run: RunFolder, learner: Learner, standing: Standing) -> dict[str, A
 
 
 def _run(config: PPOConfig) -> str:
-    with ranks.explaining(config.out, ranks.LESS_DRAWN):
+    with ranks.explaining(config.out, config):
         result = train(config)
     if not result:
         return ""  # another rank's to tell

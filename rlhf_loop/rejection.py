@@ -307,7 +307,7 @@ def summary(result: Record) -> str:
 
 
 def _run_and_tell(config: RejectionConfig) -> str:
-    with ranks.explaining(config.out, ranks.LESS_DRAWN):
+    with ranks.explaining(config.out, config):
         return summary(run_rejection(config))
 
 

@@ -286,7 +286,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def _run(config: SFTConfig) -> str:
-    with ranks.explaining(config.out, ranks.LESS):
+    with ranks.explaining(config.out, config):
         return summary(train(config))
 
 

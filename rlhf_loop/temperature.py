@@ -182,7 +182,7 @@ def summary(result: Record) -> str:
 
 
 def _run(config: TemperatureConfig) -> str:
-    with ranks.explaining(config.out, "a smaller --generation-rows"):
+    with ranks.explaining(config.out, config):
         return summary(sweep(config))
 
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from reward.settings import WithoutEffect, how_of, other_setting
+from reward.command import command
+from reward.settings import WithoutEffect, how_of, other_setting, to_flags, to_mapping
 from rlhf_loop.config import (
     STAGE_CONFIGS,
     DPOConfig,
@@ -34,7 +36,7 @@ SERVED = {"timeout_seconds", "parallel_requests", "served_model", "hand_over", "
 DRAWS = SERVED | {"device", "generation_rows", "address"}
 
 
-@pytest.mark.parametrize(("command", "names"), [
+@pytest.mark.parametrize(("kind", "names"), [
     (SFTConfig, {"device", "tokens_per_minibatch", "recompute_activations",
                  "checkpoint_every_steps"}),
     (PPOConfig, DRAWS | {"tokens_per_minibatch", "recompute_activations", "checkpoint_every"}),
@@ -42,8 +44,8 @@ DRAWS = SERVED | {"device", "generation_rows", "address"}
     (EvaluateConfig, DRAWS | {"tokens_per_minibatch"}),
     (RoundConfig, {"launcher", *STAGE_CONFIGS}),
 ])  # fmt: skip
-def test_what_says_how_is_computed_and_changes_nothing_but_rounding(command, names):
-    assert how_of(command(**NEEDED[command])).keys() == names
+def test_what_says_how_is_computed_and_changes_nothing_but_rounding(kind, names):
+    assert how_of(kind(**NEEDED[kind])).keys() == names
 
 
 def test_a_server_may_move_and_what_draws_may_not():
@@ -53,7 +55,33 @@ def test_a_server_may_move_and_what_draws_may_not():
     assert other_setting(SamplingConfig, {"address": None}, began) == "address"
 
 
-@pytest.mark.parametrize(("command", "without", "settings", "needed"), [
+@pytest.mark.parametrize(("kind", "settings", "advice"), [
+    (EvaluateConfig, {}, "; a smaller --tokens-per-minibatch or --generation-rows needs less"),
+    (EvaluateConfig, {"address": "http://x"}, "; a smaller --tokens-per-minibatch needs less"),
+    (SamplingConfig, {}, "; a smaller --generation-rows needs less"),
+    (DPOConfig, {}, "; a smaller --tokens-per-minibatch or --recompute-activations true needs "
+     "less"),
+    (DPOConfig, {"recompute_activations": True}, "; a smaller --tokens-per-minibatch needs less"),
+    (RoundConfig, {}, ""),
+])  # fmt: skip
+def test_a_command_whose_device_has_no_memory_says_what_needs_less(kind, settings, advice):
+    def full(config):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    with pytest.raises(SystemExit) as ended:
+        command(kind, "program", full)(to_flags(to_mapping(kind(**NEEDED[kind], **settings))))
+    assert ended.value.code == f"CUDA out of memory{advice}"
+
+
+def test_what_else_goes_wrong_is_not_taken_for_it():
+    def broken(config):
+        raise RuntimeError("a fault of ours")
+
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        command(SFTConfig, "program", broken)(to_flags(to_mapping(SFTConfig(**NEEDED[SFTConfig]))))
+
+
+@pytest.mark.parametrize(("kind", "without", "settings", "needed"), [
     (PPOConfig, GROUPED, {"lam": 0.9}, "advantage=gae"),
     (PPOConfig, GROUPED, {"vf_coef": 0.5}, "advantage=gae"),
     (PPOConfig, GROUPED, {"cliprange_value": 0.5}, "advantage=gae"),
@@ -69,7 +97,7 @@ def test_a_server_may_move_and_what_draws_may_not():
     (EvaluateConfig, {}, {"task_chat": False}, "tasks"),
     (EvaluateConfig, {"diversity_prompts": 0}, {"diversity_samples": 5}, "diversity_prompts"),
 ])  # fmt: skip
-def test_a_setting_that_changes_nothing_is_refused(command, without, settings, needed):
-    command(**NEEDED[command], **without)
+def test_a_setting_that_changes_nothing_is_refused(kind, without, settings, needed):
+    kind(**NEEDED[kind], **without)
     with pytest.raises(WithoutEffect, match=f"changes nothing: it needs {needed}"):
-        command(**NEEDED[command], **without, **settings)
+        kind(**NEEDED[kind], **without, **settings)
