@@ -183,7 +183,7 @@ STAGES = {
     ),
     "evaluate": Stage(
         "evaluate", {**READS, "policy": "brief", "against": "chat", "tasks": ["tasks"]},
-        {**DRAWN, "diversity_prompts": 4, "diversity_samples": 3, "resamples": 50},
+        {**DRAWN, "diversity_prompts": 4, "diversity_samples": 3},
         {"judging": "rlhf_loop.evaluate.sample_and_score",
          "storing": "rlhf_loop.parts.append_records",
          "divergence": "rlhf_loop.evaluate._mean_kl",
@@ -227,7 +227,7 @@ STAGES = {
         {"max_new_tokens": 12, "stages": ["rejection", "ppo", "evaluate"],
          "rejection": {**STEPS, "samples": 4},
          "ppo": {name: value for name, value in PPO.items() if name != "max_new_tokens"},
-         "evaluate": {"device": "cpu", "diversity_prompts": 0, "resamples": 50}},
+         "evaluate": {"device": "cpu", "diversity_prompts": 0}},
         {"stage": "rlhf_loop.round.finish_stage", **RESULT},
         Counter(stage=3), again=Counter(stage=2),
     ),

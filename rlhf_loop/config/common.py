@@ -22,6 +22,8 @@ MOVED = How(lambda was, now: None not in (was.get("address"), now.get("address")
 """A server may move; answers that are drawn here, by other random numbers, are others."""
 AN_ADDRESS = Needs("an address", lambda config: config.address is not None)
 
+NO_ADDRESS = Needs("no address beside it", lambda config: config.address is None)
+
 
 def inputs_of(config: Settings) -> dict[str, Path]:
     """Every file and folder that a run with these settings reads, by the setting's name; those of a
@@ -115,7 +117,7 @@ class ServedPolicy(Inference):
     folder (docs/engines.md)."""
 
     generation_rows: int = setting(
-        256, "answers generated side by side, rows; our choice", AT_LEAST_1, how=HOW
+        256, "answers generated side by side here, rows; our choice", AT_LEAST_1, NO_ADDRESS, HOW
     )
     address: str | None = setting(
         None,

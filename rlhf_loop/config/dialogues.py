@@ -44,7 +44,12 @@ class GhostAttentionConfig(ServedPolicy, Learning):
     only_obeying: bool = setting(
         True, "leave out dialogues whose last answer fails a check; our choice"
     )
-    temperature: float = setting(1.0, "sampling temperature; our choice", NOT_NEGATIVE)
+    temperature: float = setting(
+        1.0,
+        "sampling temperature; where it is 0 lists of values are drawn at 1, or all would be the "
+        "same; our choice",
+        NOT_NEGATIVE,
+    )
     top_p: float = setting(1.0, "nucleus of the samples; our choice", POSITIVE_SHARE)
     max_new_tokens: int = setting(512, "longest answer, tokens; our choice", AT_LEAST_1)
     seed: int = setting(0, "seed of instructions, dialogues and answers; our choice")

@@ -29,6 +29,7 @@ from rlhf_loop.config.common import (
 from rlhf_loop.prompts import PromptSplit
 
 A_JUDGE = Needs("a judge_address", lambda config: config.judge_address is not None)
+ONE_MODEL = Needs("no against beside it", lambda config: config.against is None)
 Measure = Literal["refusals", "diversity", "independent", "judge", "tasks", "people", "kl"]
 
 
@@ -116,7 +117,9 @@ class EvaluateConfig(ServedPolicy, Scoring, Inputs):
         "put a task's query through the chat template, as --apply_chat_template does",
         needs=Needs("tasks", lambda config: bool(config.tasks)),
     )
-    resamples: int = setting(2000, "bootstrap draws; our choice", AT_LEAST_1)
+    resamples: int = setting(
+        2000, "bootstrap draws of what the judge says; our choice", AT_LEAST_1, A_JUDGE
+    )
     gate: dict[str, Any] = setting({}, "thresholds of the release gate, a JSON object")
 
     def __post_init__(self) -> None:
@@ -171,5 +174,7 @@ class TaskAccuracyConfig(Scoring):
         False, "put a task's query through the chat template, as --apply_chat_template does"
     )
     most: int | None = setting(None, "documents of each task at most, the first ones", AT_LEAST_1)
-    resamples: int = setting(2000, "bootstrap draws of documents; our choice", AT_LEAST_1)
-    seed: int = setting(0, "seed of the bootstrap; our choice")
+    resamples: int = setting(
+        2000, "bootstrap draws of documents, of one model; our choice", AT_LEAST_1, ONE_MODEL
+    )
+    seed: int = setting(0, "seed of the bootstrap, of one model; our choice", needs=ONE_MODEL)

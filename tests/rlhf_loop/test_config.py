@@ -16,6 +16,7 @@ from rlhf_loop.config import (
     RoundConfig,
     SamplingConfig,
     SFTConfig,
+    TaskAccuracyConfig,
 )
 
 FOLDER = Path("folder")
@@ -26,6 +27,7 @@ NEEDED = {
     SamplingConfig: {"prompts": FOLDER, "out": FOLDER, "model": (FOLDER,)},
     RejectionConfig: SHARED,
     EvaluateConfig: SHARED | {"against": FOLDER},
+    TaskAccuracyConfig: {"model": FOLDER, "tasks": (FOLDER,), "out": FOLDER},
     SFTConfig: {"data": (FOLDER,), "model": FOLDER, "out": FOLDER},
     DPOConfig: {"pairs": (FOLDER,), "policy": FOLDER, "out": FOLDER},
 }
@@ -94,6 +96,10 @@ def test_what_else_goes_wrong_is_not_taken_for_it():
     (RejectionConfig, {}, {"timeout_seconds": 5.0}, "an address"),
     (RejectionConfig, {}, {"parallel_requests": 2}, "an address"),
     (EvaluateConfig, {}, {"judge_prompts": 5}, "a judge_address"),
+    (EvaluateConfig, {}, {"resamples": 50}, "a judge_address"),
+    (TaskAccuracyConfig, {"against": FOLDER}, {"resamples": 50}, "no against beside it"),
+    (TaskAccuracyConfig, {"against": FOLDER}, {"seed": 1}, "no against beside it"),
+    (SamplingConfig, {"address": "http://x"}, {"generation_rows": 8}, "no address beside it"),
     (EvaluateConfig, {}, {"task_chat": False}, "tasks"),
     (EvaluateConfig, {"diversity_prompts": 0}, {"diversity_samples": 5}, "diversity_prompts"),
 ])  # fmt: skip

@@ -20,7 +20,6 @@ def config(prompts, chat_model, judges, tmp_path):
     return EvaluateConfig(
         prompts=prompts, policy=chat_model, against=chat_model, **judges, out=tmp_path / "run",
         device="cpu", max_new_tokens=8, shown=2, diversity_prompts=2, diversity_samples=3,
-        resamples=50,
     )  # fmt: skip
 
 

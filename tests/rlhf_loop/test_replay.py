@@ -35,7 +35,7 @@ def made(given, tmp_path_factory):
         rejection={**small, "samples": 3, "chunk_prompts": 8},
         ppo={**small, "minibatch": 4, "iterations": 2, "validate_every": 1},
         evaluate={"device": "cpu", "diversity_prompts": 2, "diversity_samples": 3,
-                  "resamples": 50, "tasks": [str(given["tasks"])]},
+                  "tasks": [str(given["tasks"])]},
     )  # fmt: skip
     run_round(config)
     return out

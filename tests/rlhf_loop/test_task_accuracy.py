@@ -47,9 +47,7 @@ def write(path, *lines):
 
 @pytest.fixture
 def config(chat_model, task, tmp_path):
-    return TaskAccuracyConfig(
-        model=chat_model, tasks=(task,), out=tmp_path / "run", device="cpu", resamples=100
-    )
+    return TaskAccuracyConfig(model=chat_model, tasks=(task,), out=tmp_path / "run", device="cpu")
 
 
 def test_it_works(config):
