@@ -9,13 +9,16 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import TextIOBase
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 from reward.settings import parse
 
 C = TypeVar("C")
+
+LOG_VARIABLE = "TANDEM_LOG"  # names the file that holds what a command prints beside its stdout
 
 
 class Main(Protocol):
@@ -92,16 +95,48 @@ def command(
                     f"{program} is one process, and a launcher has started {launched()} of it; "
                     "docs/launching.md says what several can share"
                 )
-            with memory_refused(config):
-                words = run(config)
+            with logged(os.environ.get(LOG_VARIABLE)):
+                with memory_refused(config):
+                    words = run(config)
+                if words:
+                    print(words)
         except (ValueError, OSError, Refused) as error:
             if sys.stdout.isatty():
                 print()  # below a line of progress that has not ended
             sys.exit(_sentence(error))
-        if words:
-            print(words)
 
     return main
+
+
+class _Both(TextIOBase):
+    """What is printed goes to the first, which says what it is, and to the log."""
+
+    def __init__(self, first: TextIO, log: TextIO) -> None:
+        self._first, self._log = first, log
+
+    def write(self, text: str, /) -> int:
+        self._log.write(text)
+        return self._first.write(text)
+
+    def flush(self) -> None:
+        self._log.flush()
+        self._first.flush()
+
+    def isatty(self) -> bool:
+        return self._first.isatty()
+
+    def fileno(self) -> int:
+        return self._first.fileno()
+
+
+@contextmanager
+def logged(log: str | None) -> Iterator[None]:
+    """What is printed stands in a log too, where there is one; progress on a terminal does not."""
+    if log is None:
+        yield
+        return
+    with open(log, "a", encoding="utf-8") as file, redirect_stdout(_Both(sys.stdout, file)):
+        yield
 
 
 def _sentence(error: Exception) -> str:

@@ -201,7 +201,8 @@ class RunFolder:
         left = timedelta(seconds=round(pace * (total - step)))
         bar = "#" * (30 * step // max(total, 1))
         end = "\n" if step >= total else ""
-        print(f"\r{self.path.name} [{bar:<30}] {step}/{total}, {left} left", end=end, flush=True)
+        line = f"\r{self.path.name} [{bar:<30}] {step}/{total}, {left} left"
+        print(line, end=end, file=sys.__stdout__, flush=True)  # the log has no use for it
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the figures after ``step``: those steps are about to be done again."""

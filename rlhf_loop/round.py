@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from reward.command import Refused, behind, command
+from reward.command import LOG_VARIABLE, Refused, behind, command
 from reward.run_folder import PARENT_VARIABLE, RunFolder
 from reward.settings import from_mapping, to_flags
 from rlhf_loop.config import (
@@ -159,12 +159,14 @@ def launcher_of(stage: str, config: RoundConfig) -> str | None:
 def finish_stage(
     stage: str, command: list[str], folder: RunFolder, **environment: str
 ) -> dict[str, Any]:
-    """Run a stage's command to its end and return its result; it ends with this process.
+    """Run a stage's command to its end and return its result; it ends with this process. What it
+    prints is seen here, progress on a terminal too, and stands in its log beside its errors.
 
     Raises StageFailed where it leaves none.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
-    variables = {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())}
+    named = {PARENT_VARIABLE: str(os.getpid()), LOG_VARIABLE: str(folder.log_file.absolute())}
+    variables = {**os.environ, **environment, **named}
     with folder.log_file.open("ab") as log:
         status = subprocess.run(
             command, env=variables, stderr=log, start_new_session=True, check=False

@@ -47,6 +47,11 @@ def test_a_round_leaves_a_chat_model_and_its_evaluation(finished):
     assert result["evaluation"]["all"]["count"] == 4
 
 
+def test_a_stage_s_log_says_what_it_printed(finished):
+    said = RunFolder(finished["out"] / "rejection").log_tail()
+    assert said.endswith("prompts answered and fine-tuned on")
+
+
 def test_each_stage_starts_from_the_one_before(finished):
     out = finished["out"]
     order = ("rejection", "ppo", "evaluate")
