@@ -80,23 +80,30 @@ def told_apart(items: Sequence[Checkpoint | Run], names: Sequence[str]) -> list[
 
 
 def progress(folder: RunFolder) -> tuple[dict[str, Any] | None, float]:
-    """The newest figures of a run, and when it last showed a sign of life (POSIX time, 0.0: never).
+    """The newest figures of a run, and when it last showed a sign of life (POSIX time, 0.0: never):
+    figures, or records such as a judge's answers.
 
     Of the trainings that a scaling run holds under ``runs/`` the one at work counts too.
     """
-    figures, seen = folder.last_metrics(), _written(folder.metrics_file)
+    figures, seen = folder.last_metrics(), _written(folder)
     inner = [RunFolder(path) for path in (folder.path / "runs").glob("*")]
-    newest = max(inner, key=lambda it: _written(it.metrics_file), default=None)
-    if newest is None or _written(newest.metrics_file) < seen:
+    newest = max(inner, key=_written, default=None)
+    if newest is None or _written(newest) < seen:
         return figures, seen
     training = newest.last_metrics()
     if figures is not None and training is not None:
         at = f"step {training['step']} of {training['total']}"
         figures = {**figures, "training_at_work": at}
-    return figures, _written(newest.metrics_file)
+    return figures, _written(newest)
 
 
-def _written(file: Path) -> float:
+def _written(folder: RunFolder) -> float:
+    """When a line was last added to a file of the folder, or of a folder in it."""
+    files = (file for pattern in ("*.jsonl", "*/*.jsonl") for file in folder.path.glob(pattern))
+    return max(map(_changed, files), default=0.0)
+
+
+def _changed(file: Path) -> float:
     try:
         return file.stat().st_mtime
     except FileNotFoundError:

@@ -179,6 +179,21 @@ def test_a_log_with_a_nul_is_shown(queued):
     assert Run.objects.get().log_tail == "before\ufffdafter"
 
 
+@pytest.mark.parametrize("name", ["answers.jsonl", "judge/answers.jsonl"])
+def test_records_are_a_sign_of_life_too(queued, name):
+    """A judge may answer for an hour between two lines of figures."""
+    queued.claim()
+    folder = exchange.run_folder(queued)
+    folder.path.mkdir(parents=True)
+    folder.log_metrics(1, 4)
+    soon = time.time() + 60
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    (folder.path / name).write_text("{}\n")
+    os.utime(folder.path / name, (soon, soon))
+    assert supervise.report_progress(queued, folder)
+    assert Run.objects.get().heartbeat_at.timestamp() == pytest.approx(soon)
+
+
 TWO_RANKS = "torchrun --standalone --nproc-per-node 2"
 
 
