@@ -82,13 +82,13 @@ def freeze_demonstrations() -> DemonstrationSet | None:
     if not rows:
         return None
     key = f"demonstrations/{uuid.uuid4().hex}.jsonl"
-    file = storage.path(key)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding="utf-8", newline="\n") as opened:
-        for row in rows:
-            opened.write(json.dumps(_record(row, Split.TRAIN), ensure_ascii=False) + "\n")
-    frozen = DemonstrationSet.objects.create(storage_key=key, sha256=storage.file_sha256(file))
-    frozen.demonstrations.set(rows)
+    with storage.new(key) as file:
+        with file.open("w", encoding="utf-8", newline="\n") as opened:
+            for row in rows:
+                opened.write(json.dumps(_record(row, Split.TRAIN), ensure_ascii=False) + "\n")
+        sha256 = storage.file_sha256(file)
+        frozen = DemonstrationSet.objects.create(storage_key=key, sha256=sha256)
+        frozen.demonstrations.set(rows)
     return frozen
 
 

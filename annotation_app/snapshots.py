@@ -82,21 +82,21 @@ def write_snapshot(criterion: str, *, imported_only: bool = False) -> Snapshot:
         words = f"imported {criterion}" if imported_only else criterion
         raise CannotStart(f"There is no {words} comparison with a choice to train on yet: {how}.")
     key = f"snapshots/{uuid.uuid4().hex}"
-    folder = storage.path(key)
-    folder.mkdir(parents=True)
-    for name, group in groups.items():
-        counts[name] = write_pairs(folder / f"{name}.jsonl", (item.pair for item in group))
-    used = [pk for item in read for pk in item.annotation_ids]
-    manifest = {
-        "criterion": criterion,
-        "counts": dict(counts),
-        "files": {
-            f"{name}.jsonl": storage.file_sha256(folder / f"{name}.jsonl") for name in groups
-        },
-        "annotations": len(used),
-    }
-    write_json(folder / "manifest.json", manifest)
-    return _store_snapshot(criterion, key, dict(counts), used)
+    with storage.new(key) as folder:
+        folder.mkdir()
+        for name, group in groups.items():
+            counts[name] = write_pairs(folder / f"{name}.jsonl", (item.pair for item in group))
+        used = [pk for item in read for pk in item.annotation_ids]
+        manifest = {
+            "criterion": criterion,
+            "counts": dict(counts),
+            "files": {
+                f"{name}.jsonl": storage.file_sha256(folder / f"{name}.jsonl") for name in groups
+            },
+            "annotations": len(used),
+        }
+        write_json(folder / "manifest.json", manifest)
+        return _store_snapshot(criterion, key, dict(counts), used)
 
 
 @transaction.atomic
@@ -269,22 +269,21 @@ def write_prompt_set(
         rows = DialogueRoot.objects.filter(hash__in=roots[start : start + CHUNK])
         stored.update(rows.values_list("hash", "split"))
     kept = [p for p in prompts if stored[p.root] == split_of(p.split)]
-    key = f"prompts/{uuid.uuid4().hex}.jsonl"
-    file = storage.path(key)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_prompts(file, kept)
     counts = Counter(str(p.split) for p in kept) + Counter(
         safety=sum(p.is_safety for p in kept), borderline=sum(p.is_borderline for p in kept)
     )
     counts["left_out"] = len(prompts) - len(kept)
-    return PromptSet.objects.create(
-        name=name,
-        storage_key=key,
-        sha256=storage.file_sha256(file),
-        counts=dict(counts),
-        is_for_rounds=is_for_rounds,
-        is_for_measuring=is_for_measuring,
-    )
+    key = f"prompts/{uuid.uuid4().hex}.jsonl"
+    with storage.new(key) as file:
+        write_prompts(file, kept)
+        return PromptSet.objects.create(
+            name=name,
+            storage_key=key,
+            sha256=storage.file_sha256(file),
+            counts=dict(counts),
+            is_for_rounds=is_for_rounds,
+            is_for_measuring=is_for_measuring,
+        )
 
 
 def prompts_of(prompt_set: PromptSet) -> list[LoopPrompt]:

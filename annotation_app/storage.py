@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
@@ -31,6 +33,21 @@ def folder_sha256(folder: Path) -> str:
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(folder).as_posix()}\x00{file_sha256(file)}\n".encode())
     return digest.hexdigest()
+
+
+@contextmanager
+def new(key: str) -> Iterator[Path]:
+    """Where a new file or folder is to be written; nothing of it stays where that fails, lest a
+    full disk is filled again by what nobody knows of."""
+    target = path(key)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield target
+    except BaseException:
+        if target.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+        target.unlink(missing_ok=True)
+        raise
 
 
 def adopt(folder: Path, key: str) -> Path:
