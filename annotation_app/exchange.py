@@ -21,7 +21,6 @@ from annotation_app.models import (
     Dialogue,
     DialogueRoot,
     Prompt,
-    PromptSet,
     Response,
     Round,
     Run,
@@ -241,12 +240,10 @@ def _measured_by(run: Run) -> dict[str, Any]:
 
 
 def _held_out_for_measuring(run: Run) -> list[Path]:
-    """The prompts to measure on that there were when a stage's round began, from which it learns
-    nothing: the same ones whenever it is started again."""
+    """The prompts that a stage's round is measured on: no stage of it learns from them."""
     assert run.round is not None, run.pk
-    sets = PromptSet.objects.filter(is_for_measuring=True, created_at__lt=run.round.created_at)
-    others = sets.exclude(pk=run.round.prompt_set_id).order_by("pk")
-    return [storage.path(prompt_set.storage_key) for prompt_set in others]
+    measured_on = run.round.measured_on.order_by("pk")
+    return [storage.path(prompt_set.storage_key) for prompt_set in measured_on]
 
 
 def earlier_selected(round_: Round) -> list[Path]:

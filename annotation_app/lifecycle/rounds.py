@@ -61,6 +61,7 @@ def start_round(started_by: Person | None) -> Round:
         demonstrations=_demonstrations(config),
         started_by=started_by,
     )
+    round_.measured_on.set(PromptSet.objects.to_measure_on().exclude(pk=round_.prompt_set_id))
     advance(round_)
     return round_
 
@@ -142,10 +143,10 @@ def measured_by(round_: Round) -> dict[str, Checkpoint | PromptSet]:
     on. The round's own reward models are not independent of it."""
     own = [round_.helpfulness_id, round_.safety_id]
     outside = Checkpoint.objects.independent().exclude(pk__in=own).order_by("kind", "-pk").first()
-    sets = PromptSet.objects.filter(is_for_measuring=True).exclude(pk=round_.prompt_set_id)
+    sets = round_.measured_on.order_by("pk")
     return {
         **({"independent": outside} if outside is not None else {}),
-        **{f"further_{n:03}": it for n, it in enumerate(sets.order_by("pk"), start=1)},
+        **{f"further_{n:03}": it for n, it in enumerate(sets, start=1)},
     }
 
 

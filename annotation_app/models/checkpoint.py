@@ -129,6 +129,12 @@ class Snapshot(models.Model):
         return trained.values("comparison__batch").distinct().count()
 
 
+class PromptSetQuerySet(models.QuerySet["PromptSet"]):
+    def to_measure_on(self) -> PromptSetQuerySet:
+        """Whose test prompts stand in the evaluation of every round that starts now."""
+        return self.filter(is_for_measuring=True)
+
+
 class PromptSet(models.Model):
     """A prompts file in the storage root: for rounds, for measuring, or what filled one batch."""
 
@@ -141,6 +147,8 @@ class PromptSet(models.Model):
     sha256 = models.CharField(max_length=64)
     counts = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = PromptSetQuerySet.as_manager()
 
     def __str__(self) -> str:
         return self.name

@@ -54,6 +54,10 @@ class Round(models.Model):
     helpfulness = models.ForeignKey(Checkpoint, models.PROTECT, related_name="+")
     safety = models.ForeignKey(Checkpoint, models.PROTECT, related_name="+")
     prompt_set = models.ForeignKey(PromptSet, models.PROTECT, related_name="rounds")
+    measured_on = models.ManyToManyField(
+        PromptSet, related_name="measured_rounds",
+        help_text="prompts beside its own that its evaluation asks and no stage of it learns from",
+    )  # fmt: skip
     demonstrations = models.ForeignKey(
         DemonstrationSet, models.PROTECT, null=True, related_name="rounds"
     )

@@ -45,7 +45,7 @@ def _measures() -> dict[str, Any]:
         "independent": Checkpoint.objects.independent().select_related("run").first(),
         "training": trainings.filter(inputs__snapshot__counts__collected=0).first(),
         "prompt_set": PromptSet.objects.filter(is_for_rounds=True).order_by("-created_at").first(),
-        "further": PromptSet.objects.filter(is_for_measuring=True).order_by("pk"),
+        "further": PromptSet.objects.to_measure_on().order_by("pk"),
         "criteria": Criterion,
     }
     try:

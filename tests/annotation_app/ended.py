@@ -71,7 +71,9 @@ def ended(state: str = "evaluated", scores=RISEN, **fields: Any) -> Round:
     }  # fmt: skip
     if "result" not in fields:
         row["result"] = chat(name)
-    return Round.objects.create(name=name, state=state, **(row | fields))
+    round_ = Round.objects.create(name=name, state=state, **(row | fields))
+    round_.measured_on.set(PromptSet.objects.to_measure_on().exclude(pk=round_.prompt_set_id))
+    return round_
 
 
 def sampled(run: Run, text: Callable[[str, int], str] | None = None) -> Run:

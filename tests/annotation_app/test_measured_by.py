@@ -20,6 +20,7 @@ from tests.annotation_app.ended import ended, prompt_set
 from tests.annotation_app.imports.files import HH_RLHF, import_file
 from tests.annotation_app.imports.test_import_prompts import XSTEST, import_prompts
 from tests.annotation_app.rows import open_batch, released_chat_model
+from tests.annotation_app.staged import finish
 from tests.annotation_app.trained import trained
 
 pytestmark = pytest.mark.django_db
@@ -158,18 +159,23 @@ def test_prompts_to_measure_on_are_asked_in_every_evaluation():
     assert run.input("further_001") == measured
 
 
-def test_what_is_measured_on_is_never_learnt_from():
-    """Neither what the evaluation asks nor, in a stage that is started again, anything else."""
+def test_what_is_measured_on_is_never_learnt_from(round_can_start):
+    """It is settled when a round starts: neither what is imported later is asked, nor is what is
+    withdrawn meanwhile learnt from by a stage that is started again."""
+    own = storage.path("prompts/set.jsonl")
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.touch()
     measured = import_prompts(XSTEST, measure=True)
-    own = prompt_set("Own")
-    PromptSet.objects.filter(pk=own.pk).update(is_for_measuring=True)
-    round_ = ended("running", result=None, config={"stages": ["rejection", "evaluate"]},
-                   prompt_set=own)  # fmt: skip
-    run = rounds.advance(round_)
+    PromptSet.objects.filter(name="set").update(is_for_measuring=True)
+    round_can_start(stages=["rejection", "evaluate"])
+    round_ = rounds.start_round(None)
+    PromptSet.objects.filter(name="set").update(is_for_measuring=False)
     import_prompts(XSTEST, name="Later", measure=True)
-    found = parse(RejectionConfig, "test", exchange.command(run)[3:])
-    assert found.prompts == storage.path(own.storage_key)
+    PromptSet.objects.update(is_for_measuring=False)
+    found = parse(RejectionConfig, "test", exchange.command(round_.runs.get())[3:])
     assert found.held_out == (storage.path(measured.storage_key),)
+    evaluation = finish(round_.runs.get(), model="model")
+    assert asked(evaluation).further_prompts == (storage.path(measured.storage_key),)
 
 
 def test_a_rounds_own_prompts_are_not_asked_twice():

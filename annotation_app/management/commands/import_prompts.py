@@ -55,7 +55,9 @@ class Command(BaseCommand):
         except (MalformedLine, WrongState) as error:
             raise CommandError(str(error)) from error
         except OSError as error:
-            raise CommandError(f"{options['file']} cannot be read: {error.strerror}.") from error
+            raise CommandError(
+                f"{error.filename or options['file']} cannot be read: {error.strerror}."
+            ) from error
         counts = ", ".join(f"{name} {count}" for name, count in sorted(found.counts.items()))
         self.stdout.write(f"{found.name}: {counts}")
 
@@ -94,7 +96,7 @@ class Command(BaseCommand):
 def _refuse_taken_ids(name: str, prompts: list[Prompt], is_for_rounds: bool) -> None:
     """An evaluation reads all sets and asks one prompt of each id: it refuses an id that two of
     them have for prompts that differ."""
-    beside = list(PromptSet.objects.filter(is_for_measuring=True).order_by("pk"))
+    beside = list(PromptSet.objects.to_measure_on().order_by("pk"))
     if not is_for_rounds:
         beside += PromptSet.objects.filter(is_for_rounds=True).order_by("-created_at")[:1]
     own = {prompt.id: prompt.messages for prompt in prompts}
