@@ -149,6 +149,7 @@ def evaluated_models(run: Run) -> list[Checkpoint]:
 def _stage_command(run: Run) -> list[str]:
     assert run.round is not None, run.pk
     _refuse_other_judge(run)
+    sampler_address(run)
     config = round_config(run, policy_role="round_policy")
     finished = run.round.runs.filter(state=Run.State.SUCCEEDED, pk__lt=run.pk)
     results = {done.kind: run_folder(done).result() or {} for done in finished}
@@ -173,6 +174,22 @@ def _refuse_other_judge(run: Run) -> None:
             f"{address} was to judge, but neither JUDGE_URL nor the round's settings name it now. "
             "Start a new round."
         )
+
+
+def sampler_address(run: Run) -> str | None:
+    """The address that draws a run's answers. Raises ValueError where it is not the one that is
+    configured now, as for a judge: it would be given policies, prompts and the sampler's key."""
+    own, now = run.config, installed_settings("sampling")
+    if run.kind != Run.Kind.SAMPLING:
+        own, now = own.get(run.kind, {}), installed_settings("round").get(run.kind, {})
+    address: str | None = own.get("address")
+    if address and address != now.get("address"):
+        whose = "of batches" if run.kind == Run.Kind.SAMPLING else f"of a round's {run.kind}"
+        raise ValueError(
+            f"{address} was to draw the answers, but the settings {whose} do not name it now. "
+            "Name it there again, or start anew."
+        )
+    return address
 
 
 def round_config(run: Run, policy_role: str) -> RoundConfig:
@@ -263,6 +280,7 @@ def judged_pairs(round_: Round) -> list[Path]:
 
 
 def _sampling_command(run: Run) -> list[str]:
+    sampler_address(run)
     flags = {
         **{name: value for name, value in run.config.items() if name != "variants"},
         "prompts": storage.path(run.input("prompts").storage_key),

@@ -61,10 +61,12 @@ def supervise(run: Run) -> None:
 
 def child_environment(run: Run) -> dict[str, str]:
     """The child sees neither the database nor the secret key, and never reaches for a hub; only
-    what asks the configured judge sees the judge's key."""
+    what asks the configured judge sees the judge's key, and only what asks the configured sampler
+    the sampler's."""
     return {
         **{name: value for name, value in os.environ.items() if not _is_hidden(name)},
         **({"JUDGE_API_KEY": settings.JUDGE_API_KEY} if _asks_the_judge(run) else {}),
+        **({"SAMPLER_API_KEY": settings.SAMPLER_API_KEY} if _asks_the_sampler(run) else {}),
         PARENT_VARIABLE: f"{os.getpid()}@{socket.gethostname()}",
         ATTEMPT_VARIABLE: str(run.attempt),
         "HF_HUB_OFFLINE": "1",
@@ -85,6 +87,10 @@ def _asks_the_judge(run: Run) -> bool:
         return False
     asks = run.config.get(run.kind, {}).get("judge_address") == settings.JUDGE_URL
     return asks or run.kind == Run.Kind.REWARD_JUDGING
+
+
+def _asks_the_sampler(run: Run) -> bool:
+    return bool(settings.SAMPLER_API_KEY and exchange.sampler_address(run))
 
 
 def _wait_until_free(folder: RunFolder) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from annotation_app import exchange, storage
 from annotation_app.lifecycle import releases, runs
 from annotation_app.models import Batch, Comparison, Release, Run
+from annotation_app.supervise import child_environment
 from reward.preferences import Message
 from reward.settings import parse
 from rlhf_loop.config import SamplingConfig
@@ -48,6 +49,15 @@ def test_the_command_hands_over_the_folders_of_both_models(settings, two_release
     folders = {storage.path(release.checkpoint.storage_key) for release in two_released}
     assert set(asked.model) == folders
     assert len(asked.temperature) == 2
+
+
+def test_only_the_address_that_is_configured_now_is_asked_and_given_the_key(settings):
+    settings.SAMPLER_API_KEY = "key"
+    _, run = queued(settings, address="http://engine")
+    assert child_environment(run)["SAMPLER_API_KEY"] == "key"
+    settings.RUN_SETTINGS = {"sampling": {"address": "http://other"}}
+    with pytest.raises(ValueError, match="http://engine was to draw the answers, but the settings"):
+        exchange.command(run)
 
 
 def test_an_address_fills_it_with_both_models_answers(settings, tmp_path):

@@ -20,6 +20,7 @@ from annotation_app.models import (
     Run,
 )
 from annotation_app.models.refusals import CannotStart
+from annotation_app.supervise import child_environment
 from tests.annotation_app.staged import asked, failed, finish, play
 
 pytestmark = pytest.mark.django_db
@@ -41,6 +42,21 @@ def test_a_round_that_the_gate_does_not_pass_ends_held(round_can_start):
     round_, _ = play(evaluate={"gate": gate})
     assert round_.state == Round.State.HELD
     assert round_.evaluation["gate"] == gate
+
+
+def test_a_stage_asks_only_its_own_configured_address_and_gives_it_the_key(
+    round_can_start, settings
+):
+    settings.SAMPLER_API_KEY = "key"
+    ppo = {"address": "http://engine", "hand_over": "reload.sh {folder}"}
+    round_can_start(stages=["rejection", "ppo", "evaluate"], ppo=ppo)
+    _, stages = play()
+    assert asked(stages["ppo"]).address == "http://engine"
+    assert child_environment(stages["ppo"])["SAMPLER_API_KEY"] == "key"
+    assert "SAMPLER_API_KEY" not in child_environment(stages["rejection"])
+    settings.RUN_SETTINGS = {"round": {"rejection": ppo}}
+    with pytest.raises(ValueError, match="http://engine was to draw the answers, but the settings"):
+        exchange.command(stages["ppo"])
 
 
 def test_a_round_has_the_stages_of_its_settings(round_can_start):
