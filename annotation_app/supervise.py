@@ -38,25 +38,33 @@ def supervise(run: Run) -> None:
         run.requeue()
         return
     try:
-        words = exchange.command(run)
-    except (ValueError, OSError) as error:
+        child = _start(run, folder)
+    except ValueError as error:
         runs.run_failed(run, str(error))
         return
-    with folder.log_file.open("ab") as log:
-        child = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=settings.BASE_DIR,
-            env=child_environment(run),
-        )
+    except OSError as error:
+        runs.run_failed(run, f"Its process could not be started: {error}")
+        return
     try:
         cancelled = _watch(run, folder, child)
     finally:
         _end_group(child)
     _report_end(run, folder, child.returncode, cancelled)
+
+
+def _start(run: Run, folder: RunFolder) -> subprocess.Popen[bytes]:
+    """Raises ValueError for a run that is refused, OSError where there is no such launcher."""
+    words = exchange.command(run)
+    with folder.log_file.open("ab") as output:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=settings.BASE_DIR,
+            env=child_environment(run),
+        )
 
 
 def child_environment(run: Run) -> dict[str, str]:

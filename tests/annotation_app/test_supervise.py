@@ -207,6 +207,15 @@ def test_many_ranks_behind_the_train_launcher(queued, settings):
     assert exchange.command(queued)[:4] == ["srun", "python", "-m", "reward.train"]
 
 
+def test_a_launcher_that_there_is_not_ends_the_run_with_its_name(queued, settings):
+    settings.TRAIN_LAUNCHER = "torchrunn --standalone"
+    tasks.start_run(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "failed"
+    assert queued.error.startswith("Its process could not be started: ")
+    assert "No such file or directory: 'torchrunn'" in queued.error
+
+
 def test_no_rank_survives_a_cancel(queued, settings):
     settings.TRAIN_LAUNCHER = TWO_RANKS
     queued.config |= {"epochs": 5_000, "device": "cpu"}
