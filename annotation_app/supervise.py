@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 
 from django.conf import settings
-from django.db import OperationalError
+from django.db import OperationalError, close_old_connections
 
 from annotation_app import exchange, measuring
 from annotation_app.lifecycle import runs
@@ -112,13 +112,24 @@ def _wait_until_free(folder: RunFolder) -> bool:
 
 
 def _watch(run: Run, folder: RunFolder, child: subprocess.Popen[bytes]) -> bool:
-    """Copy progress into the row until the child ends; True when it was cancelled."""
+    """Copy progress into the row until the child ends; True when it was cancelled.
+
+    Raises OperationalError where the database is away for longer than a child may be silent.
+    """
+    reached = time.monotonic()
     while child.poll() is None:
         time.sleep(POLL_SECONDS)
-        if not report_progress(run, folder):
-            return False  # a newer attempt owns this run
-        if Run.objects.filter(pk=run.pk, cancel_requested=True).exists():
-            return True
+        try:
+            if not report_progress(run, folder):
+                return False  # a newer attempt owns this run
+            if Run.objects.filter(pk=run.pk, cancel_requested=True).exists():
+                return True
+            reached = time.monotonic()
+        except OperationalError as error:
+            if time.monotonic() - reached > settings.RUN_HEARTBEAT_TIMEOUT_SECONDS:
+                raise
+            log.warning("%s works on, but the database is away: %s", run, error)
+            close_old_connections()
     report_progress(run, folder)
     return False
 

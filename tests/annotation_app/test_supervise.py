@@ -110,6 +110,22 @@ def test_a_killed_child_resumes(queued):
     assert [line["step"] for line in folder.metrics()] == list(range(1, 201))
 
 
+def test_a_database_that_is_away_for_a_moment_ends_no_training(queued, caplog):
+    queued.claim()
+    away = iter([True, True])
+
+    def refuse(execute, sql, *given):
+        if sql.startswith("UPDATE") and next(away, False):
+            raise OperationalError("the connection is lost")
+        return execute(sql, *given)
+
+    with connection.execute_wrapper(refuse):
+        supervise.supervise(queued)
+    queued.refresh_from_db()
+    assert (queued.state, queued.attempt, next(away, None)) == ("succeeded", 1, None)
+    assert "works on, but the database is away: the connection is lost" in caplog.text
+
+
 def test_cancelling_ends_the_whole_process_group(queued):
     thread = in_background(queued)
     folder = wait_for_step(queued, 5)
