@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.db import OperationalError, close_old_connections
+from django.utils import timezone
 
 from annotation_app import exchange, measuring
 from annotation_app.lifecycle import runs
@@ -135,7 +136,9 @@ def _watch(run: Run, folder: RunFolder, child: subprocess.Popen[bytes]) -> bool:
 
 
 def report_progress(run: Run, folder: RunFolder) -> bool:
-    """The child's own progress is the heartbeat: no new figures, no new heartbeat."""
+    """The child's own progress is the heartbeat: no new figures, no new heartbeat. But while it has
+    not taken its folder (it loads its libraries, or waits in a cluster's queue) that it lives is
+    one, for as long as it may be silent."""
     last, seen = measuring.progress(folder)
     progress: dict[str, object] = {"log_tail": storable(folder.log_tail())}
     heartbeat = None
@@ -144,6 +147,9 @@ def report_progress(run: Run, folder: RunFolder) -> bool:
         heartbeat = datetime.fromtimestamp(seen, UTC)
         if run.started_at and heartbeat < run.started_at:
             heartbeat = None
+    if heartbeat is None and run.started_at and not folder.is_held():
+        now, patience = timezone.now(), timedelta(seconds=settings.RUN_HEARTBEAT_TIMEOUT_SECONDS)
+        heartbeat = now if now - run.started_at < patience else None
     return run.report(heartbeat_at=heartbeat, **progress)
 
 

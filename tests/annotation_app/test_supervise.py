@@ -8,11 +8,13 @@ import signal
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 from django.db import DataError, OperationalError, connection
+from django.utils import timezone
 
 from annotation_app import exchange, snapshots, storage, supervise, tasks
 from annotation_app.lifecycle import runs
@@ -208,6 +210,20 @@ def test_records_are_a_sign_of_life_too(queued, name):
     os.utime(folder.path / name, (soon, soon))
     assert supervise.report_progress(queued, folder)
     assert Run.objects.get().heartbeat_at.timestamp() == pytest.approx(soon)
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(60, "running"), (601, "queued")])
+def test_a_child_may_wait_before_it_takes_its_folder(queued, settings, seconds, state):
+    """It imports from a slow disk, or stands in a cluster's queue."""
+    settings.RUN_HEARTBEAT_TIMEOUT_SECONDS = 600
+    queued.claim()
+    claimed = timezone.now() - timedelta(seconds=seconds)
+    Run.objects.update(started_at=claimed, heartbeat_at=claimed)
+    queued.refresh_from_db()
+    assert supervise.report_progress(queued, exchange.run_folder(queued))
+    tasks.rescue_runs()
+    queued.refresh_from_db()
+    assert queued.state == state
 
 
 TWO_RANKS = "torchrun --standalone --nproc-per-node 2"
