@@ -83,12 +83,15 @@ def _demonstrations(config: Mapping[str, Any]) -> DemonstrationSet | None:
 @transaction.atomic
 def advance(round_: Round) -> Run | None:
     """Queue the stage after the last finished one, or finish a round that has none left; None
-    when a stage is still at work."""
+    when a stage is still at work.
+
+    What is at work is read first: a stage that ends meanwhile is then done, and not begun again.
+    """
+    if round_.runs.active().exists():
+        return None
     done = {run.kind: run for run in round_.runs.filter(state=Run.State.SUCCEEDED)}
     order = stages_of(round_.config)
     stage = next((s for s in order if s not in done), None)
-    if round_.runs.active().exists():
-        return None
     if stage is None:
         _finish(round_, done[order[-1]])
         return None

@@ -199,6 +199,26 @@ def test_a_queued_stage_is_cancelled_with_its_round(round_can_start, as_alice):
     assert (round_.state, round_.runs.get().state) == ("cancelled", "cancelled")
 
 
+def test_a_stage_that_ends_while_a_round_is_looked_at_is_not_run_again(round_can_start):
+    """PPO's worker says that it is done after the first look at the round's runs."""
+    round_can_start(stages=["rejection", "ppo", "evaluate"])
+    round_ = rounds.start_round(None)
+    ppo = finish(round_.runs.get(), model="model")
+    looks = []
+
+    def ends_after_the_first_look(execute, sql, params, many, context):
+        if sql.startswith("SELECT") and 'FROM "annotation_app_run"' in sql:
+            looks.append(sql)
+            if len(looks) == 2:
+                Run.objects.filter(pk=ppo.pk).update(state=Run.State.SUCCEEDED)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(ends_after_the_first_look):
+        assert rounds.advance(Round.objects.get(pk=round_.pk)) is None
+    assert looks
+    assert round_.runs.filter(kind="ppo").count() == 1
+
+
 def test_going_on_looks_only_at_the_stage_that_ended_the_round(round_can_start):
     round_, stages = play()
     Run.objects.filter(pk=stages["evaluate"].pk).update(state="cancelled")
