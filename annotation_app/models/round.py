@@ -14,7 +14,7 @@ from annotation_app.models.checkpoint import Checkpoint, PromptSet
 from annotation_app.models.choices import one_of
 from annotation_app.models.demonstration import DemonstrationSet
 from annotation_app.models.refusals import WrongState
-from annotation_app.models.run import Run
+from annotation_app.models.run import Run, storable
 
 if TYPE_CHECKING:
     from annotation_app.models.person import Person
@@ -142,7 +142,8 @@ class Round(models.Model):
         self.refresh_from_db()
 
     def fail(self, error: str) -> bool:
-        return self._move(self.State.RUNNING, self.State.FAILED, error=error)
+        """running → failed with the sentence that the page shows."""
+        return self._move(self.State.RUNNING, self.State.FAILED, error=storable(error))
 
     def end_cancelled(self) -> bool:
         return self._move(self.State.RUNNING, self.State.CANCELLED)

@@ -12,7 +12,7 @@ from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 
 from annotation_app import exchange, storage, tasks
-from annotation_app.lifecycle import rounds
+from annotation_app.lifecycle import rounds, runs
 from annotation_app.models import (
     Checkpoint,
     Release,
@@ -178,6 +178,15 @@ def test_a_stage_that_failed_goes_on_with_its_round(round_can_start, as_alice):
     finish(run, gate={"passes": True, "reasons": [], "unmeasured": []})
     round_.refresh_from_db()
     assert (round_.state, round_.evaluation["gate"]["passes"]) == ("evaluated", True)
+
+
+def test_a_failure_that_no_database_stores_as_it_is_ends_the_round_too(round_can_start):
+    run = rounds.start_round(None).runs.get()
+    run.claim()
+    runs.run_failed(run, "half \ud83d of it, and \x00")
+    round_ = Round.objects.get()
+    assert (round_.state, run.state) == ("failed", "failed")
+    assert round_.error == f"{run}: half \ufffd of it, and \ufffd"
 
 
 def test_a_stage_of_a_round_that_is_over_is_not_run_again(round_can_start, as_alice):
