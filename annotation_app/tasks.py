@@ -111,7 +111,7 @@ def _start_again(run: Run) -> None:
 def advance_rounds() -> None:
     """Queue the next stage of every round whose last one has ended."""
     for round_ in Round.objects.active():
-        rounds.advance(round_)
+        rounds.go_on(round_)
 
 
 @shared_task

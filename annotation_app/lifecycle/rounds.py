@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,12 @@ from annotation_app.models import (
     Round,
     Run,
 )
-from annotation_app.models.refusals import CannotStart, WrongState
+from annotation_app.models.refusals import CannotStart, Refusal, WrongState
 from annotation_app.models.run import Input
 from rlhf_loop.config import DATA_FILES, TRAINING_STAGES
 from rlhf_loop.round import STAGES, stages_of
+
+log = logging.getLogger(__name__)
 
 
 def why_no_round() -> str:
@@ -114,6 +117,17 @@ def advance(round_: Round) -> Run | None:
     )
 
 
+def go_on(round_: Round) -> Run | None:
+    """``advance``; a round that cannot, for a damaged result or settings, fails and says why."""
+    try:
+        return advance(round_)
+    except (Refusal, OSError, ValueError) as error:
+        round_.refresh_from_db()  # a stage that it entered is undone
+        log.exception("%s cannot go on.", round_)
+        round_.fail(f"{round_} cannot go on after {round_.stage_label or 'its start'}: {error}")
+        return None
+
+
 def _finish(round_: Round, last: Run) -> None:
     """A round whose stages have all ended gets what the last one measured."""
     result = exchange.run_folder(last).result()
@@ -155,13 +169,18 @@ def measured_by(round_: Round) -> dict[str, Checkpoint | PromptSet]:
 
 @transaction.atomic
 def cancel_round(round_: Round) -> None:
-    """Stop the stage at work; the round follows when its process is gone. Raises WrongState."""
+    """Stop the stage at work; the round follows when its process is gone, at once where none is at
+    work. Raises WrongState."""
     run = round_.runs.active().first()
-    if run is None:
-        raise WrongState(f"{round_.name} is {round_.state}; no stage of it is running.")
-    run.cancel()
-    if run.state == Run.State.CANCELLED:
-        round_.end_cancelled()
+    if run is not None:
+        run.cancel()
+        if run.state == Run.State.CANCELLED:
+            round_.end_cancelled()
+        return
+    if not round_.end_cancelled():
+        raise WrongState(f"{round_.name} is {round_.state}; only a running round is cancelled.")
+    for begun in round_.runs.active():  # meanwhile, by beat
+        begun.cancel()
 
 
 @transaction.atomic
@@ -178,4 +197,4 @@ def retry_round(round_: Round) -> None:
     if run is not None:
         run.retry()
     else:
-        advance(round_)
+        go_on(round_)

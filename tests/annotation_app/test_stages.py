@@ -228,6 +228,36 @@ def test_a_stage_that_ends_while_a_round_is_looked_at_is_not_run_again(round_can
     assert round_.runs.filter(kind="ppo").count() == 1
 
 
+def damaged() -> Round:
+    """A running round that is over but for its figures, which cannot be read."""
+    round_, stages = play()
+    exchange.run_folder(stages["evaluate"]).result_file.write_text('{"gate": ')
+    Round.objects.filter(pk=round_.pk).update(state="running", evaluation={})
+    round_.refresh_from_db()
+    return round_
+
+
+def test_a_round_without_a_stage_at_work_is_cancelled_at_once(round_can_start, as_alice):
+    round_ = damaged()
+    as_alice.post(reverse("cancel_round", args=[round_.pk]))
+    round_.refresh_from_db()
+    assert round_.state == "cancelled"
+    assert rounds.start_round(None).state == "running"
+    page = as_alice.post(reverse("cancel_round", args=[round_.pk])).content.decode()
+    assert "RLHF-V1 is cancelled; only a running round is cancelled." in unescape(page)
+
+
+def test_a_round_that_cannot_go_on_fails_and_says_why(round_can_start, as_alice):
+    round_ = damaged()
+    tasks.advance_rounds()
+    round_.refresh_from_db()
+    assert round_.state == "failed"
+    assert round_.error.startswith("RLHF-V1 cannot go on after Evaluation: ")
+    as_alice.post(reverse("retry_round", args=[round_.pk]))  # and is damaged still
+    round_.refresh_from_db()
+    assert round_.state == "failed"
+
+
 def test_going_on_looks_only_at_the_stage_that_ended_the_round(round_can_start):
     round_, stages = play()
     Run.objects.filter(pk=stages["evaluate"].pk).update(state="cancelled")
