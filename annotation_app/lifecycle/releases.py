@@ -49,7 +49,8 @@ def release_round(round_: Round, by: Person | None, reason: str = "") -> Release
 
 @transaction.atomic
 def roll_back(release: Release, by: Person | None, reason: str) -> None:
-    """Annotators get no answer of this release any more; what they have before them they finish.
+    """This release answers no prompt any more. Open batches go on serving the answers of it that
+    they hold, and what annotators have before them they finish.
 
     Drafts that hold answers of it are filled anew from what is current then; a criterion without a
     draft gets one. Raises WrongState for the last one that answers.

@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from annotation_app.models.batch import Batch
+from annotation_app.models.checkpoint import Checkpoint
 from annotation_app.models.choices import Criterion, Side, one_of
 from annotation_app.models.dialogue import Prompt, Response
 
@@ -15,6 +16,11 @@ from annotation_app.models.dialogue import Prompt, Response
 class ComparisonQuerySet(models.QuerySet["Comparison"]):
     def usable(self) -> ComparisonQuerySet:
         return self.filter(unusable_reason="")
+
+    def still_asked(self, checkpoint: Checkpoint) -> ComparisonQuerySet:
+        """Those of open batches that hold an answer of this model and go on being served."""
+        held = Q(response_a__checkpoint=checkpoint) | Q(response_b__checkpoint=checkpoint)
+        return self.usable().filter(held, batch__state=Batch.State.OPEN, open_slots__gt=0)
 
     def unanimous(self) -> ComparisonQuerySet:
         """Judged by several, all clearly for the same response; newest first, no references.

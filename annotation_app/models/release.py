@@ -137,8 +137,8 @@ class Release(models.Model):
 
     @transaction.atomic
     def withdraw(self, by: Person | None, reason: str) -> None:
-        """Annotators get no answer of it any more. Raises WrongState where it is withdrawn, and
-        where nothing would answer."""
+        """It answers no prompt any more; open batches go on serving the answers that they hold.
+        Raises WrongState where it is withdrawn, and where nothing would answer."""
         Release.objects.in_turn()
         others = self.answering_without()
         self._refuse_silence(others)

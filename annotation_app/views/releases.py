@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
+from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
@@ -19,7 +20,15 @@ from annotation_app import exchange, release_figures, side_by_side
 from annotation_app.access import person, researcher_required
 from annotation_app.forms import ReleaseForm, RollBackForm, SideBySideForm
 from annotation_app.lifecycle import releases, training
-from annotation_app.models import Checkpoint, Criterion, PromptSet, Release, Round, Run
+from annotation_app.models import (
+    Checkpoint,
+    Comparison,
+    Criterion,
+    PromptSet,
+    Release,
+    Round,
+    Run,
+)
 from annotation_app.models.refusals import CannotStart, Refusal
 from annotation_app.views.rewards import queued_by_one_click
 
@@ -140,7 +149,14 @@ def _rolling_back(
     request: HttpRequest, release: Release, form: RollBackForm, refusal: str = "", status: int = 200
 ) -> HttpResponse:
     others = release.answering_without()
-    page = {"release": release, "form": form, "refusal": refusal, "others": others}
+    held = Comparison.objects.still_asked(release.checkpoint)
+    page = {
+        "release": release,
+        "form": form,
+        "refusal": refusal,
+        "others": others,
+        "held": held.values_list("batch", "batch__name").annotate(n=Count("pk")).order_by("batch"),
+    }
     return render(request, "releases/roll_back.html", page, status=status)
 
 

@@ -8,7 +8,7 @@ import pytest
 from django.urls import reverse
 
 from annotation_app.lifecycle import releases
-from annotation_app.models import Annotation, Batch, Checkpoint, Release, Round, Run
+from annotation_app.models import Annotation, Batch, Checkpoint, Comparison, Release, Round, Run
 from tests.annotation_app.ended import FALLEN, WHY, ended, figures, filling, prompt_set, sampled
 from tests.annotation_app.imports.files import HH_RLHF, import_file
 from tests.annotation_app.rows import released_chat_model, turn_batches
@@ -143,6 +143,21 @@ def test_rolling_back_says_which_one_wakes(as_alice):
     newest = [releases.release_round(ended(), None) for _ in range(2)][-1]
     page = get(as_alice, "rolling_back_release", newest.pk)
     assert "answering: RLHF-V1 (weight 1), starter (weight 1; it rests now)." in page
+
+
+def test_rolling_back_says_what_open_batches_still_hold(as_alice, bob):
+    release = releases.release_round(ended(), None)
+    draft = Batch.objects.get(criterion="helpfulness")
+    page = get(as_alice, "rolling_back_release", release.pk)
+    assert "of the open batch" not in page
+    sampled(filling(draft))
+    again(draft).open()
+    Annotation.objects.lease_next(bob, draft).record(choice="a", strength="better")
+    left = Comparison.objects.filter(batch=draft, open_slots__gt=0).count()
+    assert 1 < left < Comparison.objects.filter(batch=draft).count()
+    page = get(as_alice, "rolling_back_release", release.pk)
+    link = f'<a href="{reverse("batch", args=[draft.pk])}">{draft}</a>'
+    assert f"{left} comparisons of the open batch {link} still hold its answers" in page
 
 
 def test_rolling_back_takes_a_reason(as_alice):
