@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from reward.addresses import refuse_odd_address
+
 KINDS = ("prompt_set", "reward_judging", "reward_training", "round", "sampling")
+KEY_VARIABLES = {"address": "SAMPLER_API_KEY", "judge_address": "JUDGE_API_KEY"}
 RunSettings = dict[str, dict[str, Any]]
 
 
@@ -39,6 +43,14 @@ def read_run_settings(file: Path) -> RunSettings:
     if not is_number or not 0 < threshold < 1:
         said = f"the threshold of round is {threshold!r}"
         raise _refusal(file, _line(text, "threshold"), said, "a number between 0 and 1")
+    stages = (own for own in found.get("round", {}).values() if isinstance(own, dict))
+    for own, (name, key) in product([found.get("sampling", {}), *stages], KEY_VARIABLES.items()):
+        if isinstance(own.get(name), str):
+            try:
+                refuse_odd_address(name, own[name], key)
+            except ValueError as error:
+                where = f"RUN_SETTINGS, {file}, line {_line(text, name)}"
+                raise ImproperlyConfigured(f"{where}: {error}") from None
     return found
 
 

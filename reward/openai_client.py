@@ -16,9 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
+
+from reward.addresses import refuse_odd_address
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 LONGEST_BODY = 20_000_000  # bytes; 50,000 tokens with their log-probabilities are half of it
@@ -152,15 +153,11 @@ class Server:
 def base_url(address: str, key_variable: str) -> str:
     """The address without a path of its own. Raises ValueError for one that is none, or holds a
     key."""
+    refuse_odd_address("address", address, key_variable)
     try:
-        parts, _ = urlsplit(address), httpx.URL(address)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except (ValueError, httpx.InvalidURL):
-        is_address = False
-    if not is_address:
-        raise ValueError(f"address is {address!r}, allowed is http:// or https:// and a host")
-    if parts.username or parts.password or "?" in address or "#" in address:
-        raise ValueError(f"address must hold no key: put it into {key_variable}")
+        httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"address is {address!r}, which is none: {error}") from None
     return address.rstrip("/").removesuffix("/v1")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from reward.addresses import refuse_odd_address
 from reward.settings import (
     AT_LEAST_1,
     HOW,
@@ -149,6 +150,8 @@ class ServedPolicy(Inference):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.address is not None:
+            refuse_odd_address("address", self.address, "SAMPLER_API_KEY")
         if self.address is None and (self.served_model or self.hand_over):
             raise ValueError("served_model and hand_over are for an address, and none is given")
         if self.hand_over is not None and "{folder}" not in self.hand_over:
@@ -166,7 +169,10 @@ def refuse_one_name_for_two(config: ServedPolicy) -> None:
         )
 
 
-def refuse_half_a_judge(address: str | None, model: str) -> None:
-    """Raises ValueError where an address comes without a model, or the other way round."""
+def refuse_odd_judge(address: str | None, model: str) -> None:
+    """Raises ValueError where an address comes without a model, or the other way round, and for one
+    that is none or holds a key."""
+    if address is not None:
+        refuse_odd_address("judge_address", address, "JUDGE_API_KEY")
     if (address is None) != (not model):
         raise ValueError("a judge needs both: judge_address and judge_model")

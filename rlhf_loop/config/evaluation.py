@@ -23,7 +23,7 @@ from rlhf_loop.config.common import (
     Inputs,
     Scoring,
     ServedPolicy,
-    refuse_half_a_judge,
+    refuse_odd_judge,
     refuse_one_name_for_two,
 )
 from rlhf_loop.prompts import PromptSplit
@@ -126,7 +126,7 @@ class EvaluateConfig(ServedPolicy, Scoring, Inputs):
         super().__post_init__()
         from_mapping(GateConfig, self.gate)
         refuse_one_name_for_two(self)
-        refuse_half_a_judge(self.judge_address, self.judge_model)
+        refuse_odd_judge(self.judge_address, self.judge_model)
         if self.refusals == "judge" and self.judge_address is None:
             raise ValueError("refusals is 'judge', which needs a judge_address")
 
@@ -159,7 +159,7 @@ class InstructionKeepingConfig(ServedPolicy):
         super().__post_init__()
         if self.against is not None:
             refuse_one_name_for_two(self)
-        refuse_half_a_judge(self.judge_address, self.judge_model)
+        refuse_odd_judge(self.judge_address, self.judge_model)
 
 
 @dataclass(frozen=True, kw_only=True)

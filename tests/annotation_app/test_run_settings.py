@@ -46,6 +46,21 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path, text, line, sentence):
     assert str(refused.value).startswith(f"RUN_SETTINGS, {file}, line {line}: {sentence}")
 
 
+@pytest.mark.parametrize("kinds", [
+    '{"sampling": {\n"address": "https://u:secret@host"}}',
+    '{"round": {"ppo": {\n"address": "https://host?key=secret"}}}',
+    '{"round": {"evaluate": {\n"judge_address": "https://host/#secret"}}}',
+])  # fmt: skip
+def test_a_key_within_an_address_is_refused_and_not_shown(tmp_path, kinds):
+    file = tmp_path / "run_settings.json"
+    file.write_text(kinds)
+    with pytest.raises(
+        ImproperlyConfigured, match=r"line 2: \w*address must hold no key: put it into"
+    ) as refused:
+        read_run_settings(file)
+    assert "secret" not in str(refused.value)
+
+
 def test_a_file_that_is_not_there_or_not_text(tmp_path):
     with pytest.raises(ImproperlyConfigured, match="allowed is a JSON file"):
         read_run_settings(tmp_path / "none.json")

@@ -1,4 +1,4 @@
-"""Settings of the loop that would change nothing are refused, not taken in silence."""
+"""Settings of the loop that would change nothing are refused, and so are keys within addresses."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from rlhf_loop.config import (
     STAGE_CONFIGS,
     DPOConfig,
     EvaluateConfig,
+    InstructionKeepingConfig,
     PPOConfig,
     RejectionConfig,
     RoundConfig,
@@ -107,3 +108,21 @@ def test_a_setting_that_changes_nothing_is_refused(kind, without, settings, need
     kind(**NEEDED[kind], **without)
     with pytest.raises(WithoutEffect, match=f"changes nothing: it needs {needed}"):
         kind(**NEEDED[kind], **without, **settings)
+
+
+JUDGE = {"judge_model": "wise"}
+KEEPING = dict.fromkeys(("prompts", "policy", "out"), FOLDER)
+
+
+@pytest.mark.parametrize(("kind", "given", "name", "variable"), [
+    (RejectionConfig, SHARED, "address", "SAMPLER_API_KEY"),
+    (EvaluateConfig, NEEDED[EvaluateConfig] | JUDGE, "judge_address", "JUDGE_API_KEY"),
+    (InstructionKeepingConfig, KEEPING | JUDGE, "judge_address", "JUDGE_API_KEY"),
+])  # fmt: skip
+def test_a_key_within_an_address_is_refused_and_not_shown(kind, given, name, variable):
+    kind(**given, **{name: "https://host/v1"})
+    for address in ("https://u:secret@host", "https://u:secret@host:99999", "http://h?key=secret"):
+        with pytest.raises(ValueError, match=f"^{name} must hold no key: put it into {variable}$"):
+            kind(**given, **{name: address})
+    with pytest.raises(ValueError, match=f"^{name} is 'host:80', allowed is http:// or https://"):
+        kind(**given, **{name: "host:80"})
