@@ -36,6 +36,17 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         """Those in which people compare a round's new chat model with the previous one."""
         return self.filter(kind=Batch.Kind.EVALUATION)
 
+    def with_filling(self) -> BatchQuerySet:
+        """Adds the newest run that was to fill the batch: ``filling_id``, ``filling_state``."""
+        from annotation_app.models.run import Run
+
+        fillings = Run.objects.filter(batch=models.OuterRef("pk"), kind=Run.Kind.SAMPLING)
+        newest = fillings.order_by("-pk")
+        return self.annotate(
+            filling_id=models.Subquery(newest.values("pk")[:1]),
+            filling_state=models.Subquery(newest.values("state")[:1]),
+        )
+
     def with_progress(self) -> BatchQuerySet:
         """Adds counts of usable comparisons and their work.
 
@@ -191,8 +202,22 @@ class Batch(models.Model):
         moved = mine.update(state=Batch.State.OPEN, opened_at=now, deadline=deadline)
         self.refresh_from_db()
         if moved != 1 and self.state == Batch.State.DRAFT:
-            raise WrongState(f"{self.name} is being filled; it opens by itself.")
+            raise WrongState(self._why_not_filled())
         self._require(moved, Batch.State.DRAFT, Batch.State.OPEN)
+
+    def _why_not_filled(self) -> str:
+        from annotation_app.models.run import Run
+
+        run = Run.objects.filter(batch=self, kind=Run.Kind.SAMPLING).order_by("-pk").first()
+        if run is None:
+            return f"{self.name} is not filled, and no run fills it."
+        if run.is_active:
+            return f"{self.name} is being filled; it opens by itself."
+        ended = {Run.State.FAILED: "failed", Run.State.CANCELLED: "was cancelled"}
+        return (
+            f"{self.name} is not filled: {run} {ended.get(Run.State(run.state), 'has ended')}. "
+            "Where that run goes on, it opens by itself."
+        )
 
     def fill(self) -> None:
         """A draft's comparisons are all there; beat may open it. One that compares a round's models

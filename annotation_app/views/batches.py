@@ -23,7 +23,8 @@ SAFETY_LABELS = ("chosen safe", "both safe", "both unsafe")
 @require_GET
 @researcher_required
 def batches(request: HttpRequest) -> HttpResponse:
-    rows = Batch.objects.with_progress().order_by(F("closed_at").desc(nulls_first=True), "-pk")
+    progress = Batch.objects.with_progress().with_filling()
+    rows = progress.order_by(F("closed_at").desc(nulls_first=True), "-pk")
     page = Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
     return render(request, "batches/list.html", {"page": page, "criteria": Criterion})
 

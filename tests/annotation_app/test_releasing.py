@@ -360,6 +360,17 @@ def test_a_turn_of_a_dialogue_in_flight_ends_with_what_it_asked(bob):
 
 
 def test_a_draft_that_is_being_filled_cannot_be_opened_by_hand():
-    draft = Batch.draft_next("helpfulness", is_filled=False)
+    released()
+    (draft,) = drafts()
     with pytest.raises(WrongState, match="is being filled; it opens by itself"):
+        draft.open()
+
+
+@pytest.mark.parametrize(("state", "ended_so"), [("failed", "failed"), ("cancelled", "was canc")])
+def test_nor_one_whose_filling_has_ended_without_answers(state, ended_so):
+    released()
+    (draft,) = drafts()
+    run = filling(draft)
+    Run.objects.filter(pk=run.pk).update(state=state)
+    with pytest.raises(WrongState, match=f"is not filled: {run} {ended_so}"):
         draft.open()
