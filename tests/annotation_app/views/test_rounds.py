@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from datetime import UTC, datetime
 
 import pytest
 from django.urls import reverse
@@ -12,6 +13,7 @@ from django.urls import reverse
 from annotation_app import exchange
 from annotation_app.models import Run
 from rlhf_loop.round import STAGES
+from tests.annotation_app.ended import ended
 from tests.annotation_app.played import (
     BUILT,
     PPO_RESULT,
@@ -83,6 +85,21 @@ def test_stages_that_build_data_and_measure_instructions(as_alice):
     assert "<td>66.0\u00a0%</td>" in keeping
     file = as_alice.get(reverse("stage_table", args=[round_.pk, "instruction_keeping", "keeping"]))
     assert rows(file)[-1][:3] == ["20", "0.02", "0.66"]
+
+
+@pytest.mark.parametrize(
+    ("day", "says"),
+    [(1, "begun 1 Nov 2026 10:00 UTC, ended 11:00."),
+     (3, "begun 1 Nov 2026 10:00 UTC, ended 3 Nov 2026 11:00.")],
+)  # fmt: skip
+def test_a_stage_that_ended_on_another_day_says_which(as_alice, day, says):
+    began, ended_at = datetime(2026, 11, 1, 10, tzinfo=UTC), datetime(2026, 11, day, 11, tzinfo=UTC)
+    round_ = ended()
+    Run.objects.create(
+        kind="evaluate", state="succeeded", round=round_, started_at=began, ended_at=ended_at
+    )
+    page = as_alice.get(reverse("round_stage", args=[round_.pk, "evaluate"])).content.decode()
+    assert says in page
 
 
 def test_a_stage_that_has_not_begun_says_so(as_alice):
