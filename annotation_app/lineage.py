@@ -116,7 +116,8 @@ def _once(found: Iterable[Any]) -> list[Any]:
 def _steps(
     made: Mapping[int, Checkpoint | None], inputs: Mapping[int, list[RunInput]]
 ) -> list[Step]:
-    runs = list(Run.objects.filter(pk__in=made).select_related("round", "asked_by").order_by("-pk"))
+    found = Run.objects.filter(pk__in=made).select_related("round", "asked_by")
+    runs = list(found.defer("round__evaluation", "round__config").order_by("-pk"))
     pools = _pools(runs)
     return [Step(r, made[r.pk], inputs.get(r.pk, []), pools.get(r.pk, [])) for r in runs]
 

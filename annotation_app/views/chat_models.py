@@ -26,7 +26,8 @@ def _chat_models(
     request: HttpRequest, refused: WeightForm | None = None, of: int | None = None
 ) -> HttpResponse:
     """Every chat model; the released ones with how often they answer."""
-    rows = Checkpoint.objects.chat().select_related("run__round").order_by("-pk")
+    chat = Checkpoint.objects.chat().select_related("run__round")
+    rows = chat.defer("run__round__evaluation", "run__round__config").order_by("-pk")
     current = {release.checkpoint_id: release for release in Release.objects.current()}
     shown = [(row, current.get(row.pk), _version(row)) for row in rows]
     context = {"rows": shown, "refused": refused, "refused_release": of, "tables": _tables()}

@@ -18,7 +18,8 @@ from annotation_app.models import Checkpoint
 @never_cache
 @researcher_required
 def lineage(request: HttpRequest, pk: int) -> HttpResponse:
-    found = get_object_or_404(Checkpoint.objects.select_related("run__round"), pk=pk)
+    rows = Checkpoint.objects.select_related("run__round")
+    found = get_object_or_404(rows.defer("run__round__evaluation", "run__round__config"), pk=pk)
     led = behind.lineage(found)
     annotations = behind.annotations_of(led.snapshots)
     page: dict[str, Any] = {

@@ -31,8 +31,9 @@ FIGURES_AT: dict[str, str] = {
 @require_GET
 @researcher_required
 def runs(request: HttpRequest) -> HttpResponse:
-    rows = Run.objects.select_related("round", "batch").order_by("-pk")[:MOST]
-    return render(request, "runs/list.html", {"runs": rows})
+    rows = Run.objects.select_related("round", "batch").order_by("-pk")
+    newest = rows.defer("round__evaluation", "round__config")[:MOST]
+    return render(request, "runs/list.html", {"runs": newest})
 
 
 @require_GET

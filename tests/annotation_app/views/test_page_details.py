@@ -49,6 +49,23 @@ def test_many_batches_stand_on_pages_and_cost_the_same(as_alice, django_assert_n
     assert "Page 1" not in as_alice.get(reverse("batches")).content.decode()
 
 
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ("running", '<a href="{}">being filled</a>'),
+        ("failed", 'not filled: <a href="{}">its run</a> failed'),
+        ("cancelled", 'not filled: <a href="{}">its run</a> was cancelled'),
+    ],
+)
+def test_a_draft_says_how_its_filling_stands(as_alice, django_assert_num_queries, state, shown):
+    for _ in range(2):
+        draft = Batch.draft_next("safety", is_filled=False)
+        run = Run.objects.create(kind="sampling", batch=draft, state=state)
+    with django_assert_num_queries(3):
+        page = as_alice.get(reverse("batches")).content.decode()
+    assert shown.format(reverse("run", args=[run.pk])) in page
+
+
 def test_the_newest_rounds_are_listed_without_what_is_large(
     as_alice, monkeypatch, settings, tmp_path, django_assert_num_queries
 ):
@@ -66,6 +83,20 @@ def test_the_newest_rounds_are_listed_without_what_is_large(
     monkeypatch.setattr(rounds, "MOST", 2)
     page = as_alice.get(reverse("rounds")).content.decode()
     assert ("The newest 2 rounds." in page, "RLHF-V2" in page) == (True, False)
+
+
+def test_a_rounds_name_and_state_are_read_without_what_is_large(as_alice, settings, tmp_path):
+    settings.STORAGE_ROOT = tmp_path
+    round_ = ended()
+    run = Run.objects.create(kind="ppo", state="succeeded", round=round_)
+    Checkpoint.objects.filter(pk=round_.result_id).update(run=run)
+    for address in (reverse("runs"), reverse("chat_models"),
+                    reverse("lineage", args=[round_.result_id])):  # fmt: skip
+        with CaptureQueriesContext(connection) as asked:
+            assert round_.name in as_alice.get(address).content.decode()
+        joined = [it["sql"] for it in asked if 'OUTER JOIN "annotation_app_round"' in it["sql"]]
+        assert joined, address
+        assert not any('"annotation_app_round"."evaluation"' in sql for sql in joined), address
 
 
 def test_an_accuracy_without_interval_is_shown(as_alice):
