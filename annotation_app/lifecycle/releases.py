@@ -65,6 +65,12 @@ def roll_back(release: Release, by: Person | None, reason: str) -> None:
             _draft_anew(criterion, emptied, prompt_set)
 
 
+def without_draft() -> list[str]:
+    """The criteria that have no next batch, for want of prompts of them."""
+    drafts = Batch.objects.preference().filter(state=Batch.State.DRAFT)
+    return sorted(set(Criterion.values) - set(drafts.values_list("criterion", flat=True)))
+
+
 def _empty_drafts(release: Release) -> list[Batch]:
     """The drafts that this release was to answer in, emptied; they are no longer filled by it."""
     fillings = Run.objects.filter(

@@ -117,7 +117,8 @@ def release_round(request: HttpRequest, pk: int) -> HttpResponse:
     except Refusal as refusal:
         found.refresh_from_db()
         return _releasing(request, found, form, str(refusal), status=refusal.status)
-    messages.success(request, f"{found} is released; the next batches are being filled from it.")
+    sentence = f"{found} is released; the next batches are being filled from it."
+    messages.success(request, f"{sentence}{_without_draft()}")
     return redirect("round", pk)
 
 
@@ -172,8 +173,14 @@ def roll_back_release(request: HttpRequest, pk: int) -> HttpResponse:
         found.refresh_from_db()
         return _rolling_back(request, found, form, str(refusal), status=refusal.status)
     sentence = f"{found.checkpoint} is rolled back; the next batches are filled without it."
-    messages.success(request, sentence)
+    messages.success(request, f"{sentence}{_without_draft()}")
     return redirect("releases")
+
+
+def _without_draft() -> str:
+    """Which criteria get no next batch, or ""."""
+    missing = " and no ".join(releases.without_draft())
+    return f" There is no {missing} batch among them: no prompts of it." if missing else ""
 
 
 # --- people compare -------------------------------------------------------------------------------

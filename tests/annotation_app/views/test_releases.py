@@ -7,9 +7,20 @@ from html import unescape
 import pytest
 from django.urls import reverse
 
+from annotation_app import snapshots
 from annotation_app.lifecycle import releases
 from annotation_app.models import Annotation, Batch, Checkpoint, Comparison, Release, Round, Run
-from tests.annotation_app.ended import FALLEN, WHY, ended, figures, filling, prompt_set, sampled
+from rlhf_loop.prompts import PromptSplit
+from tests.annotation_app.ended import (
+    FALLEN,
+    WHY,
+    ended,
+    figures,
+    filling,
+    prompt,
+    prompt_set,
+    sampled,
+)
 from tests.annotation_app.imports.files import HH_RLHF, import_file
 from tests.annotation_app.rows import released_chat_model, turn_batches
 from tests.annotation_app.views.axe import PHONE, fits, violations
@@ -48,8 +59,20 @@ def test_it_works(as_alice, alice):
     assert "Release</button>" in get(as_alice, "round", round_.pk)
     page = text(post(as_alice, "release_round", round_.pk))
     assert "RLHF-V1 is released; the next batches are being filled from it." in page
+    assert "There is no" not in page
     assert again(round_).state == "released"
     assert "alice" in get(as_alice, "releases")
+
+
+def test_a_criterion_without_prompts_is_named(as_alice):
+    """Nothing of it is being filled, before or after a roll-back."""
+    texts = [prompt(f"How long, {number}?", PromptSplit.TRAIN) for number in range(3)]
+    snapshots.write_prompt_set("Only helpfulness", texts)
+    round_ = ended()
+    missing = "There is no safety batch among them: no prompts of it."
+    assert missing in text(post(as_alice, "release_round", round_.pk))
+    release = Release.objects.get(round=round_)
+    assert missing in text(post(as_alice, "roll_back_release", release.pk, reason=BAD))
 
 
 def test_a_held_round_is_released_with_a_reason(as_alice):
