@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -276,25 +277,43 @@ class Asking:
 
 async def events(turn: Turn) -> AsyncGenerator[Event, None]:
     """All that the page is told of a turn. Closing it ends the requests and stores nothing."""
-    stopped = asyncio.create_task(until_stopped(turn.running))
+    last: Event
     try:
-        yield {"event": "start", "turn": str(turn.running.pk)}
-        async with sampler.connect() as client:
-            asking = Asking(turn, client)
-            try:
-                async for event in asking.until_shown(stopped):
-                    yield event
-                answers = asking.answers()
-            finally:
-                await asking.end()
-        annotation = await in_thread(lambda: store(turn, answers))
-        yield {"event": "done", "annotation": annotation.pk}
+        async with place_at_models(turn.running) as stopped:
+            yield {"event": "start", "turn": str(turn.running.pk)}
+            async with sampler.connect() as client:
+                asking = Asking(turn, client)
+                try:
+                    async for event in asking.until_shown(stopped):
+                        yield event
+                    answers = asking.answers()
+                finally:
+                    await asking.end()
+            annotation = await in_thread(lambda: store(turn, answers))
+        last = {"event": "done", "annotation": annotation.pk}
     except Refusal as refusal:
-        yield {"event": "refused", "sentence": str(refusal)}
+        last = {"event": "refused", "sentence": str(refusal)}
+    yield last
+
+
+@asynccontextmanager
+async def place_at_models(running: RunningTurn) -> AsyncIterator[asyncio.Task[None]]:
+    """A person's place while their answers come; gives the task that waits for their stop.
+
+    It is free before the page hears of the end, and a page that leaves in that very moment does not
+    keep it: what is cancelled then is the waiting, not the giving back.
+    """
+    stopped = asyncio.create_task(until_stopped(running))
+
+    async def give_back() -> None:
+        await asyncio.gather(stopped, return_exceptions=True)
+        await in_thread(running.end)
+
+    try:
+        yield stopped
     finally:
         stopped.cancel()
-        await asyncio.gather(stopped, return_exceptions=True)
-        await in_thread(turn.running.end)
+        await asyncio.shield(give_back())
 
 
 async def until_stopped(running: RunningTurn) -> None:

@@ -20,7 +20,7 @@ import httpx
 from django.conf import settings
 
 from annotation_app import exchange, sampler, scorer, storage
-from annotation_app.live import Event, in_thread, until_stopped
+from annotation_app.live import Event, place_at_models
 from annotation_app.models import Checkpoint, Criterion, Person, Promotion, RunningTurn
 from annotation_app.models.refusals import Refusal, SamplerUnavailable, ScorerUnavailable
 from rlhf_loop.config import RoundConfig
@@ -115,25 +115,22 @@ def _seed(given: int | None) -> int:
 
 async def events(talk: Talk) -> AsyncGenerator[Event, None]:
     """All that the page is told. Closing it ends the requests."""
-    stopped = asyncio.create_task(until_stopped(talk.running))
+    last: Event = {"event": "done"}
     try:
-        seeds = [side.seed for side in talk.sides]
-        yield {"event": "start", "turn": str(talk.running.pk), "seeds": seeds}
-        async with sampler.connect() as client:
-            answering = Answering(talk, client)
-            async with aclosing(answering.told(stopped)) as told:
-                async for event in told:
-                    yield event
-        if answering.standing:
-            yield {"event": "scoring"}
-            yield {"event": "scores", **await scored(talk, answering.standing)}
-        yield {"event": "done"}
+        async with place_at_models(talk.running) as stopped:
+            seeds = [side.seed for side in talk.sides]
+            yield {"event": "start", "turn": str(talk.running.pk), "seeds": seeds}
+            async with sampler.connect() as client:
+                answering = Answering(talk, client)
+                async with aclosing(answering.told(stopped)) as told:
+                    async for event in told:
+                        yield event
+            if answering.standing:
+                yield {"event": "scoring"}
+                yield {"event": "scores", **await scored(talk, answering.standing)}
     except Refusal as refusal:
-        yield {"event": "refused", "sentence": str(refusal)}
-    finally:
-        stopped.cancel()
-        await asyncio.gather(stopped, return_exceptions=True)
-        await in_thread(talk.running.end)
+        last = {"event": "refused", "sentence": str(refusal)}
+    yield last
 
 
 class Answering:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Event
 
 import pytest
 from django.utils import timezone
@@ -378,6 +381,41 @@ def test_a_page_that_goes_away_ends_both_requests(bob, batch, talker):
         run(live.asyncio.sleep(0.02))
     assert talker.left_alone == 2
     assert nothing_stored()
+
+
+def test_the_place_is_free_before_the_page_hears_of_the_end(bob, batch):
+    turn = live.begin_turn(bob, batch, None, QUESTION)
+
+    async def listen() -> None:
+        async for event in live.events(turn):
+            held = await live.in_thread(RunningTurn.objects.exists)
+            assert held == (event["event"] != "done"), event
+
+    run(listen())
+
+
+def test_a_page_that_goes_away_while_the_place_is_given_back(bob, batch):
+    running, busy = live.begin_turn(bob, batch, None, QUESTION).running, Event()
+
+    async def leave() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        leaving = asyncio.Event()
+
+        async def stay() -> None:
+            async with live.place_at_models(running):
+                asyncio.get_running_loop().run_in_executor(None, busy.wait)
+                leaving.set()
+
+        staying = asyncio.create_task(stay())
+        await leaving.wait()
+        await asyncio.sleep(0.05)  # it waits for a thread that would give the place back
+        staying.cancel()
+        await asyncio.wait([staying])
+        busy.set()
+        while await live.in_thread(RunningTurn.objects.exists):
+            await asyncio.sleep(0.01)
+
+    run(asyncio.wait_for(leave(), 10))
 
 
 # --- who may --------------------------------------------------------------------------------------
