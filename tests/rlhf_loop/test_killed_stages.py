@@ -4,6 +4,7 @@ What the stages are given is what ``make proof`` gives them.
 """
 
 import random
+import shutil
 import signal
 import time
 
@@ -49,7 +50,12 @@ def test_a_killed_stage_ends_like_an_undisturbed_one(name, given, tmp_path):
     finished(whole)
     seconds = time.monotonic() - began
     fell = 0
-    while fell < KILLS and RunFolder(killed).result() is None:
+    while fell < KILLS:
+        if RunFolder(killed).result() is not None:
+            if fell:
+                break
+            shutil.rmtree(killed)  # it ended before its kill: the undisturbed one had been slower
+            seconds /= 2
         child = started(killed)
         child.wait(random.uniform(0.1, 0.8) * seconds)
         child.kill()
@@ -57,5 +63,4 @@ def test_a_killed_stage_ends_like_an_undisturbed_one(name, given, tmp_path):
         assert status in (0, -signal.SIGKILL), (tmp_path / "killed.log").read_text()[-2000:]
         fell += status != 0
     finished(killed)
-    assert fell
     assert list(differences(whole, killed)) == []
