@@ -32,7 +32,8 @@ import psutil
 from benchmarks.annotation_servers.connection import wait_until_answering
 from benchmarks.annotation_servers.tandem import Tandem
 from benchmarks.annotators import cpu_seconds, database_processes, milliseconds
-from tests.postgresql import free_port, postgresql
+from tests.ports import free_port
+from tests.postgresql import postgresql
 
 TOKEN = "t" * 32
 FASTER = 1.5  # times the pace of the other model

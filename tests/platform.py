@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from tests.postgresql import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 OF_THE_TESTS = (
@@ -105,7 +105,7 @@ class Platform:
 
     def is_answering(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/sign-in", trust_env=False).is_success
+            return httpx.get(f"{self.url}/sign-in", trust_env=False, timeout=60).is_success
         except httpx.HTTPError:
             return False
 

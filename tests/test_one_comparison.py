@@ -72,6 +72,7 @@ def send(page) -> None:
         judging = page.locator("#judgement").or_(refusal)
         judging.first.wait_for(timeout=60_000)
         if not refusal.count():
+            page.wait_for_url("**/annotations/*")  # and for the scripts that hear the keys
             return
         assert "identical answers" in refusal.inner_text()
     raise AssertionError("five times in a row the two models gave one answer")

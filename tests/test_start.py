@@ -72,7 +72,7 @@ def test_it_works(platform: Platform):
     assert f"Tandem is at {platform.url}" in platform.printed
     names = {line.partition("|")[0].strip() for line in platform.printed.splitlines()}
     assert names & NAMES  # what they print is labelled
-    answer = httpx.get(platform.sign_in_link, trust_env=False)
+    answer = httpx.get(platform.sign_in_link, trust_env=False, timeout=60)
     assert answer.status_code == httpx.codes.OK
 
 
@@ -172,9 +172,11 @@ def test_one_that_ends_stops_the_others(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(start.Processes, "_announce", lambda self: None)
     handlers = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
     marker = tmp_path / "stopped"
-    patient = f"trap 'touch {marker}; exit' TERM; while :; do sleep 0.05; done"
+    ready = tmp_path / "ready"
+    patient = f"trap 'touch {marker}; exit' TERM; touch {ready}; while :; do sleep 0.05; done"
+    web = f"while ! [ -e {ready} ]; do sleep 0.05; done; echo done"
     try:
-        status = start.Processes({"patient": patient, "web": "sleep 0.3; echo done"}).run()
+        status = start.Processes({"patient": patient, "web": web}).run()
     finally:
         for sign, handler in handlers.items():
             signal.signal(sign, handler)

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.annotation_servers import Item
 from benchmarks.annotation_servers.connection import Connection, Response, wait_until_answering
-from tests.postgresql import free_port
+from tests.ports import free_port
 
 STRENGTHS = ("significantly better", "better", "slightly better", "negligibly better")
 CHOICES = [f"Left {word}" for word in STRENGTHS] + [f"Right {word}" for word in STRENGTHS[::-1]]

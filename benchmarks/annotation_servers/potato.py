@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.annotation_servers import Item
 from benchmarks.annotation_servers.connection import Connection, Response, wait_until_answering
-from tests.postgresql import free_port
+from tests.ports import free_port
 
 CHOICES = range(-7, 8, 2)
 CONFIG = {

@@ -15,7 +15,7 @@ import psutil
 
 from benchmarks.annotation_servers import Item
 from benchmarks.annotation_servers.connection import Connection, Response, wait_until_answering
-from tests.postgresql import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}

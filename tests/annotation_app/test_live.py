@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from random import Random
 from threading import Event
 
 import pytest
@@ -113,7 +114,8 @@ def test_it_works(bob, batch, talker):
     assert Seat.objects.get(annotator=bob, batch=batch).draws == 1
 
 
-def test_what_stood_left_on_the_screen_stands_left_to_be_judged(bob, batch):
+def test_what_stood_left_on_the_screen_stands_left_to_be_judged(bob, batch, monkeypatch):
+    monkeypatch.setattr(live.secrets, "choice", Random(0).choice)
     lefts = set()
     for _ in range(12):
         events = converse(bob, batch, QUESTION)
@@ -129,8 +131,8 @@ def test_what_stood_left_on_the_screen_stands_left_to_be_judged(bob, batch):
 
 def test_a_quick_and_a_slow_model_look_alike(bob, batch, talker):
     talker.says(
-        starter_a=lambda body: in_pieces("quick " * 30),
-        starter_b=lambda body: in_pieces("slowly " * 12, seconds=0.03),
+        starter_a=lambda body: in_pieces("quick " * 60),
+        starter_b=lambda body: in_pieces("slowly " * 24, seconds=0.03),
     )
     events = converse(bob, batch, QUESTION)
     steps = [(len(e["left"]), len(e["right"])) for e in events if e["event"] == "text"]
@@ -264,17 +266,27 @@ def test_the_second_try_is_served(bob, batch, talker):
 
 
 def test_a_text_already_shown_is_withdrawn(bob, batch, talker):
-    tries = []
+    tries, shown = [], Event()
 
     def cut_off_at_first(body):
         tries.append(body)
-        if len(tries) == 1:
-            return in_pieces("A long text that will never come to its end " * 3, 0.005, "length")
-        return in_pieces("Short and whole.")
+        if len(tries) > 1:
+            yield from in_pieces("Short and whole.")
+            return
+        yield "A long text that will never come to its end " * 3
+        shown.wait(10)
+        yield End("length")
 
-    talker.says(starter_a=lambda body: in_pieces("Another text. " * 9, 0.005),
-                starter_b=cut_off_at_first)  # fmt: skip
-    events = converse(bob, batch, QUESTION)
+    talker.says(starter_a="Another text. " * 9, starter_b=cut_off_at_first)
+    turn, events = live.begin_turn(bob, batch, None, QUESTION), []
+
+    async def listen() -> None:
+        async for event in live.events(turn):
+            events.append(event)
+            if event["event"] == "text":
+                shown.set()
+
+    run(listen())
     withdrawn = next(n for n, e in enumerate(events) if e["event"] == "resampling")
     assert any(event["event"] == "text" for event in events[:withdrawn])
     assert "Short and whole." in on_screen(events).values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from datetime import timedelta
 
@@ -220,6 +221,7 @@ def test_a_reference_is_set_once_and_only_where_it_can_be_served(alice):
 
 def test_a_share_of_comparisons_is_judged_by_two(settings):
     settings.DUAL_SHARE = 0.5
+    random.seed(0)
     batch = open_batch(comparisons=60)
     overlaps = Counter(batch.comparisons.values_list("overlap", flat=True))
     assert set(overlaps) == {1, 2}

@@ -62,7 +62,7 @@ def in_background(run: Run) -> threading.Thread:
 
 def wait_for_step(run: Run, step: int) -> RunFolder:
     folder = exchange.run_folder(run)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (last := folder.last_metrics()) or last["step"] < step:
         assert time.monotonic() < deadline, folder.log_tail()
         time.sleep(0.02)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -209,7 +210,7 @@ def test_time_is_up_however_the_answer_trickles_in(part):
 
 
 def test_what_comes_too_late_is_not_waited_for():
-    answers = iter([says("Late.")._replace(wait_seconds=30), says("Yes.")])
+    answers = chain([says("Late.")._replace(wait_seconds=30)], repeat(says("Yes.")))
     assert ask(lambda request: next(answers), timeout_seconds=0.5) == "Yes."
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +29,7 @@ from reward.preferences import write_pairs
 from reward.run_folder import RunFolder
 from reward.settings import from_mapping, to_flags
 from reward.train import train
+from tests.ports import free_port
 from tests.reward.pairs import pair, pairs
 from tests.tiny_models import tiny_chat_model
 
@@ -45,7 +46,7 @@ CASES = {
 OF_THE_DIVISION = {"time", "computed_tokens"}  # what ranks have in common each computes
 ORDERS = ("accuracy", "low", "high", "count")
 ALIKE = {"bfloat16": 1e-2, "float64": 1e-9}  # of the weights' norm; else float32's
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 600  # for what hangs; two ranks have loaded torch long before
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -98,9 +99,7 @@ def killed(work) -> None:
 
     Leaves the same checkpoint in "killed", for two ranks, and in "alone", for one.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     words = [sys.executable, "-m", "reward.train", *to_flags(settings(work, "killed"))]
     children = [
         start(words, work / f"rank-{rank}.log", SLURM_STEP_NUM_TASKS="2", SLURM_PROCID=rank,
@@ -218,7 +217,7 @@ def test_a_damaged_shard_is_named(work, killed):
 
 def test_the_first_rank_alone_speaks_and_writes(trained):
     said = (trained / "2.log").read_text()
-    assert said.count("Resuming after step 3.") == 2
+    assert len(re.findall(r"Resuming after step \d+\.", said)) == 2
     folder = trained / "recipe-2"
     assert not list(folder.glob("*.new"))
     assert not (folder / "checkpoint").exists()

@@ -56,8 +56,9 @@ def test_one_writer_at_a_time(tmp_path):
         assert folder.is_held()
 
 
-def test_who_looks_disturbs_nobody(tmp_path):
+def test_who_looks_disturbs_nobody(tmp_path, monkeypatch):
     """Neither another one who looks at the same moment, nor a child that begins then."""
+    monkeypatch.setattr("reward.run_folder.LOOKING_SECONDS", 30.0)
     folder = RunFolder(tmp_path)
     with folder.locked():
         pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from rlhf_loop.rejection import run_rejection
 from rlhf_loop.replay import differences
 from rlhf_loop.serving import Address
 from tests.kill_round import STAGES, inputs
+from tests.ports import free_port
 from tests.reward.chat_server import chat_server
 from tests.rlhf_loop.conftest import make_prompt, read_lines
 from tests.rlhf_loop.drawing_server import as_vllm
@@ -100,9 +100,7 @@ def served(chat_model, tmp_path_factory):
     """A running ``transformers serve``: its address, and a folder that it can serve."""
     folder = tmp_path_factory.mktemp("served") / "policy"
     save_chat_model(*load_chat_model(chat_model, "cpu"), folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         str(Path(sys.executable).with_name("transformers")), "serve", "--host", "127.0.0.1",
         "--port", str(port), "--log-level", "error",

@@ -481,7 +481,7 @@ def wait_for_step(run, step, process):
 
 
 def test_a_killed_run_ends_like_an_uninterrupted_one(config, tmp_path):
-    config = replace(config, iterations=6)
+    config = replace(config, iterations=12)  # so many still to come when it is stopped
     whole = replace(config, out=tmp_path / "whole")
     first = run_as_child(config)
     run = RunFolder(config.out)

@@ -34,6 +34,7 @@ def look(request, page, live_server, client):
             if press:  # past the browser's own bubbles, which come before the server's sentences
                 page.evaluate("for (const form of document.forms) form.noValidate = true")
                 page.get_by_role("button", name=press).click()
+                page.wait_for_load_state()
             assert says in page.locator("body").inner_text(), address
             assert (violations(page), fits(page)) == ([], True), (address, size)
 

@@ -122,7 +122,7 @@ def test_going_back_shows_what_is_stored(begin):
 
 def test_a_text_is_stored_while_it_is_written(begin):
     page, attempt = begin(writing(2, minutes=5))
-    page.locator("textarea").press_sequentially("1 and Q are letters here.")
+    page.locator("textarea").fill("1 and Q are letters here.")
     page.get_by_text("Saved").wait_for()
     assert attempt.answers.get(position=1).text == "1 and Q are letters here."
     assert "25 of 20000" in page.locator("#length").inner_text()
@@ -130,14 +130,16 @@ def test_a_text_is_stored_while_it_is_written(begin):
 
 def test_the_clock_tells_politely_and_the_end_sends_what_is_there(begin):
     page, attempt = begin(quiz(2, minutes=5, pass_mark=0.5))
-    Attempt.objects.update(ends_at=timezone.now() + timedelta(seconds=62))
+    page.clock.install()
+    Attempt.objects.update(ends_at=timezone.now() + timedelta(seconds=180))
     page.reload()
     assert "left" in page.locator("#clock").inner_text()
+    page.clock.fast_forward(125_000)
     page.get_by_text("1 minute left.").wait_for()
     assert page.locator("#time-news").get_attribute("role") == "status"
-    Attempt.objects.update(ends_at=timezone.now() + timedelta(seconds=2))
-    page.reload()
     press(page, "2")
+    Attempt.objects.update(ends_at=timezone.now())
+    page.clock.fast_forward(60_000)
     page.get_by_role("heading", name="Sums: passed").wait_for()
     attempt.refresh_from_db()
     assert (attempt.score, attempt.finished_at) == (0.5, attempt.ends_at)

@@ -142,7 +142,7 @@ def test_keys_do_not_fire_while_typing(judge):
         "n => document.querySelector(`[data-annotation]`).dataset.annotation != n",
         arg=str(first.pk),
     )
-    page.wait_for_timeout(200)
+    wait_until(page, lambda: Annotation.objects.filter(pk=first.pk, state="flagged").exists())
     first.refresh_from_db()
     assert (first.state, first.reason) == ("flagged", "12 s both empty")
     assert page.locator("#judgement input:checked").count() == 0
@@ -308,8 +308,9 @@ def test_looking_and_idling_are_counted_apart(judge):
     if stored.shown_left == "b":
         left, right = right, left
     assert stored.idle_seconds == 0
-    assert 1.0 <= left <= stored.active_seconds
-    assert 0.5 <= right < left
+    assert left >= 1.0
+    assert right >= 0.5
+    assert left + right < stored.active_seconds + 0.15  # each is rounded
 
 
 def test_phone_wants_both_sides_seen(judge):

@@ -301,6 +301,7 @@ def test_a_second_tab_is_told(browser, talker):
         second = browser.post(BEGIN, data=QUESTION)
         assert second.status_code == 409
         assert "answering another message of yours" in second.json()["errors"][0]
+        wait_for(lambda: len(talker.requests) == 2, "both requests")
     wait_for(lambda: not RunningTurn.objects.exists(), "the end of the turn")
     assert len(talker.requests) == 2
 
@@ -378,5 +379,7 @@ def test_many_at_once_wait_for_a_connection(browser, process, talker, connection
         while not all(future.done() for future in begun):
             most = max(most, connections())
         assert all('"start"' in future.result() for future in begun)
-    assert most <= REQUESTS_AT_ONCE + min(32, (os.cpu_count() or 1) + 4) + 1
+    pool, test = min(32, (os.cpu_count() or 1) + 4), 1
+    leaving = REQUESTS_AT_ONCE  # closed here, and listed there for a moment more
+    assert most <= REQUESTS_AT_ONCE + leaving + pool + test < len(theirs)
     wait_for(lambda: not RunningTurn.objects.exists(), "the end of the turns")

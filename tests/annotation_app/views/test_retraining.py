@@ -231,5 +231,6 @@ def test_what_differs_is_marked_as_it_is_typed(page, live_server, client, alice,
     page.keyboard.press("Tab")
     assert told.inner_text() == "One setting differs from the recipe."
     page.get_by_role("button", name="Train").click()
+    page.wait_for_load_state()
     assert "soft labels" in page.locator("main").inner_text()
     assert Run.objects.get().config == {"soft_labels": True}
